@@ -1,0 +1,151 @@
+"""The one place that writes files: every durable change of log, keys and state goes through here.
+
+`FileOps` is the seam: tests replace it to lose, tear or misreport single operations. Rules kept here
+and nowhere else: a file is replaced by temporary file, write, sync, rename, folder sync; a created
+name is durable only after its folder is synced; a failed sync is never retried.
+
+Expected system calls of `replace`: open(O_EXCL), write, fsync (F_FULLFSYNC on macOS), rename, fsync of
+the folder. Known hole: a disk that acknowledges a flush without doing it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Final
+
+__all__ = ["OPS", "PRIVATE_MODE", "TEMPORARY_SUFFIX", "FileOps", "read_optional"]
+
+TEMPORARY_SUFFIX: Final = ".tmp"
+"""Suffix of the temporary file beside a file that is being replaced."""
+
+PRIVATE_MODE: Final = 0o600
+"""File mode of private keys and of everything in the state folder."""
+
+_FULLFSYNC: Final[int | None] = getattr(fcntl, "F_FULLFSYNC", None) if sys.platform == "darwin" else None
+
+
+class FileOps:
+    """Primitive operations on files and folders; each maps to one system call or a fixed sequence.
+
+    Everything raises `OSError` as the system gave it; translation into our errors happens in the callers.
+    """
+
+    # --- primitives: what a test double overrides -------------------------------------------------
+
+    def open(self, path: Path, flags: int, mode: int = 0o644) -> int:
+        return os.open(path, flags | os.O_CLOEXEC, mode)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def write(self, fd: int, data: bytes) -> int:
+        """Write once at the descriptor's position; the count may fall short."""
+        return os.write(fd, data)
+
+    def sync(self, fd: int) -> None:
+        """Make the file's data and length (or a folder's names) durable."""
+        if _FULLFSYNC is not None:
+            fcntl.fcntl(fd, _FULLFSYNC)
+        else:
+            os.fsync(fd)
+
+    def datasync(self, fd: int) -> None:
+        """Make a file's data and length durable; other metadata may lag."""
+        if _FULLFSYNC is not None:
+            fcntl.fcntl(fd, _FULLFSYNC)
+        else:
+            os.fdatasync(fd)
+
+    def truncate(self, fd: int, length: int) -> None:
+        os.ftruncate(fd, length)
+
+    def rename(self, source: Path, target: Path) -> None:
+        os.replace(source, target)
+
+    def unlink(self, path: Path) -> None:
+        os.unlink(path)
+
+    def mkdir(self, path: Path, mode: int = 0o755) -> None:
+        os.mkdir(path, mode)
+
+    # --- sequences built from the primitives ------------------------------------------------------
+
+    def write_all(self, fd: int, data: bytes) -> None:
+        """Write all of `data`; raises `OSError` on the first failure, part may be written."""
+        view = memoryview(data)
+        while view:
+            view = view[self.write(fd, bytes(view)) :]
+
+    def sync_folder(self, folder: Path) -> None:
+        """Make names created, renamed or removed in `folder` durable."""
+        fd = self.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self.sync(fd)
+        finally:
+            self.close(fd)
+
+    def make_folder(self, folder: Path, mode: int = 0o755) -> None:
+        """Create `folder` if missing, parents too; each new name is durable on return."""
+        if folder.is_dir():
+            return
+        self.make_folder(folder.parent)
+        with contextlib.suppress(FileExistsError):
+            self.mkdir(folder, mode)
+            self.sync_folder(folder.parent)
+        if not folder.is_dir():
+            raise NotADirectoryError(20, "a file stands where a folder belongs", str(folder))
+
+    def replace(self, path: Path, data: bytes, *, mode: int = 0o644) -> None:
+        """Put `data` in place of the file at `path`: whole old or whole new after a crash; durable on return.
+
+        The temporary file is `<name>.tmp` in the same folder; one left by a crash is overwritten.
+        """
+        temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+        fd = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        try:
+            self.write_all(fd, data)
+            self.sync(fd)
+        finally:
+            self.close(fd)
+        self.rename(temporary, path)
+        self.sync_folder(path.parent)
+
+    def destroy(self, path: Path) -> None:
+        """Overwrite a private file with zeros, sync, unlink, sync the folder; absent is fine.
+
+        Best effort: SSDs, snapshots and backups may keep old blocks (docs/threat-model.md).
+        """
+        try:
+            size = path.stat().st_size
+            fd = self.open(path, os.O_WRONLY)
+        except FileNotFoundError:
+            return
+        try:
+            self.write_all(fd, b"\0" * size)
+            self.sync(fd)
+        finally:
+            self.close(fd)
+        self.unlink(path)
+        self.sync_folder(path.parent)
+
+
+OPS: Final = FileOps()
+"""The real operations."""
+
+
+def read_optional(path: Path) -> bytes | None:
+    """Return the file's bytes, or None if there is no such file; other `OSError` pass."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def is_private(path: Path) -> bool:
+    """Tell whether a file is closed to all but its owner and (for reading) its group."""
+    return not stat.S_IMODE(path.stat().st_mode) & 0o027

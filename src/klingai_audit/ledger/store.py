@@ -1,0 +1,152 @@
+"""The contract between the ledger and a store; a store's author needs nothing else.
+
+A store keeps entries (opaque lines), tree hashes and checkpoints. It appends a batch atomically against
+an expected head and answers ranges. It signs nothing, checks no seal and understands no entry.
+
+Concurrency: every method of `Store` may be called from any thread and process at any time. A
+`Transaction` belongs to the thread that opened it and excludes every other writer of the log.
+Errors: `AuditUnavailable` (nothing of the batch is or will become visible, the store stays usable),
+`SyncFailed` (unknown what is durable: the writer must stop), `HeadConflict` (another writer won).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from klingai_audit.errors import AuditUnavailable
+
+__all__ = ["FileKind", "LogFile", "Pulled", "Store", "SyncFailed", "Transaction"]
+
+FileKind = Literal["entries", "tree", "checkpoint", "cosigned", "kept", "stray"]
+
+
+class SyncFailed(AuditUnavailable):
+    """A sync failed: what is durable is unknown; this log is closed in this process and for every writer."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogFile:
+    """One file of a log as `inspect` found it.
+
+    `name` is relative to the log with `/` as separator; `path` is None for stores without files;
+    `identity` changes when another file takes the name.
+    """
+
+    name: str
+    kind: FileKind
+    size: int
+    path: Path | None
+    identity: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What lies in the store beyond a size the caller knows.
+
+    `entries` are complete lines without LF; `torn` is what follows the last LF (empty if nothing).
+    """
+
+    entries: list[bytes]
+    torn: bytes
+
+
+class Transaction(Protocol):
+    """Exclusive access to the head of one log."""
+
+    def pull(self, begin: int) -> Pulled:
+        """Return all lines from entry `begin` on, acknowledged or not. Requires begin <= lines stored."""
+        ...
+
+    def cut(self, size: int) -> None:
+        """Remove everything after the first `size` lines, torn bytes too; durable on return.
+
+        Only for lines that no writer acknowledged; the caller has put them aside first.
+        """
+        ...
+
+    def append(self, entries: Sequence[bytes], begin: int, day: dt.date) -> None:
+        """Append `entries` as entries `[begin, begin + len)`, all or none; durable on return.
+
+        `day` is the UTC day of the batch, never before the last batch's. Raises: AuditUnavailable (cut back,
+        nothing remains), SyncFailed.
+        """
+        ...
+
+    def put_hashes(self, level: int, begin: int, hashes: bytes) -> None:
+        """Write 32-byte hashes `[begin, …)` of tile level `level`, replacing what stood there and after it."""
+        ...
+
+    def sync_hashes(self) -> None:
+        """Make all hashes put so far durable."""
+        ...
+
+    def put_kept(self, size: int, note: bytes) -> None:
+        """Keep the signed checkpoint of `size` for good; durable on return; the same bytes again are fine."""
+        ...
+
+    def put_checkpoint(self, note: bytes) -> None:
+        """Replace the published checkpoint; durable on return; hashes up to its size were synced before."""
+        ...
+
+
+class Store(Protocol):
+    """A place for one log."""
+
+    url: str
+
+    def exists(self) -> bool:
+        """Tell whether anything of a log (entries or a checkpoint) is there."""
+        ...
+
+    def create(self) -> None:
+        """Prepare an empty log; idempotent. Raises: UnsupportedStorage, AuditUnavailable."""
+        ...
+
+    def transaction(self, *, recovering: bool = False) -> AbstractContextManager[Transaction]:
+        """Exclude every other writer until exit; refused after a failed sync unless `recovering`."""
+        ...
+
+    def read_checkpoint(self) -> bytes | None:
+        """Return the published checkpoint's bytes, or None."""
+        ...
+
+    def read_kept(self, size: int) -> bytes | None:
+        """Return the kept checkpoint of `size`, or None."""
+        ...
+
+    def read_hashes(self, level: int, begin: int, end: int) -> bytes:
+        """Return hashes `[begin, end)` of tile level `level` as `32 * (end - begin)` bytes, fewer if missing."""
+        ...
+
+    def read_entries(self, begin: int, end: int | None = None) -> Iterator[bytes]:
+        """Yield lines `[begin, end)` without LF in order; stops early where the log ends; a torn line is left out."""
+        ...
+
+    def locate(self, seq: int) -> tuple[str, int] | None:
+        """Return the file name and 1-based line number of entry `seq`, or None."""
+        ...
+
+    def inspect(self) -> tuple[LogFile, ...]:
+        """List everything found in the log's place: entry files by day, then the rest by name."""
+        ...
+
+    def view(self, name: str) -> AbstractContextManager[memoryview]:
+        """Give the whole file `name` of `inspect` as read-only bytes (mapped where possible)."""
+        ...
+
+    def recover_sync(self, keep: Callable[[str, bytes], None]) -> None:
+        """After a failed sync: rewrite the last entry file from what can be read, sync, and clear the mark."""
+        ...
+
+    def after_fork(self) -> None:
+        """In a forked child: drop inherited descriptors and cached positions."""
+        ...
+
+    def close(self) -> None:
+        """Release descriptors; reading methods may be called again."""
+        ...
