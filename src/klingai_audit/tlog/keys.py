@@ -52,7 +52,7 @@ def _key_id(name: str, algorithm: int, key_bytes: bytes) -> bytes:
 
 def _no_ml_dsa() -> MissingExtra:
     return MissingExtra(
-        "The installed cryptography package has no ML-DSA-44.", do="Install a newer release: cryptography>=48."
+        "The installed cryptography package has no ML-DSA-44.", do="Install the newest release of cryptography."
     )
 
 
