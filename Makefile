@@ -1,0 +1,96 @@
+# Everything a newcomer or CI does starts here. Needs GNU make 3.81 or later and CPython 3.11 or later.
+#   make demo        watch the product work (installs the core only, about 8 MB)
+#   make test        checks, then the fast tests
+#   make test-all    the same and the slow suites (kills, power loss, packaging)
+#   make check       lint, types, import contracts, house rules
+#   make fmt         format the sources
+#   make bench       measure; asserts nothing
+#   make docs        run every example in the documentation and check its links
+#   make lock        choose dependency versions anew (UPGRADE=1: the newest allowed)
+#   make clean       remove what the above made
+# Another interpreter: make test PYTHON=python3.12. Another folder for it: VENV=.venv-312.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+SOURCES := src tests tools $(wildcard bench)
+
+.PHONY: demo test test-all test-slow check check-lint check-format check-types check-imports check-source \
+	fmt bench docs lock clean FORCE
+.DEFAULT_GOAL := test
+
+demo: $(VENV)/.project
+	@$(BIN)/klingai-audit demo --dir demo
+
+test: check
+	@$(BIN)/python -m pytest -q -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.test
+	@$(BIN)/python -m pytest -q -m slow $(PYTEST_ARGS)
+
+# One after the other, also under `make -j`: both suites measure time-outs and share the cores.
+test-all: test
+	@$(MAKE) test-slow
+
+check: check-lint check-format check-types check-imports check-source
+
+check-lint: $(VENV)/.test
+	@$(BIN)/ruff check --quiet $(SOURCES)
+
+check-format: $(VENV)/.test
+	@$(BIN)/ruff format --quiet --check $(SOURCES) || { echo "run: make fmt"; exit 1; }
+
+check-types: $(VENV)/.test
+	@$(BIN)/mypy --no-error-summary
+
+check-imports: $(VENV)/.test
+	@$(BIN)/lint-imports --no-logo > $(VENV)/imports.out || { cat $(VENV)/imports.out; exit 1; }
+
+check-source: $(VENV)/.test
+	@$(BIN)/python tools/check_source.py
+
+fmt: $(VENV)/.test
+	@$(BIN)/ruff check --quiet --fix-only $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+bench: $(VENV)/.test
+	@$(BIN)/python -m bench
+
+docs: $(VENV)/.test
+	@$(BIN)/python -m pytest -q tests/docs $(PYTEST_ARGS)
+
+lock: $(VENV)/.lock
+	@PATH="$(CURDIR)/$(VENV)/lock/bin:$$PATH" tools/lock.sh
+
+clean:
+	rm -rf $(VENV) build dist demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the virtual environment: each stamp file says that one step is done -----------------------------
+
+FORCE:
+
+$(VENV)/.python: FORCE
+	@$(PYTHON) tools/make_venv.py $(VENV)
+
+$(VENV)/.core: $(VENV)/.python requirements/build.txt requirements/core.txt
+	@echo "installing the core into $(VENV)"
+	@$(PIP) install --require-hashes -r requirements/build.txt -r requirements/core.txt
+	@touch $@
+
+$(VENV)/.project: $(VENV)/.core pyproject.toml
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.project requirements/test.txt
+	@echo "installing test tools into $(VENV)"
+	@$(PIP) install --require-hashes -r requirements/test.txt
+	@touch $@
+
+$(VENV)/.lock: $(VENV)/.python requirements/lock.txt
+	@$(VENV)/bin/python -m venv --clear $(VENV)/lock
+	@$(VENV)/lock/bin/python -m pip --disable-pip-version-check -qq install --require-hashes -r requirements/lock.txt
+	@touch $@

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Regenerates requirements/*.txt with the uv that is first on PATH (`make lock` provides it).
+#
+# One resolution serves CPython 3.11 and later on Linux and macOS, hashes of all builds included.
+# Versions younger than COOLDOWN are not considered: most hijacked releases are found within days.
+# requirements/README.md tells what each file is for.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+compile() {
+  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    --exclude-newer "${COOLDOWN:-7 days}" --custom-compile-command "make lock" ${UPGRADE:+--upgrade} "$@"
+}
+
+compile requirements/build.in -o requirements/build.txt
+compile pyproject.toml -c requirements/build.txt -o requirements/core.txt
+compile pyproject.toml requirements/build.in requirements/test.in \
+  -c requirements/build.txt -c requirements/core.txt -o requirements/test.txt
+compile requirements/lock.in -o requirements/lock.txt
