@@ -1,0 +1,236 @@
+"""The simulator over HTTP/1.1: standard library only, one thread per connection, loopback by default."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections.abc import Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+from klingai_audit.errors import Malformed, UsageError
+from klingai_audit.kling.simulator.core import Simulator
+from klingai_audit.kling.simulator.faults import Delivery
+from klingai_audit.kling.simulator.messages import Request, Response
+
+MAX_BODY_BYTES = 256 * 1024 * 1024  # several images of 50 MB as base64 in one body
+MAX_LINE = 1024
+IDLE_SECONDS = 120
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    timeout = IDLE_SECONDS
+    server: _HttpServer
+
+    def parse_request(self) -> bool:
+        """Route every method to one place, also those that this server has never heard of."""
+        if not super().parse_request():
+            return False
+        setattr(self, f"do_{self.command}", self._serve)
+        return True
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: the simulator keeps what it received in `requests`."""
+
+    def _serve(self) -> None:
+        try:
+            body = self._read_body()
+        except Malformed:
+            self.close_connection = True
+            self._send(Response(HTTPStatus.BAD_REQUEST, b"", "text/plain"))
+            return
+        path, _, query = self.path.partition("?")
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = Request(self.command, path, query, headers, body, self.server.origin)
+        self._deliver(self.server.simulator.handle(request))
+
+    def _deliver(self, delivery: Delivery) -> None:
+        stopping = self.server.stopping
+        if delivery.delay:
+            stopping.wait(delivery.delay)
+        if delivery.hang is not None:
+            stopping.wait(delivery.hang)
+        if delivery.response is None:
+            self.close_connection = True
+            return
+        if delivery.truncate is not None:
+            self.close_connection = True
+        self._send(delivery.response, delivery.truncate)
+
+    def _read_body(self) -> bytes:
+        if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
+            return self._read_chunks()
+        text = self.headers.get("Content-Length", "0").strip()
+        if not re.fullmatch("[0-9]{1,12}", text, re.ASCII):
+            raise Malformed("Content-Length is not a number")
+        return self._read_exactly(int(text))
+
+    def _read_chunks(self) -> bytes:
+        body = bytearray()
+        while True:
+            size = self.rfile.readline(MAX_LINE).split(b";")[0].strip()
+            if not re.fullmatch(rb"[0-9A-Fa-f]{1,8}", size):
+                raise Malformed("a chunk has no size")
+            chunk = self._read_exactly(int(size, 16), already=len(body))
+            if not chunk:
+                break
+            body += chunk
+            self.rfile.readline(MAX_LINE)
+        while self.rfile.readline(MAX_LINE).strip():
+            continue
+        return bytes(body)
+
+    def _read_exactly(self, size: int, *, already: int = 0) -> bytes:
+        if already + size > MAX_BODY_BYTES:
+            raise Malformed("the request body is too long")
+        data = self.rfile.read(size)
+        if len(data) < size:
+            raise Malformed("the request body is cut short")
+        return data
+
+    def _send(self, response: Response, truncate: int | None = None) -> None:
+        """Write head and body in one go; `truncate` cuts the body but not the announced length."""
+        status = HTTPStatus(response.status)
+        lines = [f"HTTP/1.1 {status.value} {status.phrase}", f"Date: {formatdate(usegmt=True)}"]
+        lines += [f"Content-Type: {response.content_type}", f"Content-Length: {len(response.body)}"]
+        lines += [f"{name}: {value}" for name, value in response.headers]
+        if self.close_connection:
+            lines.append("Connection: close")
+        head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+        body = b"" if self.command == "HEAD" else response.body[:truncate]
+        try:
+            self.wfile.write(head + body)
+        except OSError:
+            self.close_connection = True  # the client went away, as clients do after a time-out
+
+
+class _HttpServer(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+    allow_reuse_address = True
+
+    def __init__(self, address: tuple[str, int], simulator: Simulator) -> None:
+        super().__init__(address, _Handler)
+        self.simulator = simulator
+        self.origin = ""
+        self.stopping = threading.Event()
+        self._connections: set[socket.socket] = set()
+        self._connections_lock = threading.Lock()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Remember the connection, so that stopping can end idle ones."""
+        with self._connections_lock:
+            self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Forget and close a connection."""
+        with self._connections_lock:
+            self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that breaks is the client's affair; nothing is written anywhere."""
+
+    def end_connections(self) -> None:
+        """Wake every thread that waits on a connection."""
+        with self._connections_lock:
+            for connection in self._connections:
+                try:
+                    connection.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    continue  # already closed by the other side
+
+
+class SimulatorServer:
+    """Serves one `Simulator`; a context manager, running from `start()` to `stop()`.
+
+    `base_url` is what a client is given (with the simulator's path prefix), `origin` the
+    scheme and authority alone.
+    """
+
+    def __init__(self, simulator: Simulator, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.simulator = simulator
+        self._host = host
+        self._port = port
+        self._http: _HttpServer | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def port(self) -> int:
+        """The TCP port that is listened on. Raises: UsageError: not started."""
+        return int(self._running().server_address[1])
+
+    @property
+    def origin(self) -> str:
+        """For example `http://localhost:41234`; loopback addresses are shown as `localhost`."""
+        return self._running().origin
+
+    @property
+    def base_url(self) -> str:
+        """The origin followed by the simulator's path prefix; no slash at the end."""
+        return self.origin + self.simulator.prefix
+
+    def start(self) -> Self:
+        """Listen and serve in the background; on return the port is open.
+
+        Raises: UsageError: already started, or the port cannot be used.
+        """
+        if self._http is not None:
+            raise UsageError("the simulator is already running")
+        try:
+            http = _HttpServer((self._host, self._port), self.simulator)
+        except (OSError, OverflowError) as exc:
+            raise UsageError(f"cannot listen on port {self._port}", do="Choose another port.") from exc
+        shown = "localhost" if self._host in ("127.0.0.1", "localhost") else self._host
+        http.origin = f"http://{shown}:{http.server_address[1]}"
+        self._http = http
+        self._thread = _start_thread(http.serve_forever)
+        return self
+
+    def stop(self) -> None:
+        """Stop listening, end delays and hangs, close all connections. Harmless when stopped."""
+        http, thread = self._http, self._thread
+        self._http = self._thread = None
+        if http is None or thread is None:
+            return
+        http.stopping.set()
+        http.shutdown()
+        http.end_connections()
+        http.server_close()
+        thread.join()
+
+    def wait(self) -> None:
+        """Block until another thread calls `stop()` (or the user interrupts)."""
+        self._running().stopping.wait()
+
+    def _running(self) -> _HttpServer:
+        if self._http is None:
+            raise UsageError("the simulator is not running", do="Call start() or use it in a with statement.")
+        return self._http
+
+    def __enter__(self) -> Self:
+        return self if self._http is not None else self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def serve(simulator: Simulator, *, host: str = "127.0.0.1", port: int = 0) -> SimulatorServer:
+    """A server for `simulator` on `port` (0: any free one), already listening."""
+    return SimulatorServer(simulator, host, port).start()
+
+
+def _start_thread(run: Callable[..., None]) -> threading.Thread:
+    thread = threading.Thread(target=run, kwargs={"poll_interval": 0.05}, name="kling-simulator", daemon=True)
+    thread.start()
+    return thread
