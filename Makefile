@@ -38,7 +38,7 @@ test-all: test
 check: check-lint check-format check-types check-imports check-source
 
 check-lint: $(VENV)/.test
-	@$(BIN)/ruff check --quiet $(SOURCES)
+	@$(BIN)/ruff check --quiet --output-format concise $(SOURCES)
 
 check-format: $(VENV)/.test
 	@$(BIN)/ruff format --quiet --check $(SOURCES) || { echo "run: make fmt"; exit 1; }

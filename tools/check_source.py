@@ -114,7 +114,8 @@ def _writes(call: ast.Call) -> bool:
     if _WRITING_OS.fullmatch(name):
         return True
     if name == "os.open":
-        return re.search(r"O_(WRONLY|RDWR|CREAT|TRUNC|APPEND)", ast.unparse(call)) is not None
+        arguments = ast.unparse(call)
+        return "os.devnull" not in arguments and re.search(r"O_(WRONLY|RDWR|CREAT|TRUNC|APPEND)", arguments) is not None
     if name in {"open", "io.open", "gzip.open"}:
         return _mode(call, 1)
     if not isinstance(call.func, ast.Attribute):
