@@ -4,7 +4,7 @@
 and nowhere else: a file is replaced by temporary file, write, sync, rename, folder sync; a created
 name is durable only after its folder is synced; a failed sync is never retried.
 
-Expected system calls of `replace`: open(O_EXCL), write, fsync (F_FULLFSYNC on macOS), rename, fsync of
+Expected system calls of `replace`: open, write, fdatasync (F_FULLFSYNC on macOS), rename, fdatasync of
 the folder. Known hole: a disk that acknowledges a flush without doing it.
 """
 
@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-__all__ = ["OPS", "PRIVATE_MODE", "TEMPORARY_SUFFIX", "FileOps", "read_optional"]
+__all__ = ["OPS", "PRIVATE_MODE", "TEMPORARY_SUFFIX", "FileOps", "SyncError", "is_private", "read_optional"]
 
 TEMPORARY_SUFFIX: Final = ".tmp"
 """Suffix of the temporary file beside a file that is being replaced."""
@@ -29,10 +29,15 @@ PRIVATE_MODE: Final = 0o600
 _FULLFSYNC: Final[int | None] = getattr(fcntl, "F_FULLFSYNC", None) if sys.platform == "darwin" else None
 
 
+class SyncError(OSError):
+    """A sync failed: what is durable is unknown, and trying again would prove nothing."""
+
+
 class FileOps:
     """Primitive operations on files and folders; each maps to one system call or a fixed sequence.
 
-    Everything raises `OSError` as the system gave it; translation into our errors happens in the callers.
+    Everything raises `OSError` as the system gave it (failed syncs as `SyncError`); translation into our
+    errors happens in the callers.
     """
 
     # --- primitives: what a test double overrides -------------------------------------------------
@@ -47,19 +52,21 @@ class FileOps:
         """Write once at the descriptor's position; the count may fall short."""
         return os.write(fd, data)
 
-    def sync(self, fd: int) -> None:
-        """Make the file's data and length (or a folder's names) durable."""
-        if _FULLFSYNC is not None:
-            fcntl.fcntl(fd, _FULLFSYNC)
-        else:
-            os.fsync(fd)
+    def write_at(self, fd: int, data: bytes, offset: int) -> int:
+        """Write once at byte `offset`; the count may fall short."""
+        return os.pwrite(fd, data, offset)
 
-    def datasync(self, fd: int) -> None:
-        """Make a file's data and length durable; other metadata may lag."""
-        if _FULLFSYNC is not None:
-            fcntl.fcntl(fd, _FULLFSYNC)
-        else:
-            os.fdatasync(fd)
+    def sync(self, fd: int) -> None:
+        """Make a file's data and length (or a folder's names) durable. Raises: SyncError."""
+        try:
+            if _FULLFSYNC is not None:
+                fcntl.fcntl(fd, _FULLFSYNC)
+            elif sys.platform == "linux":
+                os.fdatasync(fd)
+            else:
+                os.fsync(fd)
+        except OSError as exc:
+            raise SyncError(exc.errno, exc.strerror) from exc
 
     def truncate(self, fd: int, length: int) -> None:
         os.ftruncate(fd, length)
@@ -72,6 +79,9 @@ class FileOps:
 
     def mkdir(self, path: Path, mode: int = 0o755) -> None:
         os.mkdir(path, mode)
+
+    def rmdir(self, path: Path) -> None:
+        os.rmdir(path)
 
     # --- sequences built from the primitives ------------------------------------------------------
 

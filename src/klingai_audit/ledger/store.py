@@ -48,18 +48,25 @@ class LogFile:
 class Pulled:
     """What lies in the store beyond a size the caller knows.
 
-    `entries` are complete lines without LF; `torn` is what follows the last LF (empty if nothing).
+    `entries` are complete lines without LF; `torn` is what follows the last LF (empty if nothing); `before` is
+    the line just before them (None at the beginning of the log, or when nothing new was there to look at).
     """
 
     entries: list[bytes]
     torn: bytes
+    before: bytes | None = None
 
 
 class Transaction(Protocol):
     """Exclusive access to the head of one log."""
 
-    def pull(self, begin: int) -> Pulled:
-        """Return all lines from entry `begin` on, acknowledged or not. Requires begin <= lines stored."""
+    def pull(self, begin: int, *, counted: bool = False) -> Pulled:
+        """Return all lines from entry `begin` on, acknowledged or not.
+
+        The place of `begin` may be found by what lines claim as `seq`; the caller checks `before`, and asks again
+        with `counted` (lines are counted from the day's first) if it is not the line it knows.
+        Raises: LogDamaged if the store holds fewer than `begin` lines.
+        """
         ...
 
     def cut(self, size: int) -> None:

@@ -1,0 +1,151 @@
+"""Where a log's parts are, and which driver serves them: the only module that names a store's driver."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from klingai_audit.durable import OPS, FileOps
+from klingai_audit.errors import LogNotFound, Malformed, NoTrustedKey, UsageError
+from klingai_audit.ledger.keys import KeyFolder, read_public_key
+from klingai_audit.ledger.reader import LogReader
+from klingai_audit.ledger.state import FAILED_SYNC, OriginMemory, StateFolder
+from klingai_audit.ledger.store import Store
+from klingai_audit.privacy.subjects import SqliteSubjects, SubjectTable
+from klingai_audit.stores.directory import DirectoryStore
+from klingai_audit.stores.memory import MemoryStore
+from klingai_audit.tlog.keys import VerifierKey
+
+__all__ = [
+    "DEFAULT_LOG",
+    "KeySource",
+    "Places",
+    "TrustedKey",
+    "open_reader",
+    "open_store",
+    "open_subjects",
+    "trusted_key",
+]
+
+DEFAULT_LOG: Final = "audit"
+"""The log's folder when neither an option nor `KLINGAI_AUDIT_LOG` names one."""
+
+KeySource = Literal["option", "remembered", "keys folder", "first use"]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The four places of a log (docs/format.md, "Places"). `log` is a path or `memory:`."""
+
+    log: str
+    keys: Path
+    state: Path
+    subjects: Path
+
+    @classmethod
+    def resolve(
+        cls,
+        log: str | os.PathLike[str] | None = None,
+        keys: str | os.PathLike[str] | None = None,
+        state: str | os.PathLike[str] | None = None,
+        subjects: str | os.PathLike[str] | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> Places:
+        """Take each place from its option, else from the environment, else beside the log.
+
+        Environment: `KLINGAI_AUDIT_LOG`, `_KEYS`, `_STATE`, `_SUBJECTS`. Raises: UsageError for a URL scheme
+        that this version does not serve.
+        """
+        where = os.fspath(log or environ.get("KLINGAI_AUDIT_LOG") or DEFAULT_LOG)
+        if where == "memory:":
+            base = os.path.join(tempfile.mkdtemp(prefix="klingai-audit-"), "audit")
+        elif "://" in where:
+            raise UsageError(f"This version keeps logs in folders, not at {where.split('://')[0]}:// URLs.")
+        else:
+            where = base = where.rstrip("/") or "/"
+        keys_path = Path(keys or environ.get("KLINGAI_AUDIT_KEYS") or f"{base}.keys")
+        state_path = Path(state or environ.get("KLINGAI_AUDIT_STATE") or f"{base}.state")
+        subjects_path = Path(subjects or environ.get("KLINGAI_AUDIT_SUBJECTS") or keys_path / "subjects.sqlite")
+        return cls(where, keys_path, state_path, subjects_path)
+
+    def as_json(self) -> dict[str, str]:
+        """Return the places as `places` in JSON output."""
+        return {"log": self.log, "keys": str(self.keys), "subjects": str(self.subjects), "state": str(self.state)}
+
+
+def open_store(places: Places, ops: FileOps = OPS) -> Store:
+    """Return the store of a log; nothing is created or locked."""
+    if places.log == "memory:":
+        return MemoryStore()
+    return DirectoryStore(Path(places.log), places.state / FAILED_SYNC, ops)
+
+
+def open_reader(places: Places) -> LogReader:
+    """Return a reader of an existing log; writes nothing. Raises: LogNotFound."""
+    store = open_store(places)
+    if not store.exists():
+        raise LogNotFound(
+            f"There is no log at {places.log}.", do="Name one with --log, or create it: klingai-audit init"
+        )
+    return LogReader(store)
+
+
+def open_subjects(places: Places) -> SubjectTable | None:
+    """Return the subject table read-only, or None where it cannot be read: views then show pseudonyms."""
+    try:
+        return SqliteSubjects(places.subjects, KeyFolder(places.keys).lookup_key, read_only=True)
+    except (OSError, UsageError, LogNotFound, Malformed):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedKey:
+    """The log key that verification starts from, and where it came from."""
+
+    vkey: str
+    source: KeySource
+
+
+def trusted_key(places: Places, option: str | None = None, *, first_use: bool = False) -> TrustedKey:
+    """Find the public key to verify with: `option` (a vkey or a file), else this machine's memory of the
+    origin, else the keys folder, else (`first_use`) the one that the log's own first entry names.
+
+    Raises: NoTrustedKey if there is none; Malformed if the option is no vkey.
+    """
+    if option is not None:
+        if Path(option).is_file():
+            return TrustedKey(read_public_key(Path(option)).format(), "option")
+        return TrustedKey(VerifierKey.parse(option).format(), "option")
+    reader = open_reader(places)
+    try:
+        remembered = OriginMemory().recall(reader.origin)
+    except (Malformed, LogNotFound):
+        remembered = None
+    if remembered is not None:
+        return TrustedKey(remembered, "remembered")
+    if (places.keys / "log.pub").exists():
+        return TrustedKey(read_public_key(places.keys / "log.pub").format(), "keys folder")
+    if first_use:
+        return TrustedKey(_claimed_key(reader), "first use")
+    raise NoTrustedKey(
+        f"No public key is known for the log at {places.log}.",
+        do="Give the key you were handed with --key VKEY|FILE, or trust the log's own claim: --trust-first-key",
+    )
+
+
+def _claimed_key(reader: LogReader) -> str:
+    from klingai_audit.event.record import decode_event
+
+    claimed = decode_event(reader.entry(0)).details.get("log_key")
+    if not isinstance(claimed, str):
+        raise Malformed("The first entry names no log key.")
+    return VerifierKey.parse(claimed).format()
+
+
+def state_folder(places: Places, ops: FileOps = OPS) -> StateFolder:
+    """Return the writers' memory of a log."""
+    return StateFolder(places.state, ops)

@@ -1,0 +1,295 @@
+"""The keys folder of one log: log key, epoch keys, tail keys, and their rotation.
+
+Files (docs/format.md): `log.key`/`log.pub` (the log's identity), `epoch-<k>.key`/`.pub` (forward security),
+`tail-<k>.key` (seals), `lookup.key`, `next/` (a rotation under way), `init.pending` (an init under way).
+Readers need `log.pub` only. Rotation, every step durable before the next, all under the writer lock:
+prepare `next/` → append `signing_key_rotated` → publish the handover checkpoint → promote (rename `next/*`
+into place, destroy the outgoing private keys, remove `next/`). `resume` finishes a promotion that a crash cut.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from klingai_audit.durable import OPS, PRIVATE_MODE, FileOps, is_private, read_optional
+from klingai_audit.errors import AuditUnavailable, LogNotFound, Malformed, UnsafePermissions
+from klingai_audit.tlog.note import SignerKey, VerifierKey
+
+__all__ = ["EpochKeys", "KeyFolder", "epoch_name", "read_public_key"]
+
+_EPOCH_FILE: Final = re.compile(r"epoch-(0|[1-9][0-9]*)\.key")
+_FOLDER_MODE: Final = 0o750
+
+
+def epoch_name(origin: str, epoch: int) -> str:
+    """Return the key name of epoch `epoch`'s checkpoint line."""
+    return f"{origin}/epoch-{epoch}"
+
+
+@dataclass(frozen=True, slots=True)
+class EpochKeys:
+    """What signs and seals during one epoch; neither key appears in a repr."""
+
+    epoch: int
+    signer: SignerKey
+    tail: bytes = field(repr=False)
+
+
+def read_public_key(path: Path) -> VerifierKey:
+    """Read a `.pub` file: one vkey and LF. Raises: LogNotFound, Malformed."""
+    data = read_optional(path)
+    if data is None:
+        raise LogNotFound(f"There is no public key at {path}.", do="Give the log's keys folder with --keys.")
+    return VerifierKey.parse(data.decode("utf-8", "replace").removesuffix("\n"))
+
+
+class KeyFolder:
+    """The private side of one log's keys. Not thread-safe: used under the writer lock."""
+
+    def __init__(self, path: Path, ops: FileOps = OPS) -> None:
+        self.path = path
+        self._ops = ops
+        self._log_signer: SignerKey | None = None
+        self._current: EpochKeys | None = None
+
+    # --- creation ---------------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Tell whether this folder holds, or began to hold, a log's keys."""
+        return (self.path / "log.key").exists() or self.pending
+
+    @property
+    def pending(self) -> bool:
+        """Tell whether an `init` began here and was not finished."""
+        return (self.path / "init.pending").exists()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Exclude other processes that create keys here; creates the folder."""
+        try:
+            self._ops.make_folder(self.path, _FOLDER_MODE)
+            fd = self._ops.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as exc:
+            raise AuditUnavailable(
+                f"The keys folder {self.path} cannot be created or opened: {exc.strerror}.",
+                do="Give a writable folder with --keys or KLINGAI_AUDIT_KEYS.",
+            ) from exc
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            self._ops.close(fd)
+
+    def create(self, origin: str) -> None:
+        """Create the keys of a new log, completing what a cut-off `create` began; durable on return.
+
+        Requires `locked()`. `init.pending` stays until `created()`; the origin of a half-finished init wins.
+        """
+        try:
+            self._create(origin)
+        except OSError as exc:
+            raise AuditUnavailable(f"Keys cannot be written to {self.path}: {exc.strerror}.") from exc
+
+    def _create(self, origin: str) -> None:
+        pending = read_optional(self.path / "init.pending")
+        if pending is None or not pending.endswith(b"\n"):
+            self._write("init.pending", f"{origin}\n".encode())
+        else:
+            origin = pending.decode().removesuffix("\n")
+        for name, public, private in (
+            (origin, "log.pub", "log.key"),
+            (epoch_name(origin, 0), "epoch-0.pub", "epoch-0.key"),
+        ):
+            if not (self.path / private).exists():
+                signer = SignerKey.generate(name)
+                self._write(public, f"{signer.verifier.format()}\n".encode(), mode=0o644)
+                self._write(private, f"{signer.format()}\n".encode())
+        for secret in ("tail-0.key", "lookup.key"):
+            if not (self.path / secret).exists():
+                self._write(secret, _encode_secret(secrets.token_bytes(32)))
+
+    def created(self) -> None:
+        """Note that the log is published and `init` complete; durable on return."""
+        if self.pending:
+            try:
+                self._ops.unlink(self.path / "init.pending")
+                self._ops.sync_folder(self.path)
+            except OSError as exc:
+                raise AuditUnavailable(f"{self.path / 'init.pending'} cannot be removed: {exc.strerror}.") from exc
+
+    # --- use --------------------------------------------------------------------------------------
+
+    @property
+    def log_signer(self) -> SignerKey:
+        """The log key. Raises: LogNotFound, UnsafePermissions, Malformed."""
+        if self._log_signer is None:
+            self._log_signer = self._read_signer("log.key")
+        return self._log_signer
+
+    @property
+    def origin(self) -> str:
+        return self.log_signer.name
+
+    @property
+    def current(self) -> EpochKeys:
+        """The epoch in force, as last read from the folder."""
+        if self._current is None:
+            self._current = self._read_epoch(self.path, max(self._epochs()))
+        return self._current
+
+    @property
+    def lookup_key(self) -> bytes:
+        """The 32-byte key under which subjects are found and credentials fingerprinted."""
+        return self._read_secret(self.path / "lookup.key")
+
+    def reload(self) -> EpochKeys:
+        """Read the epoch in force again: another process may have rotated."""
+        self._current = None
+        return self.current
+
+    def forget(self) -> None:
+        """Drop every private key from this process's memory (after a fork, on close)."""
+        self._log_signer = None
+        self._current = None
+
+    # --- rotation ---------------------------------------------------------------------------------
+
+    def next_keys(self) -> EpochKeys | None:
+        """Return the prepared successor in `next/`, or None if there is none or it is incomplete."""
+        epoch = self.current.epoch + 1
+        folder = self.path / "next"
+        if not all((folder / name).exists() for name in _names(epoch)):
+            return None
+        return self._read_epoch(folder, epoch)
+
+    def prepare_next(self) -> EpochKeys:
+        """Make sure that `next/` holds a complete successor of the current epoch; durable on return."""
+        prepared = self.next_keys()
+        if prepared is not None:
+            return prepared
+        epoch = self.current.epoch + 1
+        signer = SignerKey.generate(epoch_name(self.origin, epoch))
+        folder = self.path / "next"
+        try:
+            self._ops.make_folder(folder, _FOLDER_MODE)
+            key, tail, pub = _names(epoch)
+            self._write(f"next/{pub}", f"{signer.verifier.format()}\n".encode(), mode=0o644)
+            self._write(f"next/{tail}", _encode_secret(secrets.token_bytes(32)))
+            self._write(f"next/{key}", f"{signer.format()}\n".encode())
+        except OSError as exc:
+            raise AuditUnavailable(f"The next epoch's keys cannot be written to {folder}: {exc.strerror}.") from exc
+        return self._read_epoch(folder, epoch)
+
+    def promote(self) -> None:
+        """Make `next/` current and destroy the outgoing private keys; the handover is published before.
+
+        Durable on return; a crash anywhere inside is completed by `resume`.
+        """
+        epoch = self.current.epoch + 1
+        try:
+            self._promote(epoch)
+        except OSError as exc:
+            raise AuditUnavailable(
+                f"The epoch keys in {self.path} cannot be replaced: {exc.strerror}.",
+                do="Make the keys folder writable and open the log again; the rotation then completes itself.",
+            ) from exc
+        self.reload()
+
+    def resume(self) -> None:
+        """Finish a promotion that a crash cut short, then read the epoch in force; under the writer lock."""
+        epochs = self._epochs()
+        if len(epochs) > 1:
+            try:
+                self._promote(max(epochs))
+            except OSError as exc:
+                raise AuditUnavailable(f"The rotation in {self.path} cannot be finished: {exc.strerror}.") from exc
+        self.reload()
+
+    def _promote(self, epoch: int) -> None:
+        # The private epoch key moves first: two of them in the folder mean that a promotion is under way.
+        folder = self.path / "next"
+        for name in _names(epoch):
+            if (folder / name).exists():
+                self._ops.rename(folder / name, self.path / name)
+                self._ops.sync_folder(self.path)
+        for old in self._epochs():
+            if old < epoch:
+                self._ops.destroy(self.path / f"tail-{old}.key")
+                self._ops.destroy(self.path / f"epoch-{old}.key")
+        if folder.is_dir():
+            self._ops.rmdir(folder)
+            self._ops.sync_folder(self.path)
+
+    # --- files ------------------------------------------------------------------------------------
+
+    def _epochs(self) -> list[int]:
+        try:
+            names = os.listdir(self.path)
+        except OSError as exc:
+            raise LogNotFound(
+                f"The keys folder {self.path} cannot be read: {exc.strerror}.", do="Name it with --keys."
+            ) from exc
+        epochs = sorted(int(match[1]) for name in names if (match := _EPOCH_FILE.fullmatch(name)))
+        if not epochs:
+            raise LogNotFound(
+                f"The keys folder {self.path} holds no epoch key.",
+                do="Name the log's keys folder with --keys, or restore it from your backup.",
+            )
+        return epochs
+
+    def _read_epoch(self, folder: Path, epoch: int) -> EpochKeys:
+        where = folder.relative_to(self.path)
+        signer = self._read_signer(str(where / f"epoch-{epoch}.key"))
+        if signer.name != epoch_name(self.origin, epoch):
+            raise Malformed(f"{folder / f'epoch-{epoch}.key'} is a key of another log or epoch.")
+        return EpochKeys(epoch, signer, self._read_secret(folder / f"tail-{epoch}.key"))
+
+    def _read_signer(self, name: str) -> SignerKey:
+        text = self._read_private(self.path / name).decode("ascii", "replace").removesuffix("\n")
+        try:
+            return SignerKey.parse(text)
+        except Malformed as exc:
+            raise Malformed(f"{self.path / name} is not a signer key.") from exc
+
+    def _read_secret(self, path: Path) -> bytes:
+        data = self._read_private(path)
+        try:
+            secret = base64.urlsafe_b64decode(data.removesuffix(b"\n") + b"=")
+        except binascii.Error:
+            secret = b""
+        if len(secret) != 32 or _encode_secret(secret) != data:
+            raise Malformed(f"{path} is not a 32-byte secret (43 base64url characters and LF).")
+        return secret
+
+    def _read_private(self, path: Path) -> bytes:
+        try:
+            data = read_optional(path)
+            private = data is None or is_private(path)
+        except OSError as exc:
+            raise AuditUnavailable(f"The private file {path} cannot be read: {exc.strerror}.") from exc
+        if data is None:
+            raise LogNotFound(f"The private file {path} is missing.", do="Restore the keys folder from your backup.")
+        if not private:
+            raise UnsafePermissions(f"The private file {path} is open to others.", do=f"Run: chmod 600 {path}")
+        return data
+
+    def _write(self, name: str, data: bytes, *, mode: int = PRIVATE_MODE) -> None:
+        self._ops.replace(self.path / name, data, mode=mode)
+
+
+def _names(epoch: int) -> tuple[str, str, str]:
+    return f"epoch-{epoch}.key", f"tail-{epoch}.key", f"epoch-{epoch}.pub"
+
+
+def _encode_secret(secret: bytes) -> bytes:
+    return base64.urlsafe_b64encode(secret)[:43] + b"\n"

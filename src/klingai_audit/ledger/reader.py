@@ -1,0 +1,70 @@
+"""Reading a log: entries, checkpoints and proofs from stored hashes. Never writes, never locks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from klingai_audit.errors import LogNotFound, UsageError
+from klingai_audit.ledger.store import Store
+from klingai_audit.tlog.checkpoint import Checkpoint, parse_checkpoint
+from klingai_audit.tlog.merkle import build_consistency, build_inclusion
+from klingai_audit.tlog.note import parse_note
+from klingai_audit.tlog.proof import TlogProof
+from klingai_audit.tlog.tile import node_reader
+
+__all__ = ["LogReader"]
+
+
+class LogReader:
+    """A log's entries and proofs; needs no key. What it reads is believed only after verification."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def checkpoint_note(self) -> bytes:
+        """Return the published checkpoint with its signatures. Raises: LogNotFound."""
+        note = self.store.read_checkpoint()
+        if note is None:
+            raise LogNotFound(
+                f"There is no log at {self.store.url}.", do="Name one with --log, or create it: klingai-audit init"
+            )
+        return note
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the published checkpoint, its signatures unchecked. Raises: LogNotFound, Malformed."""
+        return parse_checkpoint(parse_note(self.checkpoint_note()).text)
+
+    @property
+    def size(self) -> int:
+        """Entries under the published checkpoint."""
+        return self.checkpoint().size
+
+    @property
+    def origin(self) -> str:
+        return self.checkpoint().origin
+
+    def entries(self, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Yield the stored bytes of entries `[begin, end)`, without LF, in order."""
+        return self.store.read_entries(begin, end)
+
+    def entry(self, seq: int) -> bytes:
+        """Return the stored bytes of one entry. Raises: UsageError if there is none."""
+        for line in self.store.read_entries(seq, seq + 1):
+            return line
+        raise UsageError(f"The log has no entry {seq}.", do=f"Its published size is {self.size}.")
+
+    def inclusion(self, seq: int, size: int) -> tuple[bytes, ...]:
+        """Return the inclusion proof of entry `seq` in the tree of `size`; O(log n) stored hashes are read."""
+        return build_inclusion(seq, size, node_reader(self.store.read_hashes))
+
+    def consistency(self, old: int, new: int) -> tuple[bytes, ...]:
+        """Return the consistency proof from the tree of `old` entries to that of `new`."""
+        return build_consistency(old, new, node_reader(self.store.read_hashes))
+
+    def prove(self, seq: int) -> TlogProof:
+        """Return the C2SP proof of entry `seq` under the published checkpoint. Raises: UsageError."""
+        note = self.checkpoint_note()
+        checkpoint = parse_checkpoint(parse_note(note).text)
+        if not 0 <= seq < checkpoint.size:
+            raise UsageError(f"Entry {seq} is not under the checkpoint of size {checkpoint.size}.")
+        return TlogProof(seq, self.inclusion(seq, checkpoint.size), note)

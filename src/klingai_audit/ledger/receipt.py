@@ -1,0 +1,173 @@
+"""What `log()` returns: the promise that becomes a fact."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Literal
+
+from klingai_audit.errors import AuditUnavailable, KlingAuditError, UsageError
+
+if TYPE_CHECKING:
+    from klingai_audit.ledger.appender import Appender
+    from klingai_audit.tlog.proof import TlogProof
+
+__all__ = ["Receipt", "State", "Waiters"]
+
+State = Literal["durable", "published"]
+"""`durable`: synced and sealed; `published`: under a signed checkpoint (docs/format.md)."""
+
+
+class Waiters:
+    """Threads and asyncio tasks that wait for one fact; each is woken once."""
+
+    __slots__ = ("_list",)
+
+    def __init__(self) -> None:
+        self._list: list[threading.Lock | tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+
+    def add_thread(self) -> threading.Lock:
+        """Return a lock whose `acquire` returns when the fact is there."""
+        lock = threading.Lock()
+        lock.acquire()
+        self._list.append(lock)
+        return lock
+
+    def add_task(self) -> asyncio.Future[None]:
+        """Return a future of the running loop that is resolved when the fact is there."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._list.append((loop, future))
+        return future
+
+    def wake(self, loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]]) -> None:
+        """Wake threads now and collect futures by loop, so that each loop is called once a batch."""
+        while self._list:
+            waiter = self._list.pop()
+            if isinstance(waiter, tuple):
+                loops.setdefault(waiter[0], []).append(waiter[1])
+            else:
+                waiter.release()
+
+
+def wake_loops(loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]]) -> None:
+    """Resolve collected futures, one call into each loop; a closed loop has nobody waiting."""
+    for loop, futures in loops.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, futures)
+        except RuntimeError:
+            continue
+
+
+def _resolve(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+class Receipt:
+    """One submitted event and what became of it.
+
+    `seq` and `leaf_hash` (32 bytes) are None until the entry is durable. For an event appended with `once`
+    that the log already held they are the first one's.
+    """
+
+    __slots__ = ("_appender", "_error", "_pid", "_waiters", "event_id", "leaf_hash", "seq")
+
+    def __init__(self, event_id: str, appender: Appender) -> None:
+        self.event_id = event_id
+        self.seq: int | None = None
+        self.leaf_hash: bytes | None = None
+        self._appender = appender
+        self._error: KlingAuditError | None = None
+        self._pid = os.getpid()
+        self._waiters = Waiters()
+
+    def __repr__(self) -> str:
+        state = "failed" if self._error else "pending" if self.seq is None else f"seq {self.seq}"
+        return f"<Receipt {self.event_id} {state}>"
+
+    @property
+    def done(self) -> bool:
+        """Tell whether the entry is durable or has failed for good."""
+        return self.seq is not None or self._error is not None
+
+    def wait(self, state: State = "durable", timeout: float | None = None) -> Receipt:
+        """Block until the entry is `durable` or `published`; returns self.
+
+        `timeout` is in seconds. Raises: AuditUnavailable if it was not recorded, if this process was forked
+        since, or when time is up (the entry may still become durable).
+        """
+        _check_state(state)
+        if not self.done:
+            self._check_process()
+            lock = self._waiters.add_thread()
+            if not self._settled() and not lock.acquire(timeout=-1 if timeout is None else timeout):
+                raise AuditUnavailable(f"The entry was not durable within {timeout} s.", do="It may still become so.")
+        seq = self._raise_or_seq()
+        if state == "published":
+            self._appender.wait_published(seq + 1, timeout)
+        return self
+
+    def __await__(self) -> Generator[Any, None, Receipt]:
+        return self.published_or_durable("durable").__await__()
+
+    async def published_or_durable(self, state: State = "durable") -> Receipt:
+        """Await the entry being `durable` or `published`; returns self. Raises as `wait` does."""
+        _check_state(state)
+        if not self.done:
+            self._check_process()
+            future = self._waiters.add_task()
+            if not self._settled():
+                await future
+        seq = self._raise_or_seq()
+        if state == "published":
+            await self._appender.published(seq + 1)
+        return self
+
+    def proof(self) -> TlogProof:
+        """Return the inclusion proof of this entry under the newest checkpoint; waits until there is one.
+
+        Raises: AuditUnavailable as `wait("published")` does.
+        """
+        self.wait("published")
+        return self._appender.prove(self._raise_or_seq())
+
+    def resolve(
+        self,
+        loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]],
+        *,
+        seq: int | None = None,
+        leaf_hash: bytes | None = None,
+        error: KlingAuditError | None = None,
+    ) -> None:
+        """Called by the appender, once."""
+        self._error = error
+        self.leaf_hash = leaf_hash
+        self.seq = seq
+        self._waiters.wake(loops)
+
+    def _raise_or_seq(self) -> int:
+        if self._error is not None:
+            raise AuditUnavailable(self._error.message, do=self._error.do) from self._error
+        if self.seq is None:
+            raise AuditUnavailable("The entry was not recorded.")
+        return self.seq
+
+    def _settled(self) -> bool:
+        """`done`, looked at again: another thread may have resolved the receipt meanwhile."""
+        return self.done
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise AuditUnavailable(
+                "This receipt was pending in the parent when the process forked; only the parent learns its outcome.",
+                do="Wait for receipts before forking, or log in the child.",
+            )
+
+
+def _check_state(state: str) -> None:
+    if state not in ("durable", "published"):
+        raise UsageError(f"An entry cannot be waited for as {state!r}.", do="Use 'durable' or 'published'.")

@@ -1,0 +1,122 @@
+"""The growing tree of one log: peaks for the root, partial tiles for what the store has yet to write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from klingai_audit.errors import LogDamaged
+from klingai_audit.ledger.line import KEPT_INTERVAL
+from klingai_audit.tlog.hashing import fold_subtree, fold_tile
+from klingai_audit.tlog.merkle import CompactRange
+
+__all__ = ["GrowingTree", "HashWrite"]
+
+_WIDTH: Final = 256
+_HASH: Final = 32
+
+HashWrite = tuple[int, int, bytes]
+"""Tile level, index of the first hash, 32-byte hashes one after another."""
+
+
+class GrowingTree:
+    """The tree over all entries so far, and the hashes that the store does not hold yet.
+
+    `marks` are sizes with their roots at which a checkpoint has to be kept, in order.
+    """
+
+    def __init__(self) -> None:
+        self._range = CompactRange()
+        self._partial: list[bytearray] = [bytearray()]
+        self._unwritten: dict[int, tuple[int, bytearray]] = {}
+        self.marks: list[tuple[int, bytes]] = []
+
+    @classmethod
+    def load(cls, size: int, read: Callable[[int, int, int], bytes]) -> GrowingTree:
+        """Rebuild the tree of `size` entries from stored hashes `read(level, begin, end)`.
+
+        Reads at most 255 hashes a level. Raises: LogDamaged if hashes are missing.
+        """
+        tree = cls()
+        peaks: list[tuple[int, bytes]] = []
+        for level in range(1 if size == 0 else (size.bit_length() + 7) // 8):
+            count = size >> (8 * level)
+            begin = count - count % _WIDTH
+            hashes = read(level, begin, count)
+            if len(hashes) != (count - begin) * _HASH:
+                raise LogDamaged(
+                    f"tree/{level} holds fewer than the {count} hashes that the checkpoint of size {size} covers.",
+                    kind_of_damage="tree_short",
+                )
+            if level == len(tree._partial):
+                tree._partial.append(bytearray())
+            tree._partial[level] += hashes
+            peaks[:0] = _peaks_of_partial(level, hashes)
+        tree._range = CompactRange(size, tuple(peak for _, peak in peaks))
+        return tree
+
+    @property
+    def size(self) -> int:
+        return self._range.size
+
+    def root(self) -> bytes:
+        """Return the 32-byte RFC 6962 root over all entries so far."""
+        return self._range.root()
+
+    def extend(self, leaf_hashes: bytes, named: tuple[int, ...] = ()) -> None:
+        """Append leaf hashes (32 bytes each); note the roots at sizes in `named` and at kept multiples."""
+        size, end = self.size, self.size + len(leaf_hashes) // _HASH
+        next_multiple = (size // KEPT_INTERVAL + 1) * KEPT_INTERVAL
+        stops = sorted({*range(next_multiple, end + 1, KEPT_INTERVAL), *named})
+        begin = size
+        for stop in stops:
+            self._range.extend(leaf_hashes[(begin - size) * _HASH : (stop - size) * _HASH])
+            self.marks.append((stop, self._range.root()))
+            begin = stop
+        self._range.extend(leaf_hashes[(begin - size) * _HASH :])
+        self._add(0, size, leaf_hashes)
+
+    def unwritten_leaf(self, seq: int) -> bytes:
+        """Return the leaf hash of an entry whose hash the store does not hold yet."""
+        begin, hashes = self._unwritten[0]
+        return bytes(hashes[(seq - begin) * _HASH : (seq - begin + 1) * _HASH])
+
+    def take_writes(self) -> list[HashWrite]:
+        """Hand over what the store has yet to hold, lowest level first; the tree forgets it."""
+        writes = [(level, begin, bytes(hashes)) for level, (begin, hashes) in sorted(self._unwritten.items())]
+        self._unwritten.clear()
+        return writes
+
+    def put_back(self, writes: list[HashWrite]) -> None:
+        """Take writes back that did not reach the store."""
+        for level, begin, hashes in writes:
+            _, later = self._unwritten.get(level, (begin, bytearray()))
+            self._unwritten[level] = (begin, bytearray(hashes) + later)
+
+    def _add(self, level: int, begin: int, hashes: bytes) -> None:
+        if level == len(self._partial):
+            self._partial.append(bytearray())
+        self._unwritten.setdefault(level, (begin, bytearray()))[1].extend(hashes)
+        partial = self._partial[level]
+        partial += hashes
+        if len(partial) < _WIDTH * _HASH:
+            return
+        full = len(partial) // (_WIDTH * _HASH)
+        parents = b"".join(
+            fold_tile(bytes(partial[i * _WIDTH * _HASH : (i + 1) * _WIDTH * _HASH])) for i in range(full)
+        )
+        first = (begin + len(hashes) // _HASH) // _WIDTH - full
+        del partial[: full * _WIDTH * _HASH]
+        self._add(level + 1, first, parents)
+
+
+def _peaks_of_partial(level: int, hashes: bytes) -> list[tuple[int, bytes]]:
+    """Peaks inside one partial tile, largest first: the binary digits of its width."""
+    peaks: list[tuple[int, bytes]] = []
+    offset, width = 0, len(hashes) // _HASH
+    for bit in range(7, -1, -1):
+        if width & (1 << bit):
+            span = hashes[offset * _HASH : (offset + (1 << bit)) * _HASH]
+            peaks.append((8 * level + bit, fold_subtree(span)))
+            offset += 1 << bit
+    return peaks

@@ -1,0 +1,363 @@
+"""AuditLog, the front door: wiring only.
+
+`open` creates or takes up a log; `log` and `record` turn meaning into durable entries; `query`, `activity` and
+`verify` answer from what is stored. Everything that thinks lives in the rooms below.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import secrets
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from klingai_audit.config import Places, open_store
+from klingai_audit.durable import OPS, FileOps
+from klingai_audit.errors import AuditUnavailable, InvalidEvent, LogDamaged, LogNotFound, UsageError
+from klingai_audit.event.context import UNKNOWN_ACTOR, resolve
+from klingai_audit.event.own import own_event
+from klingai_audit.event.record import Draft, EncodedEvent
+from klingai_audit.event.types import EventType
+from klingai_audit.ledger.appender import Appender
+from klingai_audit.ledger.clock import SYSTEM_CLOCK, Clock
+from klingai_audit.ledger.head import Head
+from klingai_audit.ledger.keys import KeyFolder
+from klingai_audit.ledger.reader import LogReader
+from klingai_audit.ledger.receipt import Receipt, State
+from klingai_audit.ledger.state import OriginMemory, StateFolder
+from klingai_audit.privacy.door import Door
+from klingai_audit.privacy.policy import Policy
+from klingai_audit.privacy.subjects import SqliteSubjects, SubjectTable
+
+if TYPE_CHECKING:
+    from klingai_audit.capture.recorder import Recorder
+    from klingai_audit.trust.verdict import Verdict
+    from klingai_audit.views.activity import Activity
+    from klingai_audit.views.entry import EntryView
+
+__all__ = ["AuditLog"]
+
+_POLICY_FILE: Final = "policy.toml"
+
+
+class AuditLog:
+    """One log, opened for writing by this process. Threads, asyncio tasks and forked children may share it.
+
+    Use `AuditLog.open`; as a context manager it is closed at the end of the block.
+    """
+
+    def __init__(
+        self, places: Places, keys: KeyFolder, appender: Appender, door: Door, subjects: SubjectTable, reader: LogReader
+    ) -> None:
+        self.places = places
+        self.reader = reader
+        self.subjects = subjects
+        self._keys = keys
+        self._appender = appender
+        self._door = door
+        self._wait: State | None = None
+        self._recorder: Recorder | None = None
+        self._warned_unknown = False
+        self.origin: str = keys.origin
+        self.vkey: str = keys.log_signer.verifier.format()
+
+    # --- life -------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(
+        cls,
+        log: str | os.PathLike[str] | None = None,
+        *,
+        keys: str | os.PathLike[str] | None = None,
+        state: str | os.PathLike[str] | None = None,
+        subjects: str | os.PathLike[str] | None = None,
+        create: bool = True,
+        origin: str | None = None,
+        wait: State | None = None,
+        text_log: str | os.PathLike[str] | None = None,
+        accept_clock: bool = False,
+        clock: Clock = SYSTEM_CLOCK,
+        ops: FileOps = OPS,
+    ) -> AuditLog:
+        """Open the log at `log` (default: `KLINGAI_AUDIT_LOG`, else `./audit`) for writing.
+
+        Creates it only when neither log nor keys exist and `create` is true; a half-finished creation is
+        completed. What a crashed writer left is recovered first. On return `log_opened` is published.
+
+        Args: `origin` names a new log (default `log.klingai-audit.internal/<32 random hex>`); `wait` makes every
+        call wait until its entry is `durable` or `published`; `text_log` also writes plain lines to a file;
+        `accept_clock` accepts a wall clock that jumped by more than a day; `clock` and `ops` are for tests.
+        Raises: LogNotFound, LogDamaged, InconsistentCheckpoints, InvalidPolicy, UnsafePermissions,
+        UnsupportedStorage, AuditUnavailable.
+        """
+        places = Places.resolve(log, keys, state, subjects)
+        store = open_store(places, ops)
+        folder, memory = KeyFolder(places.keys, ops), StateFolder(places.state, ops)
+        if _must_create(places, store.exists(), folder, memory, create=create):
+            with folder.locked():
+                folder.create(origin or f"log.klingai-audit.internal/{secrets.token_hex(16)}")
+                if not (places.keys / _POLICY_FILE).exists():
+                    ops.replace(places.keys / _POLICY_FILE, Policy.DEFAULT_TEXT.encode())
+                memory.create()
+                store.create()
+        folder.resume()
+        _check_remembered_key(folder)
+        policy = Policy.load(places.keys / _POLICY_FILE)
+        lookup_key = folder.lookup_key
+        table = SqliteSubjects(places.subjects, lookup_key)
+        reader = LogReader(store)
+        head = Head(
+            store,
+            folder,
+            memory,
+            lambda event_type, metadata: own_event(event_type, metadata, clock.now_ns()),
+            clock,
+            rotation=policy.verify.epoch_rotation,
+            accept_clock=accept_clock,
+        )
+        appender = Appender(
+            head,
+            opening=lambda: {"policy": policy.digest, "writer": secrets.token_hex(8)},
+            observer=_observer(text_log, table, ops),
+        )
+        audit = cls(places, folder, appender, Door(policy, table, lookup_key), table, reader)
+        audit._wait = wait
+        created = own_event("log_created", _first_metadata(folder, policy), clock.now_ns())
+        appender.open(created=[(created, False)])
+        folder.created()
+        OriginMemory(ops=ops).remember(audit.origin, audit.vkey)
+        _OPEN.add(audit)
+        return audit
+
+    def close(self) -> None:
+        """Commit and publish everything, append `log_closed`, stop; idempotent. Raises: AuditUnavailable."""
+        self._appender.close()
+        self.subjects.close()
+        _OPEN.discard(self)
+
+    def __enter__(self) -> AuditLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<AuditLog {self.places.log} {self.origin}>"
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def log(
+        self,
+        event_type: EventType | str,
+        actor_id: str | None = None,
+        resource_type: str | None = None,
+        action: str | None = None,
+        outcome: str = "success",
+        resource_id: str | None = None,
+        actor_type: str | None = None,
+        ip_address: str | None = None,
+        user_agent: str | None = None,
+        *,
+        event_id: str | None = None,
+        timestamp: Any = None,
+        correlation_id: str | None = None,
+        on_behalf_of: str | None = None,
+        request_id: str | None = None,
+        team: str | None = None,
+        project: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **more_metadata: Any,
+    ) -> Receipt:
+        """Append one event; returns its receipt at once (or after `wait`, if the log was opened with it).
+
+        Who acts comes from `acting(…)` where it is not given. Privacy is applied before anything is written:
+        credentials are removed, prompts become commitments, people pseudonyms (docs/format.md).
+        Raises: InvalidEvent and its kinds (nothing was written), AuditUnavailable.
+        """
+        draft = Draft(
+            event_type=event_type,
+            actor_id=actor_id,
+            actor_type=actor_type,
+            on_behalf_of=on_behalf_of,
+            team=team,
+            project=project,
+            resource_type=resource_type,
+            resource_id=resource_id,
+            action=action,
+            outcome=outcome,
+            ip_address=ip_address,
+            user_agent=user_agent,
+            correlation_id=correlation_id,
+            request_id=request_id,
+            event_id=event_id,
+            timestamp=timestamp,
+            metadata={**(metadata or {}), **more_metadata},
+        )
+        return self.record(draft)
+
+    def record(self, draft: Draft, *, once: bool = False) -> Receipt:
+        """Append a draft; with `once`, an event id that the log already holds is not appended again.
+
+        Raises: as `log`.
+        """
+        return self.append(self.admit(draft), once=once)
+
+    def admit(self, draft: Draft) -> EncodedEvent:
+        """Resolve who acts and apply privacy; nothing is written but the subject's row. Raises: as `log`."""
+        resolved = resolve(draft)
+        if resolved.actor_id == UNKNOWN_ACTOR:
+            self._note_unknown_actor()
+        return self._door.admit(resolved)
+
+    def append(self, event: EncodedEvent, *, once: bool = False) -> Receipt:
+        """Append an admitted event. Raises: AuditUnavailable."""
+        receipt = self._appender.append(event, once=once)
+        return receipt if self._wait is None else receipt.wait(self._wait)
+
+    def flush(self, state: State = "durable", timeout: float | None = None) -> None:
+        """Block until everything logged so far is `durable` or `published`. Raises: AuditUnavailable."""
+        self._appender.flush(publish=state == "published", timeout=timeout)
+
+    def rotate_keys(self) -> int:
+        """End the current epoch now and return the new epoch's number; the handover is published on return."""
+        self._appender.locked(lambda head, txn: head.rotate(txn))
+        return self._keys.current.epoch
+
+    def _note_unknown_actor(self) -> None:
+        if self.policy.privacy.unknown_actor == "refuse":
+            raise InvalidEvent(
+                "Nobody is bound as the actor, and the policy refuses events of unknown actors.",
+                do='Bind one: with acting("user@example.com"): …',
+            )
+        if not self._warned_unknown:
+            self._warned_unknown = True
+            warnings.warn(
+                'An event was recorded with actor "unknown": bind who acts with klingai_audit.acting(…).',
+                stacklevel=4,
+            )
+
+    # --- capture ----------------------------------------------------------------------------------
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force, as read when the log was opened."""
+        return self._door.policy
+
+    def fingerprint(self, credential: str) -> str:
+        """Return 16 hex digits that name a credential in this log and nowhere else."""
+        return self._door.fingerprint(credential)
+
+    @property
+    def recorder(self) -> Recorder:
+        """The recorder that turns HTTP exchanges with Kling into entries of this log."""
+        if self._recorder is None:
+            from klingai_audit.capture.recorder import Recorder
+            from klingai_audit.kling.meaning import PROVIDER
+
+            self._recorder = Recorder(self, PROVIDER)
+        return self._recorder
+
+    # --- answers ----------------------------------------------------------------------------------
+
+    def entries(self, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Yield the stored bytes of entries `[begin, end)` in order, without LF."""
+        return self.reader.entries(begin, end)
+
+    def query(self, **filters: Any) -> Iterator[EntryView]:
+        """Yield entries that match; filters as in `klingai_audit.views.query.Filter`. Raises: UsageError."""
+        from klingai_audit.views.query import Filter, query
+
+        self.flush()
+        return query(self.reader.entries(), Filter(**filters), self.subjects)
+
+    def activity(self, actor: str, days: int = 30) -> Activity:
+        """Summarise what one person did in the last `days` days. Raises: UsageError."""
+        from klingai_audit.views.activity import activity
+
+        self.flush()
+        return activity(self.reader.entries(), actor, days=days, subjects=self.subjects)
+
+    def verify(self, **options: Any) -> Verdict:
+        """Publish, then verify the whole log with this log's own public key; options as in `trust.verify.verify`."""
+        from klingai_audit.trust.verify import verify
+
+        self.flush("published")
+        return verify(self.reader.store, key=self.vkey, **options)
+
+
+def _must_create(places: Places, exists: bool, keys: KeyFolder, state: StateFolder, *, create: bool) -> bool:
+    """Decide whether `open` makes a new log; a log without its keys or keys without their log is refused."""
+    if keys.pending:
+        return True
+    if exists and not keys.exists():
+        raise LogNotFound(
+            f"There is a log at {places.log}, but no keys at {places.keys}.",
+            do="Name its keys folder with --keys, or restore it from your backup. Reading and verifying need no keys.",
+        )
+    if not exists and (keys.exists() or state.remembers):
+        raise LogDamaged(
+            f"The keys or the remembered head of a log are there, but the log at {places.log} is gone.",
+            kind_of_damage="log_missing",
+            do="Find out what removed it and restore it; a new log needs other places for keys and state.",
+        )
+    if not exists and not create:
+        raise LogNotFound(f"There is no log at {places.log}.", do="Create it: klingai-audit init")
+    return not exists
+
+
+def _check_remembered_key(keys: KeyFolder) -> None:
+    vkey = keys.log_signer.verifier.format()
+    remembered = OriginMemory().recall(keys.origin)
+    if remembered not in (None, vkey):
+        raise LogDamaged(
+            f"This machine remembers another key for {keys.origin} than the keys folder holds.",
+            kind_of_damage="foreign_key",
+            do="Somebody replaced the log or its keys. Preserve both and run: klingai-audit verify",
+        )
+
+
+def _first_metadata(keys: KeyFolder, policy: Policy) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "origin": keys.origin,
+        "log_key": keys.log_signer.verifier.format(),
+        "epoch": 0,
+        "epoch_key": keys.current.signer.verifier.format(),
+        "policy": policy.digest,
+    }
+
+
+def _observer(path: str | os.PathLike[str] | None, subjects: SubjectTable, ops: FileOps) -> Any:
+    if path is None:
+        return None
+    from klingai_audit.views.textlog import TextLog
+
+    text = TextLog(Path(path), subjects, ops)
+
+    def observe(entries: Sequence[bytes]) -> None:
+        try:
+            text.write(entries)
+        except OSError as exc:
+            warnings.warn(f"The plain text log {path} cannot be written: {exc.strerror}.", stacklevel=2)
+
+    return observe
+
+
+_OPEN: weakref.WeakSet[AuditLog] = weakref.WeakSet()
+
+
+def _close_at_exit() -> None:
+    for audit in list(_OPEN):
+        with contextlib.suppress(AuditUnavailable, UsageError):
+            audit.close()
+
+
+atexit.register(_close_at_exit)
