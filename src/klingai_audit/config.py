@@ -62,7 +62,7 @@ class Places:
         """
         where = os.fspath(log or environ.get("KLINGAI_AUDIT_LOG") or DEFAULT_LOG)
         if where == "memory:":
-            base = os.path.join(tempfile.mkdtemp(prefix="klingai-audit-"), "audit")
+            base = f"{tempfile.mkdtemp(prefix='klingai-audit-')}/audit"
         elif "://" in where:
             raise UsageError(f"This version keeps logs in folders, not at {where.split('://')[0]}:// URLs.")
         else:

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from klingai_audit.config import Places, open_store
 from klingai_audit.durable import OPS, FileOps
@@ -99,7 +99,7 @@ class AuditLog:
         places = Places.resolve(log, keys, state, subjects)
         store = open_store(places, ops)
         folder, memory = KeyFolder(places.keys, ops), StateFolder(places.state, ops)
-        if _must_create(places, store.exists(), folder, memory, create=create):
+        if _must_create(places, folder, memory, exists=store.exists(), create=create):
             with folder.locked():
                 folder.create(origin or f"log.klingai-audit.internal/{secrets.token_hex(16)}")
                 if not (places.keys / _POLICY_FILE).exists():
@@ -141,7 +141,7 @@ class AuditLog:
         self.subjects.close()
         _OPEN.discard(self)
 
-    def __enter__(self) -> AuditLog:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -293,7 +293,7 @@ class AuditLog:
         return verify(self.reader.store, key=self.vkey, **options)
 
 
-def _must_create(places: Places, exists: bool, keys: KeyFolder, state: StateFolder, *, create: bool) -> bool:
+def _must_create(places: Places, keys: KeyFolder, state: StateFolder, *, exists: bool, create: bool) -> bool:
     """Decide whether `open` makes a new log; a log without its keys or keys without their log is refused."""
     if keys.pending:
         return True

@@ -142,7 +142,7 @@ class Appender:
         if not self._opened:
             self._reopen()
         receipt = Receipt(event.event_id, self)
-        self._put(_Item(event, once, receipt))
+        self._put(_Item(event, once=once, receipt=receipt))
         return receipt
 
     def _put(self, item: _Item) -> None:
@@ -172,7 +172,7 @@ class Appender:
         if not self._opened:
             return
         barrier = Receipt("", self)
-        self._put(_Item(None, False, barrier))
+        self._put(_Item(None, once=False, receipt=barrier))
         barrier.wait(timeout=timeout)
         if publish:
             self.wait_published(self._head.size, timeout)

@@ -14,8 +14,10 @@ HANDOVER_HEADER: Final = "klingai-audit/handover/v1"
 
 
 def handover_text(origin: str, epoch: int, size: int, root: bytes, vkey: str) -> str:
-    """Return the note's text: header, origin, the new epoch's number, decimal size and base64 root of the tree
-    before the entry that carries the note, the new epoch's vkey; one item a line."""
+    """Return the note's text: header, origin, the new epoch's number, size, root, the new epoch's vkey; one a line.
+
+    `size` (decimal) and `root` (base64) are those of the tree before the entry that carries the note.
+    """
     encoded = base64.b64encode(root).decode()
     return f"{HANDOVER_HEADER}\n{origin}\n{epoch}\n{size}\n{encoded}\n{vkey}\n"
 

@@ -234,7 +234,7 @@ class KeyFolder:
 
     def _epochs(self) -> list[int]:
         try:
-            names = os.listdir(self.path)
+            names = [path.name for path in self.path.iterdir()]
         except OSError as exc:
             raise LogNotFound(
                 f"The keys folder {self.path} cannot be read: {exc.strerror}.", do="Name it with --keys."

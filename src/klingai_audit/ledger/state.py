@@ -86,8 +86,9 @@ class OriginMemory:
 
     def __init__(self, folder: Path | None = None, ops: FileOps = OPS) -> None:
         if folder is None:
-            base = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-            folder = Path(base) / "klingai-audit" / "origins"
+            base = os.environ.get("XDG_STATE_HOME")
+            home = Path(base) if base else Path("~/.local/state").expanduser()
+            folder = home / "klingai-audit" / "origins"
         self.folder = folder
         self._ops = ops
 

@@ -45,12 +45,12 @@ class DayFile:
 
 def list_days(folder: Path) -> list[DayFile]:
     """List the day files by day."""
-    names = sorted(name for name in os.listdir(folder) if DAY_FILE.fullmatch(name))
-    return [DayFile(folder / name, _first_seq(folder / name)) for name in names]
+    paths = sorted(path for path in folder.iterdir() if DAY_FILE.fullmatch(path.name))
+    return [DayFile(path, _first_seq(path)) for path in paths]
 
 
 def _first_seq(path: Path) -> int | None:
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         line = file.readline(_MAX_FIRST_LINE)
     return seq_of(line.removesuffix(b"\n")) if line else None
 
@@ -67,7 +67,7 @@ def find_line(days: list[DayFile], seq: int) -> tuple[int, int] | None:
 def offset_of(path: Path, line: int) -> int | None:
     """Return the byte offset at which line number `line` (from 0) starts, or None if the file has fewer lines."""
     offset = 0
-    with open(path, "rb", buffering=0) as file:
+    with path.open("rb", buffering=0) as file:
         while line:
             chunk = file.read(_CHUNK)
             if not chunk:
@@ -89,7 +89,7 @@ def offset_after(path: Path, seq: int) -> int | None:
 
     Looks at the last 4 MiB only; None if no such line is there.
     """
-    with open(path, "rb", buffering=0) as file:
+    with path.open("rb", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         begin = max(0, size - _LOOK_BACK)
         file.seek(begin)
@@ -110,7 +110,7 @@ def read_lines(path: Path, skip: int = 0) -> Iterator[tuple[bytes, bool]]:
     offset = offset_of(path, skip)
     if offset is None:
         return
-    with open(path, "rb", buffering=_CHUNK) as file:
+    with path.open("rb", buffering=_CHUNK) as file:
         file.seek(offset)
         for line in file:
             if line.endswith(b"\n"):
@@ -123,7 +123,7 @@ def line_before(path: Path, offset: int) -> bytes | None:
     """Return the line that ends just before byte `offset`, or None at the start of the file."""
     if offset == 0:
         return None
-    with open(path, "rb", buffering=0) as file:
+    with path.open("rb", buffering=0) as file:
         begin = max(0, offset - _MAX_FIRST_LINE)
         file.seek(begin)
         data = file.read(offset - begin)

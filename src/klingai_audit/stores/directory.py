@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from klingai_audit.durable import OPS, PRIVATE_MODE, TEMPORARY_SUFFIX, FileOps, SyncError, read_optional
+from klingai_audit.durable import OPS, PRIVATE_MODE, TEMPORARY_SUFFIX, FileOps, read_optional
 from klingai_audit.errors import AuditUnavailable
 from klingai_audit.ledger.store import FileKind, LogFile, SyncFailed
 from klingai_audit.stores.days import DAY_FILE, find_line, list_days, read_lines
@@ -56,7 +56,7 @@ class DirectoryStore:
 
     def exists(self) -> bool:
         try:
-            return any(name == "checkpoint" or DAY_FILE.fullmatch(name) for name in os.listdir(self.path))
+            return any(path.name == "checkpoint" or DAY_FILE.fullmatch(path.name) for path in self.path.iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return False
 
@@ -113,7 +113,7 @@ class DirectoryStore:
                 if self._folder_fd is None:
                     self._folder_fd = self.ops.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
                 fcntl.flock(self._folder_fd, fcntl.LOCK_EX)
-                named, held = os.stat(self.path), os.fstat(self._folder_fd)
+                named, held = self.path.stat(), os.fstat(self._folder_fd)
             except OSError as exc:
                 self._drop_descriptors()
                 raise AuditUnavailable(
@@ -139,14 +139,14 @@ class DirectoryStore:
     def folder_unchanged(self) -> bool:
         """Tell whether no name in the folder changed since `folder_listed`; only under the lock."""
         listed = self._listed
-        return listed is not None and listed.settled and os.stat(self.path).st_mtime_ns == listed.mtime_ns
+        return listed is not None and listed.settled and self.path.stat().st_mtime_ns == listed.mtime_ns
 
     def folder_listed(self) -> None:
         """Note the folder's time; only under the lock.
 
         A later change can bear the same time only while the clock has not ticked on, so such a look is not settled.
         """
-        mtime = os.stat(self.path).st_mtime_ns
+        mtime = self.path.stat().st_mtime_ns
         coarse = getattr(time, "CLOCK_REALTIME_COARSE", None)
         settled = coarse is not None and mtime < time.clock_gettime_ns(coarse)
         self._listed = _Unchanged(mtime, settled)
@@ -163,9 +163,9 @@ class DirectoryStore:
                 data = last.read_bytes()
                 keep(last.name, data)
                 self.ops.replace(last, data, mode=0o640)
-            for level in sorted(os.listdir(self.path / "tree")):
-                if not level.endswith(TEMPORARY_SUFFIX):
-                    self.ops.replace(self.path / "tree" / level, (self.path / "tree" / level).read_bytes())
+            for level in sorted((self.path / "tree").iterdir()):
+                if level.suffix != TEMPORARY_SUFFIX:
+                    self.ops.replace(level, level.read_bytes())
             if self.mark.exists():
                 self.ops.unlink(self.mark)
                 self.ops.sync_folder(self.mark.parent)
@@ -192,7 +192,7 @@ class DirectoryStore:
 
     def read_hashes(self, level: int, begin: int, end: int) -> bytes:
         try:
-            with open(self.path / "tree" / str(level), "rb") as file:
+            with (self.path / "tree" / str(level)).open("rb") as file:
                 file.seek(begin * 32)
                 return file.read((end - begin) * 32)
         except FileNotFoundError:
@@ -237,7 +237,7 @@ class DirectoryStore:
 
     @contextlib.contextmanager
     def view(self, name: str) -> Iterator[memoryview]:
-        with open(self.path / name, "rb") as file:
+        with (self.path / name).open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 yield memoryview(b"")
                 return

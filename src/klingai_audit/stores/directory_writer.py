@@ -46,11 +46,11 @@ class DirectoryTransaction:
 
     def pull(self, begin: int, *, counted: bool = False) -> Pulled:
         try:
-            return self._pull(begin, counted)
+            return self._pull(begin, counted=counted)
         except OSError as exc:
             raise AuditUnavailable(f"The entries in {self._store.path} cannot be read: {exc.strerror}.") from exc
 
-    def _pull(self, begin: int, counted: bool) -> Pulled:
+    def _pull(self, begin: int, *, counted: bool) -> Pulled:
         store = self._store
         tail = store.tail
         if tail is not None and tail.size == begin and not counted and self._still_last(tail):
@@ -62,7 +62,7 @@ class DirectoryTransaction:
         entries: list[bytes] = []
         torn = b""
         days = list_days(store.path)
-        index, offset = self._position(days, begin, counted)
+        index, offset = self._position(days, begin, counted=counted)
         before = self._line_before(days, index, offset)
         for number in range(index, len(days)):
             lines = _read_from(days[number].path, offset).split(b"\n")
@@ -79,7 +79,7 @@ class DirectoryTransaction:
         store.folder_listed()
         return Pulled(entries, torn, before)
 
-    def _position(self, days: list[DayFile], begin: int, counted: bool) -> tuple[int, int]:
+    def _position(self, days: list[DayFile], begin: int, *, counted: bool) -> tuple[int, int]:
         """Where entry `begin` starts: index of the day file, byte offset in it."""
         tail = self._store.tail
         if tail is not None and tail.size == begin and not counted and self._same_file(tail):
@@ -108,14 +108,15 @@ class DirectoryTransaction:
             return False
         if self._store.folder_unchanged():
             return True
-        newest = max((name for name in os.listdir(self._store.path) if name.startswith("audit-")), default="")
+        names = (path.name for path in self._store.path.iterdir())
+        newest = max((name for name in names if name.startswith("audit-")), default="")
         self._store.folder_listed()
         return newest == tail.path.name
 
     @staticmethod
     def _same_file(tail: Tail) -> bool:
         try:
-            info = os.stat(tail.path)
+            info = tail.path.stat()
         except OSError:
             return False
         return (info.st_dev, info.st_ino) == tail.identity
@@ -251,7 +252,7 @@ class DirectoryTransaction:
             return None
         held = os.fstat(fd)
         with contextlib.suppress(FileNotFoundError):
-            named = os.stat(path)
+            named = path.stat()
             if (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino):
                 return fd
         os.close(self._store.hash_files.pop(level))
@@ -286,6 +287,6 @@ def _missing(folder: Path, begin: int) -> LogDamaged:
 
 
 def _read_from(path: Path, offset: int) -> bytes:
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         file.seek(offset)
         return file.read()
