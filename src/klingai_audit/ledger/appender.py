@@ -55,7 +55,7 @@ class _Item:
 class Appender:
     """Appends events to one log from any thread, asyncio task or forked child of this process.
 
-    `opening` gives the metadata of `log_opened`; `observer` sees durable lines after each batch.
+    `opening` gives the metadata of `log_opened`, among it `writer`, which `log_closed` repeats; `observer` sees durable lines after each batch.
     """
 
     def __init__(self, head: Head, *, opening: Opening, observer: Observer | None = None) -> None:
@@ -81,6 +81,7 @@ class Appender:
         self._published = self._head.published
         self._thread: threading.Thread | None = None
         self._opened = False
+        self._writer = ""
         self._opening_lock = threading.Lock()
 
     # --- life -------------------------------------------------------------------------------------
@@ -94,7 +95,9 @@ class Appender:
         with self._store.transaction() as txn:
             head.load(txn)
             first = list(created) if head.size == 0 else []
-            self._append(txn, [*first, head.own("log_opened", self._opening())])
+            opening = dict(self._opening())
+            self._writer = str(opening.get("writer", ""))
+            self._append(txn, [*first, head.own("log_opened", opening)])
             head.publish(txn)
         self._published = head.published
         self._opened = True
@@ -369,7 +372,7 @@ class Appender:
     def _finish(self) -> None:
         with self._store.transaction() as txn:
             self._head.catch_up(txn)
-            self._append(txn, [self._head.own("log_closed", {})])
+            self._append(txn, [self._head.own("log_closed", {"writer": self._writer})])
             self._head.publish(txn)
         self._note_published()
 

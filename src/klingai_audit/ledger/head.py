@@ -207,7 +207,8 @@ class Head:
         accepted = self._acknowledged(rest)
         self._advance(rest[:accepted], hash_leaves(rest[:accepted]))
         if accepted < len(rest) or pulled.torn:
-            self._put_aside(txn, b"".join(line + b"\n" for line in rest[accepted:]) + pulled.torn)
+            left = b"".join(line + b"\n" for line in rest[accepted:]) + pulled.torn
+            self._put_aside(txn, left, accepted)
 
     def _acknowledged(self, lines: Sequence[bytes]) -> int:
         """How many of these unsigned lines were acknowledged: linked, and up to the last valid seal."""
@@ -228,11 +229,11 @@ class Head:
                 )
         return accepted
 
-    def _put_aside(self, txn: Transaction, data: bytes) -> None:
+    def _put_aside(self, txn: Transaction, data: bytes, kept: int) -> None:
         name = self.state.put_aside(data)
         txn.cut(self.size)
         self._due.append(
-            self._own_event("log_recovered", {"set_aside": {"sha256": name, "bytes": len(data)}, "size": self.size})
+            self._own_event("log_recovered", {"entries": kept, "set_aside": {"sha256": name, "bytes": len(data)}})
         )
 
     def _advance(self, lines: Sequence[bytes], hashes: bytes) -> None:
