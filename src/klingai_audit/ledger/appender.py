@@ -55,7 +55,8 @@ class _Item:
 class Appender:
     """Appends events to one log from any thread, asyncio task or forked child of this process.
 
-    `opening` gives the metadata of `log_opened`, among it `writer`, which `log_closed` repeats; `observer` sees durable lines after each batch.
+    `opening` gives the metadata of `log_opened`, among it `writer`, which `log_closed` repeats; `observer` sees
+    durable lines after each batch.
     """
 
     def __init__(self, head: Head, *, opening: Opening, observer: Observer | None = None) -> None:
