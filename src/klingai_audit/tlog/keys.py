@@ -40,7 +40,7 @@ ML_DSA_44 = 0x06  # ML-DSA-44 over a time stamp and a checkpoint
 
 KEY_ID_BYTES = 4
 SEED_BYTES = 32  # both for Ed25519 (RFC 8032) and for ML-DSA (FIPS 204)
-PUBLIC_KEY_BYTES: Mapping[int, int] = MappingProxyType({ED25519: 32, COSIGNATURE: 32, ML_DSA_44: 1312})
+_PUBLIC_KEY_BYTES: Mapping[int, int] = MappingProxyType({ED25519: 32, COSIGNATURE: 32, ML_DSA_44: 1312})
 SIGNATURE_BYTES: Mapping[int, int] = MappingProxyType({ED25519: 64, COSIGNATURE: 64, ML_DSA_44: 2420})
 
 _SKEY_PREFIX = "PRIVATE+KEY+"
@@ -90,7 +90,7 @@ def _split_key(text: str, what: str) -> tuple[str, bytes, int, bytes]:
     material = parse_base64(encoded, f"The {what}'s last part")
     if len(key_id) != 2 * KEY_ID_BYTES or any(char not in "0123456789abcdef" for char in key_id):
         raise Malformed(f"The key id of the {what} is not 8 lowercase hex digits.")
-    if not material or material[0] not in PUBLIC_KEY_BYTES:
+    if not material or material[0] not in _PUBLIC_KEY_BYTES:
         raise Malformed(f"The {what} is of an unknown type.", do="Known are 0x01, 0x04 and 0x06.")
     return name, bytes.fromhex(key_id), material[0], material[1:]
 
@@ -110,7 +110,7 @@ class VerifierKey:
 
     def __post_init__(self) -> None:
         check_name(self.name, "The name of a key")
-        if len(self.key_bytes) != PUBLIC_KEY_BYTES.get(self.algorithm):
+        if len(self.key_bytes) != _PUBLIC_KEY_BYTES.get(self.algorithm):
             raise Malformed(f"{len(self.key_bytes)} bytes are not a public key of type {self.algorithm:#04x}.")
         object.__setattr__(self, "key_id", _key_id(self.name, self.algorithm, self.key_bytes))
 
@@ -161,7 +161,7 @@ class SignerKey:
 
     def __post_init__(self) -> None:
         check_name(self.name, "The name of a key")
-        if self.algorithm not in PUBLIC_KEY_BYTES or len(self.seed) != SEED_BYTES:
+        if self.algorithm not in _PUBLIC_KEY_BYTES or len(self.seed) != SEED_BYTES:
             raise Malformed(f"A signer key has a known type and a seed of {SEED_BYTES} bytes; this has not.")
         private = _load_private(self.algorithm, self.seed)
         object.__setattr__(self, "_private", private)

@@ -15,7 +15,15 @@ from klingai_audit.tlog.merkle import leaf_hash, verify_inclusion
 from klingai_audit.tlog.note import MAX_NOTE_BYTES, parse_note
 from klingai_audit.tlog.strict import MAX_SIZE, check_hash, format_base64, parse_base64, parse_decimal, parse_hash
 
-__all__ = ["MAX_PROOF_HASHES", "TlogProof", "parse_proof", "verify_leaf_proof", "verify_proof"]
+__all__ = [
+    "MAX_EXTRA_BYTES",
+    "MAX_PROOF_BYTES",
+    "MAX_PROOF_HASHES",
+    "TlogProof",
+    "parse_proof",
+    "verify_leaf_proof",
+    "verify_proof",
+]
 
 MAX_PROOF_HASHES = 63  # a tree below 2**63 entries is at most 63 levels high
 MAX_EXTRA_BYTES = 1_000_000  # ours; the draft names no limit
