@@ -37,8 +37,9 @@ PLANTED = [
     ("src/klingai_audit/stores/a.py", "import klingai_audit.ledger.storekeeper", "imports"),
     ("src/klingai_audit/kling/simulator/a.py", "from klingai_audit.kling import client", "imports"),
     ("src/klingai_audit/tlog/a.py", "from klingai_audit import durable", "imports"),
-    ("src/klingai_audit/event/a.py", "LIMIT = 1", "exports"),
-    ("src/klingai_audit/event/a.py", "__all__ = ['a']\nb = a = 1", "exports"),
+    ("src/klingai_audit/event/a.py", "def run(): ...", "exports"),
+    ("src/klingai_audit/event/a.py", "Reader = Callable[[int], bytes]", "exports"),
+    ("src/klingai_audit/event/a.py", "__all__ = ['a']\nB = b = a = 1", "exports"),
     ("src/klingai_audit/event/a.py", "__all__ = ['a', 'b']\na = 1", "exports"),
     ("src/klingai_audit/event/__init__.py", "__all__ = []\nfrom klingai_audit.event.record import Event", "exports"),
     ("src/klingai_audit/event/a.py", "__all__ = ['A']\nclass A:\n  def run(self): ...", "docstring"),
@@ -64,7 +65,8 @@ INNOCENT = [
     ("src/klingai_audit/kling/simulator/a.py", "from klingai_audit.kling.simulator.clock import Clock"),
     ("src/klingai_audit/event/a.py", "import os\n__all__ = ['A']\nclass A:\n  def run(self): 'Doc.'"),
     ("src/klingai_audit/event/a.py", "__all__ = ['A']\nclass A:\n  def wait(self): ..."),
-    ("src/klingai_audit/event/_a.py", "LIMIT = 1"),
+    ("src/klingai_audit/event/_a.py", "def run(): ..."),
+    ("src/klingai_audit/event/a.py", "MAX_BYTES = 1"),
     ("src/klingai_audit/event/__init__.py", "from klingai_audit.event.record import Event\n__all__ = ['Event']"),
     ("tests/unit/test_a.py", "def test_a():\n  'Doc.'\n  assert 1"),
     ("tests/unit/test_a.py", "pytest.skip('only on macOS')"),
@@ -123,7 +125,9 @@ def test_breaches_end_the_command_with_failure(tmp_path: Path) -> None:
     script.write_text(Path(check_source.__file__).read_text())
     package = tmp_path / "src" / "klingai_audit"
     package.mkdir(parents=True)
-    (package / "durable.py").write_text(WORDY + "open('x', 'w')\n")
+    for allowed in check_source.MAY_WRITE:
+        (tmp_path / allowed).parent.mkdir(exist_ok=True)
+        (tmp_path / allowed).write_text(WORDY + "open('x', 'w')\n")
     (package / "late.py").write_text(WORDY + "open('x', 'w')\n")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     expected = "src/klingai_audit/late.py:4: writes: `open`: files are written through durable.FileOps\n"
