@@ -97,7 +97,7 @@ class Credentials:
         secret = self.access_keys.get(issuer) if isinstance(issuer, str) else None
         if secret is None or issuer in self.revoked:
             return Refusal(1002)
-        if not hmac.compare_digest(_signature(f"{parts[0]}.{parts[1]}", secret), parts[2]):
+        if not hmac.compare_digest(_signature(f"{parts[0]}.{parts[1]}", secret).encode(), parts[2].encode()):
             return Refusal(1002)
         expires, not_before = claims.get("exp"), claims.get("nbf", 0)
         if not _is_number(expires) or not _is_number(not_before):

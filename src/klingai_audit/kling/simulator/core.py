@@ -22,7 +22,7 @@ from klingai_audit.kling.simulator.product import Product
 from klingai_audit.kling.simulator.routes import Call, find_route, normalise
 from klingai_audit.kling.simulator.tasks import Order, Output, Task, TaskBook
 
-MAX_KEPT_REQUESTS = 100_000
+MAX_KEPT_REQUESTS = 10_000
 MAX_KEPT_BODY = 64 * 1024
 LINK_LIFETIME_MS = 30 * 24 * 3600 * 1000  # sheet section 6: results are cleared after 30 days
 MEDIA_ROOT = "/media/"
@@ -61,6 +61,7 @@ class Simulator:
     names switched off), `rate_limit` ((creates, seconds) or None), `queue_seconds` and
     `render_seconds` (of each new task, divided by the clock's speed), `media_redirects`
     (redirect hops before a download's bytes), `prefix` (optional path prefix, e.g. `/kling`).
+    `requests` holds the last requests, at least 5,000 of them; `book` the tasks.
     """
 
     def __init__(self, clock: Clock | None = None, *, prefix: str = "") -> None:

@@ -100,7 +100,7 @@ def success(data: Any) -> Response:
 
 def _envelope(status: int, head: dict[str, Any], **data: Any) -> Response:
     body = {**head, "request_id": str(uuid.uuid4()), **data}
-    return Response(status, json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode())
+    return Response(status, json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
 
 
 def parse_object(body: bytes) -> dict[str, Any] | Refusal:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from klingai_audit.kling.simulator import records
 from klingai_audit.kling.simulator.auth import Identity
@@ -73,7 +74,7 @@ def find_route(path: str) -> Route | None:
     parent, _, last = path.rpartition("/")
     product = PRODUCTS.get(parent)
     if product is not None and product.generation == "legacy":
-        return Route({"GET": lambda call: _legacy_single(product, call)}, tokens=True, rest=last)
+        return Route({"GET": lambda call: _legacy_single(product, call)}, tokens=True, rest=unquote(last))
     return None
 
 

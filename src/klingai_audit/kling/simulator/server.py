@@ -20,6 +20,7 @@ from klingai_audit.kling.simulator.messages import Request, Response
 MAX_BODY_BYTES = 256 * 1024 * 1024  # several images of 50 MB as base64 in one body
 MAX_LINE = 1024
 IDLE_SECONDS = 120
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -96,8 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, response: Response, truncate: int | None = None) -> None:
         """Write head and body in one go; `truncate` cuts the body but not the announced length."""
-        status = HTTPStatus(response.status)
-        lines = [f"HTTP/1.1 {status.value} {status.phrase}", f"Date: {formatdate(usegmt=True)}"]
+        phrase = _PHRASES.get(response.status, "Unknown")
+        lines = [f"HTTP/1.1 {int(response.status)} {phrase}", f"Date: {formatdate(usegmt=True)}"]
         lines += [f"Content-Type: {response.content_type}", f"Content-Length: {len(response.body)}"]
         lines += [f"{name}: {value}" for name, value in response.headers]
         if self.close_connection:

@@ -100,6 +100,7 @@ class TaskBook:
         self._tasks: list[Task] = []
         self._by_id: dict[str, Task] = {}
         self._by_external_id: dict[str, Task] = {}
+        self._running: list[Task] = []
         self._last_id = 0
 
     def new_id(self, now_ms: int) -> str:
@@ -110,6 +111,7 @@ class TaskBook:
     def add(self, task: Task) -> None:
         """Keep a task. Requires: its external id, if any, is free."""
         self._tasks.append(task)
+        self._running.append(task)
         self._by_id[task.task_id] = task
         if task.order.external_id:
             self._by_external_id[task.order.external_id] = task
@@ -130,11 +132,8 @@ class TaskBook:
 
     def slots_in_use(self, pack: str, version: str, now_ms: int) -> int:
         """Concurrency slots held by unfinished tasks of one pack type and model version."""
-        return sum(
-            task.order.slots
-            for task in self._tasks
-            if task.pack == pack and task.order.version == version and not task.ended(now_ms)
-        )
+        self._running = [task for task in self._running if not task.ended(now_ms)]
+        return sum(task.order.slots for task in self._running if task.pack == pack and task.order.version == version)
 
     def __iter__(self) -> Iterator[Task]:
         return iter(list(self._tasks))
