@@ -29,15 +29,12 @@ PER_CLIP: Mapping[str, Mapping[str, tuple[str, str]]] = {
 """Model version -> resolution -> units for a clip of 5 and of 10 seconds."""
 
 
-def video_units(version: str, resolution: str, *, audio: bool, seconds: int) -> Decimal | None:
-    """Units for one video of `seconds` ordered seconds; None where the list has no price."""
+def video_units(version: str, resolution: str, *, audio: bool, seconds: int) -> Decimal:
+    """Units for one video of `seconds` ordered seconds. Requires: the list has a price for it."""
     if version in PER_CLIP:
-        clip = PER_CLIP[version].get(resolution)
-        if clip is None or audio or seconds not in (5, 10):
-            return None
-        return Decimal(clip[0] if seconds == 5 else clip[1])
-    rate = PER_SECOND.get(version, {}).get((resolution, audio))
-    return None if rate is None else Decimal(rate) * seconds
+        short, long = PER_CLIP[version][resolution]
+        return Decimal(short if seconds == 5 else long)
+    return Decimal(PER_SECOND[version][resolution, audio]) * seconds
 
 
 def format_units(units: Decimal) -> str:

@@ -90,9 +90,6 @@ def _legacy_text_to_video(body: Body) -> Order | Refusal:
     resolution = LEGACY_RESOLUTIONS[mode]
     if model.version == "2.6" and sound:
         resolution = "1080p"  # sheet 2.1: native audio forces 1080p
-    units = video_units(model.version, resolution, audio=sound, seconds=seconds)
-    if units is None:
-        return Refusal(1201, f"The model '{name}' does not support this combination of mode, sound and duration")
     return Order(
         model=name,
         version=model.version,
@@ -101,7 +98,7 @@ def _legacy_text_to_video(body: Body) -> Order | Refusal:
         resolution=resolution,
         audio=sound,
         aspect_ratio=pick(body, "aspect_ratio", "16:9"),
-        units=units,
+        units=video_units(model.version, resolution, audio=sound, seconds=seconds),
         external_id=pick(body, "external_task_id", ""),
         callback_url=pick(body, "callback_url", ""),
         watermark=pick(body, "watermark_info.enabled") is True,
@@ -218,9 +215,6 @@ def _new_text_to_video(model: NewModel, body: Body) -> Order | Refusal:
     resolution = pick(body, "settings.resolution", "720p")
     if model.version == "2.6" and audio:
         resolution = "1080p"  # sheet 2.1: native audio forces 1080p
-    units = video_units(model.version, resolution, audio=audio, seconds=seconds)
-    if units is None:
-        return Refusal(1201, "settings is invalid: this combination is not offered")
     return Order(
         model=model.name,
         version=model.version,
@@ -229,7 +223,7 @@ def _new_text_to_video(model: NewModel, body: Body) -> Order | Refusal:
         resolution=resolution,
         audio=audio,
         aspect_ratio=pick(body, "settings.aspect_ratio", "16:9"),
-        units=units,
+        units=video_units(model.version, resolution, audio=audio, seconds=seconds),
         external_id=pick(body, "options.external_task_id", ""),
         callback_url=pick(body, "options.callback_url", ""),
         watermark=pick(body, "options.watermark_info.enabled") is True,

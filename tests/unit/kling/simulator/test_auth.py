@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import json
 
 import pytest
@@ -26,6 +28,16 @@ def _resigned(token: str, **claims: object) -> str:
     head, body, signature = token.split(".")
     changed = json.loads(base64.urlsafe_b64decode(body + "==")) | claims
     return f"{head}.{base64.urlsafe_b64encode(json.dumps(changed).encode()).decode().rstrip('=')}.{signature}"
+
+
+def _signed(claims: dict[str, object]) -> str:
+    """A well-signed token of the default AccessKey with these claims."""
+    head, body = (
+        base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
+        for part in ({"alg": "HS256"}, {"iss": DEFAULT_ACCESS_KEY} | claims)
+    )
+    signature = hmac.new(DEFAULT_SECRET_KEY.encode(), f"{head}.{body}".encode(), hashlib.sha256).digest()
+    return f"{head}.{body}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
 
 
 def test_a_minted_token_has_the_documented_parts(clock) -> None:
@@ -59,6 +71,17 @@ def test_a_token_is_only_as_good_as_its_signature(ask, clock) -> None:
         mint_token("another-key", DEFAULT_SECRET_KEY, now_ms=clock.now_ms()),
     ]
     assert [(r.status, r.code) for r in (ask("GET", LEGACY, auth=token) for token in wrong)] == [(401, 1002)] * 5
+
+
+@pytest.mark.parametrize("claims", [{}, {"exp": "soon"}, {"exp": True}, {"exp": 4e9, "nbf": "now"}], ids=str)
+def test_a_token_needs_times_that_are_numbers(claims: dict[str, object], ask) -> None:
+    """A well-signed token without an end, or with times that are no numbers, is invalid."""
+    assert ask("GET", LEGACY, auth=_signed(claims)).code == 1002
+
+
+def test_a_token_may_leave_out_its_beginning(ask) -> None:
+    """Without `nbf` a token is valid from the first moment; the end alone decides."""
+    assert ask("GET", LEGACY, auth=_signed({"exp": 4e9})).status == 200
 
 
 def test_an_unsigned_token_is_refused(ask) -> None:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from klingai_audit.errors import UsageError
-from klingai_audit.kling.simulator import ManualClock, RealClock, Simulator
+from klingai_audit.kling.simulator import ManualClock, RealClock, Simulator, core
 
 
 def test_a_task_goes_through_its_states_on_the_clock(ask, clock) -> None:
@@ -170,6 +170,17 @@ def test_a_result_needs_its_link_and_no_key(ask, clock) -> None:
     assert [ask.media(link).status for link in spoiled] == [403] * 4
 
 
+def test_there_is_nothing_to_fetch_before_success(sim, ask, clock) -> None:
+    """A link that was guessed right still leads nowhere while the task runs, and after a failure."""
+    links = []
+    for prompt in ("a lighthouse", "a doomed one"):
+        task = sim.task(ask.create(prompt))
+        links.append(sim.media_path(task, task.outputs[0], marked=False))
+    assert [ask.media(link).status for link in links] == [404, 404]
+    clock.advance(30)
+    assert [ask.media(link).status for link in links] == [200, 404]
+
+
 def test_a_link_expires_after_thirty_days(ask, clock) -> None:
     """The hotlink protection ends a link's life."""
     task_id = ask.create()
@@ -228,6 +239,14 @@ def test_every_request_is_kept_for_inspection(sim, ask) -> None:
         ("GET", "/nowhere", 404),
     ]
     assert sim.calls("DELETE") == []
+
+
+def test_old_requests_make_room(sim, ask, monkeypatch) -> None:
+    """A simulator that runs for days keeps the latest requests only."""
+    monkeypatch.setattr(core, "MAX_KEPT_REQUESTS", 10)
+    for number in range(11):
+        ask("GET", f"/number/{number}")
+    assert [seen.path for seen in sim.requests] == [f"/number/{number}" for number in range(5, 11)]
 
 
 def test_a_long_body_is_kept_as_its_digest(sim, ask) -> None:

@@ -103,6 +103,7 @@ def test_a_search_looks_back_thirty_days(ask, clock) -> None:
         {"limit": 501},
         {"start_time": "yesterday"},
         {"start_time": -1},
+        {"end_time": "tomorrow"},
         {"start_time": True},
         {"start_time": 5, "end_time": 5},
         {"cursor": "no cursor of ours"},

@@ -209,6 +209,12 @@ def test_a_client_that_leaves_mid_request_is_ignored(server: SimulatorServer, co
     assert (sim.tasks, len(sim.requests)) == ([], 1)
 
 
+def test_a_request_line_that_is_none_is_400(server: SimulatorServer, sim: Simulator) -> None:
+    """What is not HTTP reaches no route."""
+    assert b"400" in _raw(server, b"what is this?\r\n\r\n")
+    assert sim.requests == []
+
+
 def test_any_method_reaches_the_table(server: SimulatorServer) -> None:
     """Unknown methods are 404 / 1202 like the API says; HEAD gets no body."""
     line = b" /tasks HTTP/1.1\r\n" + HEAD + b"Connection: close\r\n\r\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -149,6 +150,32 @@ def test_the_new_design_refuses_what_breaks_its_table(case: str, sim, ask) -> No
     model, body, code = NEW_REFUSED[case]
     reply = ask("POST", f"/text-to-video/{model}", body)
     assert (reply.status, reply.code, sim.tasks) == (400, code, [])
+
+
+LEGACY_MODELS = ["v1", "v1-6", "v2-master", "v2-1-master", "v2-5-turbo", "v2-6", "v3"]
+COMBINATIONS = [
+    *(
+        ("/v1/videos/text2video", _legacy(model_name=f"kling-{model}", mode=mode, sound=sound, duration=duration))
+        for model, mode, sound, duration in itertools.product(
+            LEGACY_MODELS, ["std", "pro", "4k"], ["off", "on"], ["3", "5", "10", "15"]
+        )
+    ),
+    *(
+        (f"/text-to-video/kling-{model}", _new(resolution=resolution, audio=audio, duration=duration))
+        for model, resolution, audio, duration in itertools.product(
+            ["3.0-turbo", "3.0", "2.6", "2.5-turbo"], ["720p", "1080p", "4k"], ["off", "native"], [3, 5, 10, 15]
+        )
+    ),
+]
+
+
+def test_every_combination_on_offer_has_a_price(sim, ask) -> None:
+    """Whatever the tables let through, the price list knows; the rest is refused with 1201."""
+    sim.concurrency["video"] = 1000
+    answers = [ask("POST", path, body).code for path, body in COMBINATIONS]
+    assert set(answers) == {0, 1201}
+    assert [task for task in sim.tasks if task.order.units <= 0] == []
+    assert (len(sim.tasks), len(answers)) == (answers.count(0), 264)
 
 
 def test_an_order_keeps_what_was_asked_for(sim, ask) -> None:
