@@ -36,16 +36,18 @@ def check_json(value: object, pointer: str = "", *, depth: int = 0) -> None:
         fault = (exc.reason, exc.path)
     if fault is not None:
         reason, path = fault
-        raise InvalidEvent(f"{pointer}{pointer_of(reversed(path))}: {reason}")
+        raise InvalidEvent(f"{pointer}{pointer_of(reversed(path), shorten=True)}: {reason}")
 
 
-def pointer_of(path: Iterable[str | int]) -> str:
-    """Return the JSON pointer (RFC 6901) of keys and indexes for a message; long keys are shortened."""
+def pointer_of(path: Iterable[str | int], *, shorten: bool = False) -> str:
+    """Return the JSON pointer (RFC 6901) of keys and indexes; `shorten` cuts long keys, for messages."""
     out = []
     for part in path:
         token = str(part).replace("~", "~0").replace("/", "~1")
-        out.append(token if len(token) <= _POINTER_TOKEN_CHARACTERS else token[:_POINTER_TOKEN_CHARACTERS] + "…")
-    return "".join("/" + token for token in out)
+        if shorten and len(token) > _POINTER_TOKEN_CHARACTERS:
+            token = token[:_POINTER_TOKEN_CHARACTERS] + "…"
+        out.append("/" + token)
+    return "".join(out)
 
 
 class _NotJsonError(Exception):
@@ -109,7 +111,7 @@ def find_surrogate(value: Any) -> str:
             if not _encodable(key):
                 return "/"
             if inner := find_surrogate(item):
-                return pointer_of([key]) + inner.removesuffix("/")
+                return pointer_of([key], shorten=True) + inner.removesuffix("/")
     elif isinstance(value, list):
         for index, item in enumerate(value):
             if inner := find_surrogate(item):

@@ -16,7 +16,16 @@ from typing import Final
 
 from klingai_audit.errors import UnknownEventType
 
-__all__ = ["ALIASES", "CATEGORIES", "EVENT_TYPES", "EventInfo", "EventType", "canonical_type", "category_of"]
+__all__ = [
+    "ALIASES",
+    "CATEGORIES",
+    "EVENT_TYPES",
+    "EventInfo",
+    "EventType",
+    "canonical_type",
+    "category_of",
+    "is_canonical",
+]
 
 CATEGORIES: Final = ("authentication", "operations", "user", "admin", "security", "log")
 """Categories of registered types, in the order in which they are documented; own types have `custom`."""

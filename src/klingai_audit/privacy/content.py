@@ -1,0 +1,146 @@
+"""Which content the policy withholds, and texts made fit to be kept: no credentials, no content, no addresses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from klingai_audit.privacy.masks import mask_text
+from klingai_audit.privacy.secrets import REMOVED, generation, is_learned, scrub_text
+from klingai_audit.privacy.shapes import QUOTED, squash
+
+__all__ = ["Content", "cut_user_agent"]
+
+_MAX_PASSES: Final = 4
+_CACHED_TEXTS: Final = 4096
+_CACHED_CHARACTERS: Final = 128
+_MAX_NESTED_JSON: Final = 8
+_MAX_AGENT_CHARACTERS: Final = 64
+
+# Hexadecimal digests, UUIDs and decimal ids: no rule but the learned secrets can apply to them.
+_IDENTIFIER: Final = re.compile(r"[0-9a-f-]{0,128}", re.ASCII).fullmatch
+_JSON_OPENS: Final = frozenset('{["')
+_AGENT: Final = re.compile(
+    r"\s*([A-Za-z][\w.+-]*+)(?:/v?(\d{1,5})(?!\d)[^\s]*|/[^\s]*)?(?:\s.*)?", re.ASCII | re.DOTALL
+).fullmatch
+
+
+class Content:
+    """The policy's names of content, applied to keys and texts. May be shared by threads.
+
+    `names` are lowercase with `_`; a leading `*` stands for any beginning.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        exact = [name for name in names if not name.startswith("*")]
+        ends = [name[1:] for name in names if name.startswith("*")]
+        self._exact = frozenset(squash(name) for name in exact)
+        self._ends = tuple(squash(name) for name in ends)
+        self._in_text = _text_rule(exact, ends)
+        self._clean: set[str] = set()
+        self._generation = generation()
+
+    def names(self, key: str) -> bool:
+        """Tell whether values under `key` are content, in any spelling of the name."""
+        squashed = squash(key[-128:])
+        return squashed in self._exact or (bool(self._ends) and squashed.endswith(self._ends))
+
+    def clean(self, text: str) -> str:
+        """Return `text` as it may be kept in an entry; cleaning twice gives what cleaning once gives."""
+        if text in self._clean and self._generation == generation():
+            return text
+        if _IDENTIFIER(text) is not None and not is_learned(text):
+            return text
+        return self._cleaned(text)
+
+    def _cleaned(self, text: str) -> str:
+        if self.in_json(text):
+            return REMOVED
+        fresh = text
+        for _ in range(_MAX_PASSES):
+            former, fresh = fresh, self._one_pass(fresh)
+            if fresh == former:
+                break
+        else:
+            return REMOVED
+        if fresh == text and len(text) <= _CACHED_CHARACTERS:
+            self._remember(text)
+        return fresh
+
+    def _one_pass(self, text: str) -> str:
+        text = scrub_text(text)
+        if self._in_text is not None and ("=" in text or ":" in text):
+            text = self._in_text.sub(_remove_value, text)
+        return mask_text(text)
+
+    def _remember(self, text: str) -> None:
+        """Keep a text that needed no change; what was learned later, or too many of them, starts anew."""
+        if self._generation != generation() or len(self._clean) >= _CACHED_TEXTS:
+            self._generation = generation()
+            self._clean = set()
+        self._clean.add(text)
+
+    def in_json(self, text: str) -> bool:
+        """Tell whether `text` is JSON that holds content under one of the names, at any depth, also as text in text."""
+        return self._in_json(text, 0)
+
+    def _in_json(self, text: str, nested: int) -> bool:
+        if nested >= _MAX_NESTED_JSON or len(text) < 2 or text.lstrip()[:1] not in _JSON_OPENS:
+            return False
+        try:
+            value = msgspec.json.decode(text)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return False
+        return self._in_value(value, nested)
+
+    def _in_value(self, value: Any, nested: int) -> bool:
+        if isinstance(value, str):
+            return self._in_json(value, nested + 1)
+        if isinstance(value, Mapping):
+            return any(
+                (self.names(key) and not isinstance(item, bool) and item not in (None, "", REMOVED))
+                or self._in_value(item, nested)
+                for key, item in value.items()
+            )
+        return isinstance(value, list) and any(self._in_value(item, nested) for item in value)
+
+
+def _text_rule(exact: list[str], ends: list[str]) -> re.Pattern[str] | None:
+    """Build the rule that finds content in running text: quoted or after `=`, and prompts up to the line's end."""
+    cores = [r"(?<![A-Za-z0-9])" + _loosely(name) for name in exact] + [_loosely(name.lstrip("_")) for name in ends]
+    if not cores:
+        return None
+    cores.sort(key=len, reverse=True)
+    sign = r"\\{0,63}[\"']?\s{0,8}"
+    return re.compile(
+        rf"(?:{'|'.join(cores)})(?:(?<=prompt){sign}(?:=>|[:=])\s{{0,8}}(?P<line>(?!\\{{0,63}}[\"'])[^\n\"'&]++)"
+        rf"|{sign}(?:=>|[:=])\s{{0,8}}(?P<quoted>{QUOTED})|=(?P<bare>[^\s\"'&;]++))",
+        re.IGNORECASE,
+    )
+
+
+def _loosely(name: str) -> str:
+    return "[_-]?".join(re.escape(part) for part in name.split("_") if part)
+
+
+def _remove_value(found: re.Match[str]) -> str:
+    form = found.lastgroup or "bare"
+    value = found[form]
+    opening = value[: len(value) - len(value.lstrip("\\\"'"))] if form == "quoted" else ""
+    content = value[len(opening) :]
+    closing = content[len(content.rstrip("\\")) :] if form == "quoted" else ""
+    if not content[: len(content) - len(closing)].strip() or content.startswith(REMOVED):
+        return found.group()
+    return found.group()[: found.start(form) - found.start()] + opening + REMOVED + closing
+
+
+def cut_user_agent(text: str) -> str:
+    """Return product and major version of a user agent: `python-httpx/0`; `[removed]` if there is no product."""
+    found = _AGENT(text)
+    if found is None:
+        return REMOVED
+    product, major = found.group(1)[:_MAX_AGENT_CHARACTERS], found.group(2)
+    return product if major is None else f"{product}/{major}"

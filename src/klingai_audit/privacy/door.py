@@ -1,0 +1,248 @@
+"""The door: the only way from a draft to an `EncodedEvent`. What must not be kept does not pass.
+
+Ids of people become pseudonyms, addresses masks with a keyed reference, user agents product and major version;
+content becomes commitments, credentials go, every other text is cleaned. Source: design sections 8 and 14.4.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from msgspec import UNSET, UnsetType
+
+from klingai_audit.errors import InvalidEvent
+from klingai_audit.event.context import OWN_ACTOR, UNKNOWN_ACTOR
+from klingai_audit.event.record import Draft, EncodedEvent, Event, encode_event, format_time, new_event_id
+from klingai_audit.event.types import EVENT_TYPES, EventInfo, canonical_type
+from klingai_audit.privacy.content import Content, cut_user_agent
+from klingai_audit.privacy.entrance import Entrance, Walk
+from klingai_audit.privacy.masks import canonical_ip, is_masked_ip, mask_ip
+from klingai_audit.privacy.policy import Policy
+from klingai_audit.privacy.secrets import REMOVED, generation
+from klingai_audit.privacy.subjects import Subject, SubjectTable, is_pseudonym, normalise_id
+
+__all__ = ["Door", "missing_members"]
+
+_CREDENTIAL_DOMAIN: Final = b"klingai-audit/credential/v1\0"
+_CACHED: Final = 4096
+_TEXT_MEMBERS: Final = ("team", "project", "resource_type", "resource_id", "action", "correlation_id", "request_id")
+
+_log = logging.getLogger("klingai_audit")
+
+
+class Door:
+    """Admits drafts under one policy; may be shared by threads.
+
+    `lookup_key` are the 32 bytes of the look-up key, `clock` returns nanoseconds since 1970 UTC. Pseudonyms come
+    from `subjects`; a new person's row is durable before `admit` returns.
+    """
+
+    def __init__(
+        self, policy: Policy, subjects: SubjectTable, lookup_key: bytes, *, clock: Callable[[], int] = time.time_ns
+    ) -> None:
+        self.policy = policy
+        self._subjects = subjects
+        self._lookup_key = lookup_key
+        self._clock = clock
+        self._content = Content(policy.privacy.commit)
+        self._entrance = Entrance(self._content)
+        self._opaque = policy.privacy.actor_ids == "opaque"
+        self._warned = False
+        self._ids: dict[str, str] = {}
+        self._ids_generation = generation()
+        self._agents: dict[str, str] = {}
+        self._addresses: dict[tuple[str, str], tuple[str, str | UnsetType]] = {}
+
+    def __repr__(self) -> str:
+        return f"Door(policy={self.policy.digest[:16]})"
+
+    def admit(self, draft: Draft) -> EncodedEvent:
+        """Turn a draft, its actor resolved, into event bytes.
+
+        Raises: InvalidEvent (with UnknownEventType, EventTooLarge): names JSON pointer and type, never a value.
+        AuditUnavailable: the subject table cannot keep the actor, so the act must not happen.
+        """
+        event_type = canonical_type(draft.event_type)
+        info = EVENT_TYPES.get(event_type)
+        _check_members(draft)
+        if info is not None and (info.own or info.required):
+            _check_registered(draft, info)
+        now = self._clock()
+        event_id = draft.event_id.lower() if draft.event_id else new_event_id(now)
+        subject, actor_id = self._actor(draft, info)
+        members = [text for name in _TEXT_MEMBERS if (text := getattr(draft, name))]
+        walk = self._entrance.admit(draft.metadata, subject.key, event_id, members)
+        address, reference = self._address(draft.ip_address, subject)
+        return encode_event(
+            Event(
+                event_id=event_id,
+                timestamp=format_time(now if draft.timestamp is None else draft.timestamp),
+                event_type=event_type,
+                actor_id=actor_id,
+                actor_type=self._text(draft.actor_type, walk) or ("system" if subject.reserved else "user"),
+                on_behalf_of=self._person(draft.on_behalf_of)[1] if draft.on_behalf_of else UNSET,
+                team=self._text(draft.team, walk),
+                project=self._text(draft.project, walk),
+                resource_type=self._text(draft.resource_type, walk),
+                resource_id=self._resource(draft, walk),
+                action=self._text(draft.action, walk),
+                outcome=str.__str__(draft.outcome),
+                ip_address=address,
+                ip_ref=reference,
+                user_agent=self._agent(draft.user_agent) if draft.user_agent else UNSET,
+                correlation_id=self._text(draft.correlation_id, walk),
+                request_id=self._text(draft.request_id, walk),
+                metadata=walk.result or UNSET,
+            )
+        )
+
+    def admit_own(
+        self, event_type: str, metadata: Mapping[str, Any] | None = None, *, outcome: str = "success"
+    ) -> EncodedEvent:
+        """Encode an entry of the log about itself, actor `klingai-audit`; `metadata` is stored exactly as given.
+
+        For types of the category `log` only. The metadata must be the log's own facts (keys' public halves, notes,
+        digests, counts): nothing is withheld from it. Raises: InvalidEvent.
+        """
+        name = canonical_type(event_type)
+        info = EVENT_TYPES.get(name)
+        if info is None or info.category != "log":
+            raise InvalidEvent("/event_type: only the log's own types are written by the log itself")
+        own = Draft(event_type=name, metadata=metadata or {})
+        if missing := missing_members(own, info):
+            raise InvalidEvent(f"{name}: no value for {', '.join(missing)}")
+        now = self._clock()
+        return encode_event(
+            Event(
+                event_id=new_event_id(now),
+                timestamp=format_time(now),
+                event_type=name,
+                actor_id=OWN_ACTOR,
+                actor_type="system",
+                outcome=outcome,
+                metadata=dict(own.metadata) or UNSET,
+            )
+        )
+
+    def fingerprint(self, credential: str) -> str:
+        """Return 16 hex digits that tell credentials apart and reveal none: HMAC under the look-up key."""
+        message = _CREDENTIAL_DOMAIN + credential.encode("utf-8", "surrogatepass")
+        return hmac.digest(self._lookup_key, message, "sha256")[:8].hex()
+
+    # --- people -----------------------------------------------------------------------------------
+
+    def _actor(self, draft: Draft, info: EventInfo | None) -> tuple[Subject, str]:
+        given = draft.actor_id or UNKNOWN_ACTOR
+        subject, shown = self._person(given)
+        if subject.reserved:
+            if shown == OWN_ACTOR and (info is None or info.category != "log"):
+                raise InvalidEvent(f"/actor_id: `{OWN_ACTOR}` is the log itself", do="Name the person or the service.")
+            if shown == UNKNOWN_ACTOR:
+                self._nobody()
+        return subject, shown
+
+    def _nobody(self) -> None:
+        do = "Bind the actor: with klingai_audit.acting(…)."
+        if self.policy.privacy.unknown_actor == "refuse":
+            raise InvalidEvent("/actor_id: nobody is bound to this act, and the policy refuses that", do=do)
+        if not self._warned:
+            self._warned = True
+            _log.warning("an act that nobody is bound to is recorded with actor_id %r. %s", UNKNOWN_ACTOR, do)
+
+    def _person(self, given: str) -> tuple[Subject, str]:
+        """Return the subject of an id and how the entry shows it."""
+        if is_pseudonym(given) and (known := self._subjects.get(given)) is not None:
+            return known, given
+        safe = self._ids.get(given)
+        if safe is None or self._ids_generation != generation():
+            safe = self._safe_id(given)
+        subject = self._subjects.resolve(safe, kind="opaque" if self._opaque else "person")
+        if self._opaque and not subject.reserved and self._content.clean(safe) == safe:
+            return subject, safe
+        return subject, subject.pseudonym
+
+    def _safe_id(self, given: str) -> str:
+        """Return the normalised id, or a name with its fingerprint if it is a credential: those are kept nowhere."""
+        safe = normalise_id(given)
+        if not safe:
+            raise InvalidEvent("/actor_id, /on_behalf_of, /resource_id: an id is empty")
+        if REMOVED in self._content.clean(safe):
+            safe = f"credential:{self.fingerprint(given)}"
+        if self._ids_generation != generation() or len(self._ids) >= _CACHED:
+            self._ids_generation = generation()
+            self._ids = {}
+        self._ids[given] = safe
+        return safe
+
+    # --- other members ----------------------------------------------------------------------------
+
+    def _text(self, text: str | None, walk: Walk) -> str | UnsetType:
+        return walk.text(str.__str__(text)) if text else UNSET
+
+    def _resource(self, draft: Draft, walk: Walk) -> str | UnsetType:
+        if not draft.resource_id:
+            return UNSET
+        if draft.resource_type and draft.resource_type.strip().lower() == "user":
+            return self._person(draft.resource_id)[1]
+        return walk.text(str.__str__(draft.resource_id))
+
+    def _address(self, given: str | None, subject: Subject) -> tuple[str | UnsetType, str | UnsetType]:
+        if not given:
+            return UNSET, UNSET
+        known = self._addresses.get((subject.pseudonym, given))
+        if known is not None:
+            return known
+        found = None if is_masked_ip(given) else canonical_ip(given)
+        reference: str | UnsetType = UNSET
+        if found is not None:
+            reference = hmac.digest(subject.key, found.encode("ascii"), "sha256")[:16].hex()
+        if len(self._addresses) >= _CACHED:
+            self._addresses = {}
+        self._addresses[subject.pseudonym, given] = known = (mask_ip(given), reference)
+        return known
+
+    def _agent(self, given: str) -> str:
+        known = self._agents.get(given)
+        if known is None:
+            if len(self._agents) >= _CACHED:
+                self._agents = {}
+            clean = self._content.clean(given)
+            known = REMOVED if REMOVED in clean else self._content.clean(cut_user_agent(given))
+            self._agents[given] = known
+        return known
+
+
+def missing_members(draft: Draft, info: EventInfo) -> list[str]:
+    """Return what the event type requires and the draft has no value for; metadata keys as `metadata.<key>`."""
+    missing = []
+    for name in info.required:
+        member, _, key = name.partition(".")
+        value = draft.metadata.get(key) if member == "metadata" else getattr(draft, member)
+        if value is None or value == "":
+            missing.append(name)
+    return missing
+
+
+def _check_registered(draft: Draft, info: EventInfo) -> None:
+    if info.own:
+        raise InvalidEvent(f"/event_type: `{info.name}` is written by the log itself", do="Own types begin with x_.")
+    if missing := missing_members(draft, info):
+        raise InvalidEvent(f"{info.name}: no value for {', '.join(missing)}")
+
+
+_STRINGS: Final = (*_TEXT_MEMBERS, "actor_id", "actor_type", "on_behalf_of", "ip_address", "user_agent", "event_id")
+
+
+def _check_members(draft: Draft) -> None:
+    for name in _STRINGS:
+        value = getattr(draft, name)
+        if value is not None and not isinstance(value, str):
+            raise InvalidEvent(f"/{name}: a value of type {type(value).__name__}, expected str")
+    if not isinstance(draft.outcome, str):
+        raise InvalidEvent(f"/outcome: a value of type {type(draft.outcome).__name__}, expected str")
+    if not isinstance(draft.metadata, Mapping):
+        raise InvalidEvent(f"/metadata: a value of type {type(draft.metadata).__name__}, expected a mapping")

@@ -1,0 +1,208 @@
+"""Metadata on its way in: credentials removed, content committed to, texts cleaned, everything plain JSON.
+
+One walk per event. Nothing of a value reaches an error: errors name the JSON pointer, cleaned, and the type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from klingai_audit.errors import InvalidEvent
+from klingai_audit.event.record import MAX_DEPTH, pointer_of
+from klingai_audit.privacy.commitment import ToCommit, commit, is_commitment
+from klingai_audit.privacy.content import Content
+from klingai_audit.privacy.secrets import REMOVED, generation, is_withheld
+from klingai_audit.privacy.shapes import is_secret_name
+
+__all__ = ["Entrance", "Walk"]
+
+_PLAIN, _CONTENT, _SECRET = 0, 1, 2
+_CACHED_KEYS: Final = 4096
+_LABELS: Final = ("name", "key", "header", "field")
+_JSON_OPENS: Final = frozenset('{["')
+_MIN_ECHO: Final = 8
+_LONG_ECHO: Final = 24
+
+
+class Entrance:
+    """What the walks of one policy share: the names and a bounded cache of what keys mean."""
+
+    def __init__(self, content: Content) -> None:
+        self.content = content
+        self._keys: dict[str, tuple[str, int]] = {}
+        self._generation = generation()
+
+    def key(self, key: str) -> tuple[str, int]:
+        """Return the key as it may be kept, and what stands under it: plain, content or secret."""
+        known = self._keys.get(key)
+        if known is not None and self._generation == generation():
+            return known
+        if self._generation != generation() or len(self._keys) >= _CACHED_KEYS:
+            self._generation = generation()
+            self._keys = {}
+        role = _SECRET if is_secret_name(key) else _CONTENT if self.content.names(key) else _PLAIN
+        self._keys[key] = known = (self.content.clean(key), role)
+        return known
+
+    def admit(self, metadata: Mapping[str, Any], subject_key: bytes, event_id: str, members: list[str]) -> Walk:
+        """Walk `metadata` of one event; `members` are the event's other raw texts. Raises: InvalidEvent."""
+        walk = Walk(self, subject_key, event_id, ())
+        walk.run(metadata)
+        if walk.hidden:
+            texts = (*members, *walk.shown)
+            echoes = tuple(text for text in walk.hidden if any(text in shown for shown in texts))
+            if echoes:
+                walk = Walk(self, subject_key, event_id, echoes)
+                walk.run(metadata)
+        return walk
+
+
+class Walk:
+    """One event's way in. After `run`: `result` is plain JSON, `hidden` and `shown` the texts withheld and kept."""
+
+    __slots__ = ("_echoes", "_entrance", "_event_id", "_path", "_subject_key", "hidden", "result", "shown")
+
+    def __init__(self, entrance: Entrance, subject_key: bytes, event_id: str, echoes: tuple[str, ...]) -> None:
+        self._entrance = entrance
+        self._subject_key = subject_key
+        self._event_id = event_id
+        self._echoes = tuple(sorted(echoes, key=len, reverse=True))
+        self._path: list[str | int] = []
+        self.hidden: list[str] = []
+        self.shown: list[str] = []
+        self.result: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"Walk(<{len(self.result)} keys>)"
+
+    def run(self, metadata: Mapping[str, Any]) -> None:
+        """Fill `result`. Raises: InvalidEvent."""
+        self.result = self._object(metadata, 1)
+
+    def text(self, text: str) -> str:
+        """Return a text as it may be kept: without echoes of what this event withholds, and cleaned."""
+        for echo in self._echoes:
+            text = text.replace(echo, REMOVED)
+        return self._entrance.content.clean(text)
+
+    def _object(self, value: Mapping[Any, Any], level: int) -> dict[str, Any]:
+        if level > MAX_DEPTH:
+            raise self._refused(f"nested deeper than {MAX_DEPTH} levels")
+        out: dict[str, Any] = {}
+        path, entrance = self._path, self._entrance
+        label = _label(value) if "value" in value else None
+        for key, item in value.items():
+            if type(key) is not str:
+                if not isinstance(key, str):
+                    raise self._refused(f"a key of type {type(key).__name__}, keys are str")
+                key = str.__str__(key)  # noqa: PLW2901  # an enumeration's member becomes its text
+            clean, role = entrance.key(key)
+            if label is not None and key == "value" and role == _PLAIN:
+                role = entrance.key(label)[1]
+                name = label
+            else:
+                name = key
+            while clean in out:
+                clean += "~"
+            path.append(clean)
+            out[clean] = self._under(name, role, item, level)
+            path.pop()
+        return out
+
+    def _under(self, name: str, role: int, item: object, level: int) -> Any:
+        if role == _PLAIN:
+            return self._value(item, level)
+        if item is None or item is True or item is False:
+            return item
+        if role == _SECRET:
+            return REMOVED if is_withheld(name, item) else self._value(item, level)
+        return item if is_commitment(item) else self._commit(item)
+
+    def _value(self, value: Any, level: int) -> Any:
+        kind = type(value)
+        if kind is str:
+            return self._kept(value)
+        if kind is int or kind is bool or value is None or kind is float:
+            return value
+        if kind is dict:
+            return value if len(value) < 4 and is_commitment(value) else self._object(value, level + 1)
+        if isinstance(value, list | tuple):
+            return self._array(value, level + 1)
+        if isinstance(value, ToCommit):
+            return None if value.value is None else self._commit(value)
+        if isinstance(value, Mapping):
+            return self._object(value, level + 1)
+        # Members of enumerations and the like become what they are by value.
+        if isinstance(value, str):
+            return self._kept(str.__str__(value))
+        if isinstance(value, int):
+            return int(value)
+        if isinstance(value, float):
+            return float(value)
+        raise self._refused(f"a value of type {kind.__name__} is not JSON")
+
+    def _array(self, value: list[Any] | tuple[Any, ...], level: int) -> list[Any]:
+        if level > MAX_DEPTH:
+            raise self._refused(f"nested deeper than {MAX_DEPTH} levels")
+        role, name = _PLAIN, ""
+        if len(value) == 2 and isinstance(value[0], str):  # a header as a pair
+            name = value[0]
+            role = self._entrance.key(name)[1]
+        out = []
+        for index, item in enumerate(value):
+            self._path.append(index)
+            out.append(self._under(name, role if index else _PLAIN, item, level))
+            self._path.pop()
+        return out
+
+    def _kept(self, text: str) -> Any:
+        if text[:1] in _JSON_OPENS and self._entrance.content.in_json(text):
+            return self._commit(text)
+        if len(text) >= _MIN_ECHO:
+            self.shown.append(text)
+        return self.text(text)
+
+    def _commit(self, value: object) -> dict[str, Any]:
+        kind = None
+        if isinstance(value, ToCommit):
+            kind, value = value.type, value.value
+        if not isinstance(value, str | bytes | bytearray | memoryview):
+            value = _unwrapped(value, 0)
+        self._hide(value, 0)
+        pointer = "/metadata" + pointer_of(self._path)
+        return commit(self._subject_key, self._event_id, pointer, ToCommit(value, kind))
+
+    def _hide(self, value: object, level: int) -> None:
+        if isinstance(value, str):
+            if len(value) >= _LONG_ECHO or (len(value) >= _MIN_ECHO and (" " in value or not value.isascii())):
+                self.hidden.append(value)
+        elif level > MAX_DEPTH:
+            return
+        elif isinstance(value, Mapping):
+            for item in value.values():
+                self._hide(item, level + 1)
+        elif isinstance(value, list):
+            for item in value:
+                self._hide(item, level + 1)
+
+    def _refused(self, reason: str) -> InvalidEvent:
+        return InvalidEvent(f"/metadata{pointer_of(self._path, shorten=True)}: {reason}")
+
+
+def _label(value: Mapping[Any, Any]) -> str | None:
+    """Return the name in an object that holds a name and a value: a header or form field spelled out."""
+    return next((value[name] for name in _LABELS if isinstance(value.get(name), str)), None)
+
+
+def _unwrapped(value: Any, level: int) -> Any:
+    """Return a value to commit to as JSON values: wrappers off, tuples as arrays."""
+    if level > MAX_DEPTH:
+        return value
+    if isinstance(value, ToCommit):
+        return _unwrapped(value.value, level + 1)
+    if isinstance(value, Mapping):
+        return {key: _unwrapped(item, level + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_unwrapped(item, level + 1) for item in value]
+    return value

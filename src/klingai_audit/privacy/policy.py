@@ -1,0 +1,193 @@
+"""The policy: what is withheld, what happens when recording fails, what verification demands. Data, not code.
+
+`init` writes `Policy.DEFAULT_TEXT` as policy.toml into the keys folder; its SHA-256 is named in `log_opened` and in
+every `policy_updated`. Tables and keys that this version does not know are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
+
+import msgspec
+
+from klingai_audit.errors import InvalidPolicy, StorageError
+
+__all__ = ["EVENT_CLASSES", "FailurePolicy", "Policy", "PrivacyPolicy", "RetentionPolicy", "VerifyPolicy"]
+
+_Failure = Literal["refuse", "warn"]
+
+_NAME: Final = re.compile(r"\*?[a-z0-9_]{2,64}").fullmatch
+_MAX_POLICY_BYTES: Final = 65_536
+
+_DEFAULT_TEXT: Final = """\
+# Policy of this audit log. Its SHA-256 is named in the log each time a writer opens it.
+# Unknown tables and keys are refused. Remove a line to get its default, which is what stands here.
+
+[privacy]
+# Metadata under these names enters as commitment (salted digest and length), at any depth and in any spelling
+# (negative_prompt, negativePrompt). A leading * stands for any beginning.
+commit = [
+  "prompt", "*_prompt", "multi_prompt", "lyrics", "query", "text", "message", "*_message", "message_text",
+  "task_status_msg", "image", "image_tail", "images", "image_list", "video", "videos", "video_list", "audio",
+  "audios", "audio_list", "sound_file", "mask", "static_mask", "dynamic_masks", "url", "urls", "*_url", "*_urls",
+]
+# "personal": actor ids become pseudonyms. "opaque": you declare that ids name no person (service names);
+# they are then kept as they are, except what looks like an e-mail address, an IP address or a credential.
+actor_ids = "personal"
+# An act that nobody is bound to: "warn" records it as actor "unknown" and warns once; "refuse" refuses it.
+unknown_actor = "warn"
+# Queries, exports and reports by the command line: "record" writes an entry for each, "off" says it did not.
+reads = "off"
+# Polls of a task: "changes" writes an entry when the status changes, "all" for each poll.
+record_reads = "changes"
+
+[failure]
+# What happens to an act that cannot be recorded: "refuse" (it does not happen) or "warn" (it happens, is counted,
+# and the count is recorded when recording works again).
+paid_create = "refuse"
+credentials = "refuse"
+admin = "refuse"
+export = "refuse"
+unseal = "refuse"
+download = "refuse"
+delete = "refuse"
+read = "warn"
+log = "refuse"
+
+[verify]
+# Entries that no signed checkpoint covers, while no writer is at work, break the log (true) or are a note (false).
+require_checkpoint = true
+# A new signing key each UTC day ("daily"), or only on request ("never").
+epoch_rotation = "daily"
+
+[retention]
+# No settings in this version: entries are kept.
+"""
+
+
+class PrivacyPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What enters in which form. `commit` holds metadata names, lowercase with `_`, a leading `*` for any beginning."""
+
+    commit: tuple[str, ...] = ()
+    actor_ids: Literal["personal", "opaque"] = "personal"
+    unknown_actor: Literal["warn", "refuse"] = "warn"
+    reads: Literal["off", "record"] = "off"
+    record_reads: Literal["changes", "all"] = "changes"
+
+
+class FailurePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What happens to an act of each class that cannot be recorded."""
+
+    paid_create: _Failure = "refuse"
+    credentials: _Failure = "refuse"
+    admin: _Failure = "refuse"
+    export: _Failure = "refuse"
+    unseal: _Failure = "refuse"
+    download: _Failure = "refuse"
+    delete: _Failure = "refuse"
+    read: _Failure = "warn"
+    log: _Failure = "refuse"
+
+    def for_class(self, cls: str) -> _Failure:
+        """Return `refuse` or `warn` for an event class; a class that is not known is refused."""
+        return getattr(self, cls) if cls in EVENT_CLASSES else "refuse"
+
+
+EVENT_CLASSES: Final[tuple[str, ...]] = FailurePolicy.__struct_fields__
+"""Names of the event classes that the failure policy tells apart."""
+
+
+class VerifyPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What verification demands beyond the format, and how long a signing key lives."""
+
+    require_checkpoint: bool = True
+    epoch_rotation: Literal["daily", "never"] = "daily"
+
+
+class RetentionPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """No settings in this version: entries are kept."""
+
+
+class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    privacy: PrivacyPolicy = PrivacyPolicy()
+    failure: FailurePolicy = FailurePolicy()
+    verify: VerifyPolicy = VerifyPolicy()
+    retention: RetentionPolicy = RetentionPolicy()
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of the policy; `digest` is the SHA-256 of the file's bytes as 64 lowercase hex digits."""
+
+    DEFAULT_TEXT: ClassVar[str] = _DEFAULT_TEXT
+
+    privacy: PrivacyPolicy
+    failure: FailurePolicy
+    verify: VerifyPolicy
+    retention: RetentionPolicy
+    digest: str
+
+    @classmethod
+    def default(cls) -> Policy:
+        """Return the policy that `init` writes."""
+        return cls.parse(_DEFAULT_TEXT.encode())
+
+    @classmethod
+    def load(cls, path: Path | None) -> Policy:
+        """Read a policy.toml, or return the default if `path` is None.
+
+        Raises: InvalidPolicy naming the file and the key. StorageError: the file cannot be read.
+        """
+        if path is None:
+            return cls.default()
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError as exc:
+            raise InvalidPolicy(f"{path}: there is no such file", do="Run klingai-audit init, or restore it.") from exc
+        except OSError as exc:
+            raise StorageError(f"{path}: cannot be read: {exc.strerror}") from exc
+        return cls.parse(data, str(path))
+
+    @classmethod
+    def parse(cls, data: bytes, name: str = "policy.toml") -> Policy:
+        """Read the bytes of a policy file; `name` is what errors call it. Raises: InvalidPolicy."""
+        if len(data) > _MAX_POLICY_BYTES:
+            raise InvalidPolicy(f"{name}: larger than {_MAX_POLICY_BYTES:,} bytes")
+        try:
+            tables = tomllib.loads(data.decode())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
+            raise InvalidPolicy(f"{name}: not TOML in UTF-8: {exc}") from exc
+        _refuse_spool(tables, name)
+        try:
+            file = msgspec.convert(tables, _File)
+        except msgspec.ValidationError as exc:
+            raise InvalidPolicy(f"{name}: {str(exc).replace('`$.', '`')}") from exc
+        privacy = file.privacy
+        if "commit" not in tables.get("privacy", {}):
+            privacy = msgspec.structs.replace(privacy, commit=_default_names())
+        for entry in privacy.commit:
+            if _NAME(entry) is None:
+                raise InvalidPolicy(f"{name}: privacy.commit: names are lowercase letters, digits and _, `*` in front")
+        return cls(
+            privacy=privacy,
+            failure=file.failure,
+            verify=file.verify,
+            retention=file.retention,
+            digest=hashlib.sha256(data).hexdigest(),
+        )
+
+
+def _refuse_spool(tables: dict[str, Any], name: str) -> None:
+    failure = tables.get("failure")
+    if not isinstance(failure, dict):
+        return
+    for cls, value in failure.items():
+        if value == "spool":
+            raise InvalidPolicy(f"{name}: failure.{cls}: `spool` comes with a later version", do="Use refuse or warn.")
+
+
+def _default_names() -> tuple[str, ...]:
+    return tuple(tomllib.loads(_DEFAULT_TEXT)["privacy"]["commit"])

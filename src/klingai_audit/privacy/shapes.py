@@ -1,0 +1,188 @@
+"""What credentials look like: names they go by, shapes they have, places in URLs. Pure functions over text."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+__all__ = ["QUOTED", "REMOVED", "is_secret_name", "keeps_number", "scrub_shapes", "squash"]
+
+REMOVED: Final = "[removed]"
+"""What stands where something was withheld and not even a commitment is kept."""
+
+# --- names -------------------------------------------------------------------------------------------
+
+_NAME_ENDS: Final = (
+    *("apikey", "accesskey", "accesskeyid", "secretkey", "privatekey", "encryptionkey", "masterkey", "authkey"),
+    *("secret", "token", "password", "passwd", "passphrase", "passcode", "pwd", "jwt", "bearer"),
+    *("authorization", "cookie", "credential", "sessionid", "sessionkey", "webhooksignature", "signerkey"),
+)
+_NAMES: Final = frozenset({"auth", "ak", "sk", "otp", "skey"})
+_PLURALS: Final = tuple(f"{name}s" for name in _NAME_ENDS)
+_NAMES_IN_URLS: Final = frozenset(
+    {
+        *("signature", "sig", "sign", "hmac", "mac", "key", "code", "ticket", "policy", "keypairid", "nonce", "tk"),
+        *("xamzcredential", "xamzsignature", "xgoogsignature", "xgoogcredential", "xosssignature", "xosscredential"),
+    }
+)
+
+
+def squash(name: str) -> str:
+    """Return a name as it is compared: lowercase letters and digits only, so `X-Api-Key` and `apiKey` meet."""
+    return "".join(character for character in name.casefold() if character.isalnum())
+
+
+@lru_cache(maxsize=4096)
+def is_secret_name(name: str) -> bool:
+    """Tell whether values under `name` are credentials, as under `api_key`, `Authorization` or `clientSecret`."""
+    squashed = squash(name[-128:])
+    return squashed in _NAMES or squashed.endswith(_NAME_ENDS + _PLURALS)
+
+
+def keeps_number(name: str) -> bool:
+    """Tell whether a number under `name` is a count (`max_tokens`), not a credential."""
+    return squash(name[-128:]).endswith(_PLURALS)
+
+
+# --- shapes ------------------------------------------------------------------------------------------
+
+_SHAPES: Final = re.compile(
+    r"eyJ[\w-]{4,512}+\.[\w-]{4,}+(?:\.[\w-]*+){0,3}"  # JWT; JWE has five parts
+    r"|api-key-\w{2,16}-[\w-]{3,}+"
+    r"|sim-(?:api|access|secret)-key[\w-]*+"  # the simulator's own
+    r"|whsec_[\w+/=-]{6,}+"
+    r"|PRIVATE\+KEY\+[^\s\"'\\]++"  # Go note signer
+    r"|AGE-SECRET-KEY-1[0-9A-Z]++"
+    r"|(?<![A-Za-z0-9])[sr]k[-_](?=[A-Za-z_-]{0,64}+\d)[\w-]{12,}+"
+    r"|gh[pousr]_[A-Za-z0-9]{16,}+|github_pat_\w{16,}+|glpat-[\w-]{16,}+"
+    r"|xox[a-z]-[\w-]{10,}+"
+    r"|(?<![A-Za-z0-9])A(?:KIA|SIA)[0-9A-Z]{16}(?![A-Za-z0-9])"
+    r"|(?<![A-Za-z0-9])(?:LTAI|AKID)[0-9A-Za-z]{12,}+"
+    r"|AIza[\w-]{30,}+|ya29\.[\w-]{20,}+"
+    r"|(?<![A-Za-z0-9])(?:hf|npm|r8)_[A-Za-z0-9]{20,}+|pypi-[\w-]{40,}+",
+    re.ASCII,
+)
+_SCHEME: Final = re.compile(r"\b(bearer|basic)((?:\s|%20|\+){1,4})([\w.~+/=%-]{6,}+)", re.ASCII | re.IGNORECASE)
+
+_STRONG: Final = (
+    r"(?:api|access|secret|private|auth|encryption|master)[_\- ]?key(?:[_\- ]?id)?|pass(?:word|wd|phrase|code)|pwd"
+)
+_HEADERS: Final = r"authorization|cookie|webhook-signature"
+_WEAK: Final = r"secret|token|credential|jwt|session[_\-]?(?:id|key)"
+QUOTED: Final = r'"(?:[^"\\\n]|\\.)*+|\'(?:[^\'\\\n]|\\.)*+|\\{1,63}"[^"\n]*+|\\{1,63}\'[^\'\n]*+'
+"""Pattern of a quoted value in running text, from its opening quotation mark up to the closing one."""
+
+_KEYED: Final = re.compile(
+    rf"(?:(?P<strong>{_STRONG})|(?P<header>{_HEADERS})|(?P<weak>{_WEAK}))"
+    r"(?:\\{0,63}[\"']?\s{0,8}(?P<sign>=>|[:=])(?P<space>\s{0,8})|\\{0,63}[\"']\s{0,8},\s{0,8}(?=b?\\{0,63}[\"']))(?:b(?=\\{0,63}[\"']))?"
+    rf"(?:(?P<quoted>{QUOTED})|(?P<line>(?(header)[^\"'\n]++|(?!)))|(?P<bare>[^\s\"'&;]++))",
+    re.IGNORECASE,
+)
+_PEM_BEGIN: Final = "-----BEGIN "
+_PEM_END: Final = "-----END "
+
+
+def scrub_shapes(text: str) -> str:
+    """Return `text` with everything that looks like a credential replaced by `[removed]`, in one pass."""
+    if _PEM_BEGIN in text:
+        text = _scrub_pem(text)
+    if "://" in text:
+        text = _URL.sub(_clean_url, text)
+    text = _SHAPES.sub(REMOVED, text)
+    lowered = text.lower()
+    if "bearer" in lowered or "basic" in lowered:
+        text = _SCHEME.sub(_clean_scheme, text)
+    if "=" in text or ":" in text or '"' in text or "'" in text:
+        text = _KEYED.sub(_clean_keyed, text)
+    return text
+
+
+def _scrub_pem(text: str) -> str:
+    """Remove private key blocks; one without an end is removed up to the end of the text."""
+    out, position = [], 0
+    while (begin := text.find(_PEM_BEGIN, position)) >= 0:
+        if "PRIVATE KEY" not in text[begin : begin + 64]:
+            out.append(text[position : begin + len(_PEM_BEGIN)])
+            position = begin + len(_PEM_BEGIN)
+            continue
+        out += (text[position:begin], REMOVED)
+        end = text.find(_PEM_END, begin)
+        close = -1 if end < 0 else text.find("-----", end + len(_PEM_END))
+        position = len(text) if close < 0 else close + 5
+    return "".join(out) + text[position:]
+
+
+def _clean_scheme(found: re.Match[str]) -> str:
+    scheme, space, value = found.groups()
+    return (
+        scheme + space + REMOVED
+        if _looks_secret(value, hyphen=scheme[0] in "bB" and scheme[1] in "eE")
+        else found.group()
+    )
+
+
+def _looks_secret(value: str, *, hyphen: bool = True) -> bool:
+    """Tell a credential from a word: a digit, an inner capital, a sign that words do not have, or 20 characters."""
+    core = value.strip(".,;:!?()[]{}<>\"'")
+    if len(core) >= 20 or any(character in "0123456789_=+%@#$&*" for character in core):
+        return True
+    if hyphen and "-" in core:
+        return True
+    return core[1:] != core[1:].lower() and core != core.upper()
+
+
+def _clean_keyed(found: re.Match[str]) -> str:
+    begin = found.start()
+    for form in ("quoted", "line", "bare"):
+        value = found[form]
+        if value is None:
+            continue
+        opening = value[: len(value) - len(value.lstrip("\\\"'"))] if form == "quoted" else ""
+        kept = found.group()[: found.start(form) - begin] + opening
+        content = value[len(opening) :]
+        closing = content[len(content.rstrip("\\")) :] if form == "quoted" else ""
+        core = content[: len(content) - len(closing)]
+        if not core.strip() or core.startswith(REMOVED):
+            return found.group()
+        prose = form == "bare" and found["weak"] and found["sign"] == ":" and found["space"]
+        followed = found.string[found.end() : found.end() + 2].strip(" \t")
+        if prose and followed and not _looks_secret(core):
+            return found.group()
+        return kept + REMOVED + closing
+    return found.group()
+
+
+# --- URLs --------------------------------------------------------------------------------------------
+
+_URL: Final = re.compile(r"://([^\s\"'<>`\\]++)")
+_AUTHORITY: Final = re.compile(r"[^/?#]*").match
+_SLASHED_PASSWORD: Final = re.compile(r"[^/@:?#]*+:(?!\d{1,5}(?:[/?#]|$))[^@]*+@").match
+_PARAMETER: Final = re.compile(r"([?&;#])([^=&;?#]{1,64})=([^&;?#]*+)")
+_OPAQUE: Final = re.compile(r"(?=[^0-9]*[0-9])(?=[^A-Za-z]*[A-Za-z])[\w.~+/=%-]{16,}", re.ASCII).fullmatch
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
+
+
+def _clean_url(found: re.Match[str]) -> str:
+    rest = found.group(1)
+    authority = _AUTHORITY(rest)
+    end = 0 if authority is None else authority.group().rfind("@") + 1
+    if not end and (slashed := _SLASHED_PASSWORD(rest)) is not None:
+        end = slashed.end()
+    if end:
+        rest = f"{REMOVED}@{rest[end:]}"
+    if "=" in rest:
+        rest = _PARAMETER.sub(_clean_parameter, rest)
+    return "://" + rest
+
+
+def _clean_parameter(found: re.Match[str]) -> str:
+    mark, name, value = found.groups()
+    if not value or not (_is_url_secret(name) or (_OPAQUE(value) and not _UUID(value))):
+        return found.group()
+    return f"{mark}{name}={REMOVED}"
+
+
+@lru_cache(maxsize=1024)
+def _is_url_secret(name: str) -> bool:
+    return is_secret_name(name) or squash(name) in _NAMES_IN_URLS

@@ -1,0 +1,282 @@
+"""The subject table: who stands behind a pseudonym, with the key that makes this person's data readable.
+
+HMAC-SHA-256(look-up key, normalised id) → pseudonym (128 random bits), a random 256-bit subject key, and the id
+sealed under it with AES-256-GCM. Erasing the row makes pseudonym, salts and sealed content meaningless. A new
+row is durable before it is returned. Two reserved rows keep `unknown` and `klingai-audit` literal.
+Source: design sections 4, 8 and 14.4.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import os
+import re
+import sqlite3
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from klingai_audit.durable import OPS, FileOps
+from klingai_audit.errors import AuditUnavailable, InvalidEvent, StorageError
+from klingai_audit.event.context import OWN_ACTOR, UNKNOWN_ACTOR, normalise_id
+from klingai_audit.privacy.database import PrivateDatabase
+from klingai_audit.privacy.masks import mask_email, mask_id, mask_ip
+
+__all__ = [
+    "MAX_ID_CHARACTERS",
+    "RESERVED",
+    "SqliteSubjects",
+    "Subject",
+    "SubjectTable",
+    "is_pseudonym",
+    "mask_email",
+    "mask_id",
+    "mask_ip",
+    "normalise_id",
+]
+
+RESERVED: Final = (UNKNOWN_ACTOR, OWN_ACTOR)
+"""Ids that are their own pseudonym."""
+
+MAX_ID_CHARACTERS: Final = 512
+"""Longest id of a subject."""
+
+_CACHE_ENTRIES: Final = 100_000
+_KEY_BYTES: Final = 32
+_NONCE_BYTES: Final = 12
+_APPLICATION_ID: Final = 0x6B6C6175  # "klau"
+_VERSION: Final = 1
+_SEAL_DOMAIN: Final = b"klingai-audit/subject/v1\0"
+_PSEUDONYM: Final = re.compile(r"p_[A-Za-z0-9_-]{21}[AQgw]").fullmatch
+
+_SCHEMA: Final = f"""
+CREATE TABLE IF NOT EXISTS subjects (
+    lookup BLOB NOT NULL PRIMARY KEY CHECK (length(lookup) = 32),
+    pseudonym TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    key BLOB NOT NULL CHECK (length(key) = 32),
+    sealed BLOB NOT NULL,
+    reserved INTEGER NOT NULL CHECK (reserved IN (0, 1))
+) WITHOUT ROWID;
+PRAGMA application_id = {_APPLICATION_ID};
+PRAGMA user_version = {_VERSION};
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One row: the pseudonym, the 32-byte subject key (never shown), and whether the row is a reserved one."""
+
+    pseudonym: str
+    key: bytes = field(repr=False)
+    reserved: bool = False
+
+
+class SubjectTable(Protocol):
+    """What the rest of the product needs of a subject table. Every method may be called from any thread."""
+
+    def resolve(self, id: str, *, kind: str = "person") -> Subject:
+        """Return the subject of an id, created if new; a new row is durable on return.
+
+        Raises: AuditUnavailable: the row cannot be written or read, so the act must not happen.
+        """
+        ...
+
+    def find(self, id: str) -> Subject | None:
+        """Return the subject of an id, or None; writes nothing. Raises: StorageError."""
+        ...
+
+    def get(self, pseudonym: str) -> Subject | None:
+        """Return the subject behind a pseudonym, or None (never known, or erased). Raises: StorageError."""
+        ...
+
+    def reveal(self, pseudonym: str) -> str | None:
+        """Return the id behind a pseudonym, or None (never known, or erased). Raises: StorageError."""
+        ...
+
+    def pseudonyms(self) -> list[str]:
+        """Return all pseudonyms, sorted, reserved ones included. Raises: StorageError."""
+        ...
+
+    def close(self) -> None:
+        """Release the table; a later call opens it again."""
+        ...
+
+    def after_fork(self) -> None:
+        """In a forked child: drop what was inherited; the next call opens the table anew."""
+        ...
+
+
+def is_pseudonym(text: str) -> bool:
+    """Tell whether `text` has the form of a pseudonym: `p_` and 22 characters base64url of 128 bits."""
+    return _PSEUDONYM(text) is not None
+
+
+class SqliteSubjects:
+    """The subject table in one SQLite file of mode 0600.
+
+    `lookup_key` are the 32 bytes of the keys folder's look-up key. A missing file is created unless `create` is
+    False or the table is opened read-only. Several threads and processes may use one file; a race on a new id
+    gives one row. `busy_seconds` is how long another process's lock is waited for.
+    Raises: LogNotFound: no table where one was expected. UnsafePermissions, StorageError: see PrivateDatabase.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        lookup_key: bytes,
+        read_only: bool = False,  # noqa: FBT001, FBT002  # the contract's order
+        *,
+        create: bool = True,
+        busy_seconds: float = 10.0,
+        ops: FileOps = OPS,
+    ) -> None:
+        if len(lookup_key) != _KEY_BYTES:
+            raise StorageError(f"the look-up key of {path} has {len(lookup_key)} bytes, expected {_KEY_BYTES}")
+        self._lookup_key = lookup_key
+        self._cache: dict[str, Subject] = {}
+        self._file = PrivateDatabase(
+            path,
+            "subject table",
+            self._prepare,
+            ops,
+            read_only=read_only,
+            create=create and not read_only,
+            busy_seconds=busy_seconds,
+        )
+        with self._file.session(writing=not read_only):
+            pass
+
+    @property
+    def path(self) -> Path:
+        """The absolute path of the file."""
+        return self._file.path
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the table was opened for reading only."""
+        return self._file.read_only
+
+    def __repr__(self) -> str:
+        return f"SqliteSubjects({str(self.path)!r}, read_only={self.read_only})"
+
+    def resolve(self, id: str, *, kind: str = "person") -> Subject:
+        cached = self._cache.get(id)
+        if cached is not None:
+            return cached
+        normal = _checked(id)
+        with self._file.session(writing=True) as database:
+            subject = self._select(database, normal)
+            if subject is None:
+                if self.read_only:
+                    raise AuditUnavailable(
+                        f"{self.path}: the subject table is open read-only and lacks this id",
+                        do="Writers need the subject table writable.",
+                    )
+                with self._file.transaction(database):
+                    # Another process may have been first; the write lock is held from here on.
+                    subject = self._select(database, normal) or self._add(database, normal, kind)
+            self._remember(id, subject)
+        return subject
+
+    def find(self, id: str) -> Subject | None:
+        cached = self._cache.get(id)
+        if cached is not None:
+            return cached
+        normal = _checked(id)
+        with self._file.session() as database:
+            subject = self._select(database, normal)
+            if subject is not None:
+                self._remember(id, subject)
+        return subject
+
+    def get(self, pseudonym: str) -> Subject | None:
+        with self._file.session() as database:
+            row = database.execute("SELECT key, reserved FROM subjects WHERE pseudonym = ?", (pseudonym,)).fetchone()
+        return None if row is None else Subject(pseudonym, row[0], bool(row[1]))
+
+    def reveal(self, pseudonym: str) -> str | None:
+        with self._file.session() as database:
+            row = database.execute("SELECT key, sealed FROM subjects WHERE pseudonym = ?", (pseudonym,)).fetchone()
+        return None if row is None else self._unseal(pseudonym, row[0], row[1])
+
+    def pseudonyms(self) -> list[str]:
+        with self._file.session() as database:
+            return [row[0] for row in database.execute("SELECT pseudonym FROM subjects ORDER BY pseudonym")]
+
+    def close(self) -> None:
+        self._cache = {}
+        self._file.close()
+
+    def after_fork(self) -> None:
+        self._file.after_fork()
+
+    def _lookup(self, normal: str) -> bytes:
+        return hmac.digest(self._lookup_key, normal.encode("utf-8", "surrogatepass"), "sha256")
+
+    def _select(self, database: sqlite3.Connection, normal: str) -> Subject | None:
+        row = database.execute(
+            "SELECT pseudonym, key, reserved FROM subjects WHERE lookup = ?", (self._lookup(normal),)
+        ).fetchone()
+        return None if row is None else Subject(row[0], row[1], bool(row[2]))
+
+    def _add(self, database: sqlite3.Connection, normal: str, kind: str) -> Subject:
+        reserved = normal in RESERVED
+        pseudonym = normal if reserved else "p_" + base64.urlsafe_b64encode(os.urandom(16))[:22].decode("ascii")
+        key, nonce = os.urandom(_KEY_BYTES), os.urandom(_NONCE_BYTES)
+        text = normal.encode("utf-8", "surrogatepass")
+        sealed = nonce + AESGCM(key).encrypt(nonce, text, _SEAL_DOMAIN + pseudonym.encode("ascii"))
+        database.execute(
+            "INSERT INTO subjects (lookup, pseudonym, kind, key, sealed, reserved) VALUES (?, ?, ?, ?, ?, ?)",
+            (self._lookup(normal), pseudonym, kind, key, sealed, int(reserved)),
+        )
+        return Subject(pseudonym, key, reserved)
+
+    def _unseal(self, pseudonym: str, key: bytes, sealed: bytes) -> str:
+        additional = _SEAL_DOMAIN + pseudonym.encode("utf-8")
+        try:
+            text = AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], additional)
+            return text.decode("utf-8", "surrogatepass")
+        except (InvalidTag, ValueError) as exc:
+            raise StorageError(
+                f"{self.path}: the sealed id of {pseudonym} does not open under its own key",
+                do="The subject table was changed from outside: preserve it, and restore a backup.",
+            ) from exc
+
+    def _remember(self, id: str, subject: Subject) -> None:
+        if len(self._cache) >= _CACHE_ENTRIES:
+            del self._cache[next(iter(self._cache))]
+        self._cache[id] = subject
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
+        """Make the table if it may be made, and check that it belongs to the look-up key."""
+        present = database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'subjects'").fetchone()
+        if present is None:
+            if not self._file.create:
+                raise self._file.missing()
+            with self._file.transaction(database):
+                for statement in _SCHEMA.split(";"):
+                    database.execute(statement)
+                for name in RESERVED:
+                    if self._select(database, name) is None:
+                        self._add(database, name, "system")
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version != _VERSION:
+            raise StorageError(f"{self.path}: subject table of version {version}, this program knows {_VERSION}")
+        row = database.execute("SELECT lookup FROM subjects WHERE pseudonym = ?", (UNKNOWN_ACTOR,)).fetchone()
+        if row is None or row[0] != self._lookup(UNKNOWN_ACTOR):
+            raise StorageError(
+                f"{self.path}: the look-up key is not the one that this subject table was made with",
+                do="Use the keys folder that belongs to this table.",
+            )
+
+
+def _checked(text: str) -> str:
+    normal = normalise_id(text)
+    if not normal or len(normal) > MAX_ID_CHARACTERS:
+        raise InvalidEvent(f"an id is empty or longer than {MAX_ID_CHARACTERS} characters")
+    return normal
