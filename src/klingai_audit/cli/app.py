@@ -1,0 +1,97 @@
+"""The table of commands and the global options, accepted before and after the command.
+
+Commands live in modules that are imported only when they run, so that `klingai-audit --help` stays quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from cyclopts import App, Group, Parameter
+
+from klingai_audit.cli.session import Session
+
+COMMANDS: Final = {
+    "demo": ("demo:demo", "Watch it work: a small team makes videos, then the log is checked and attacked."),
+    "init": ("writing:init", "Create a log and its keys."),
+    "log": ("writing:log", "Append one event."),
+    "query": ("reading:query", "Find entries."),
+    "tail": ("reading:tail", "Show the last entries, and with -f every new one."),
+    "show": ("reading:show", "Show one entry, or the whole story of one generation."),
+    "activity": ("reading:activity", "Summarise what one person did."),
+    "verify": ("trusting:verify", "Check the log against its signed tree."),
+    "drill": ("trusting:drill", "Attack a copy of the log and see what is caught."),
+    "recover": ("writing:recover", "Take the log up again after a crash or a failed sync."),
+    "simulate": ("simulating:simulate", "Serve a local Kling API."),
+}
+"""Command name → where its function is (below `klingai_audit.cli`), and what it does."""
+
+KEY_COMMANDS: Final = {
+    "show": ("keys:show", "Print the log's name and public keys."),
+    "rotate": ("keys:rotate", "End the current epoch now."),
+}
+"""The commands under `keys`."""
+
+_EVERYWHERE: Final = Parameter(group=Group("Global options (before or after the command)", sort_key=100))
+_HELP: Final = """\
+The flight recorder for Kling AI: search the log of what was done, and check that nobody changed it.
+
+Start with: klingai-audit demo
+"""
+
+
+def build_app() -> App:
+    """Return the command line; call its `.meta` with the arguments, it returns the command's exit code or None."""
+    settings: dict[str, Any] = {"help_format": "plaintext", "result_action": "return_value"}
+    app = App(
+        name="klingai-audit",
+        help=_HELP,
+        version=_version,
+        suppress_keyboard_interrupt=False,
+        default_parameter=Parameter(negative=(), show_default=False),
+        **settings,
+    )
+    _add(app, COMMANDS)
+    keys = App(name="keys", help="The log's public keys, and their rotation.", sort_key=len(COMMANDS), **settings)
+    _add(keys, KEY_COMMANDS)
+    app.command(keys)
+    app.meta.suppress_keyboard_interrupt = False
+
+    @app.meta.default
+    def launch(
+        *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+        log: Annotated[
+            str | None, _EVERYWHERE, Parameter(help="The log: a folder. Default: KLINGAI_AUDIT_LOG, else ./audit")
+        ] = None,
+        keys: Annotated[
+            str | None, _EVERYWHERE, Parameter(help="Its keys folder. Default: KLINGAI_AUDIT_KEYS, else <log>.keys")
+        ] = None,
+        state: Annotated[
+            str | None, _EVERYWHERE, Parameter(help="Its state folder. Default: KLINGAI_AUDIT_STATE, else <log>.state")
+        ] = None,
+        subjects: Annotated[
+            str | None,
+            _EVERYWHERE,
+            Parameter(help="Its table of people. Default: KLINGAI_AUDIT_SUBJECTS, else <keys>/subjects.sqlite"),
+        ] = None,
+        json: Annotated[bool, _EVERYWHERE, Parameter(negative=(), show_default=False, help="Print JSON.")] = False,
+    ) -> Any:
+        """Run one command."""
+        command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        if "session" in ignored:
+            bound.arguments["session"] = Session(log, keys, state, subjects, json)
+        return command(*bound.args, **bound.kwargs)
+
+    return app
+
+
+def _add(app: App, commands: Mapping[str, tuple[str, str]]) -> None:
+    for position, (name, (place, words)) in enumerate(commands.items()):
+        app.command(f"klingai_audit.cli.{place}", name=name, help=words, sort_key=position)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"klingai-audit {version('klingai-audit')}"

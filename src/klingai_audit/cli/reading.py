@@ -1,0 +1,181 @@
+"""`query`, `tail`, `show`, `activity`: commands that read. They need no key and change nothing unless asked to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated, Final
+
+from cyclopts import Parameter
+
+from klingai_audit.cli.options import Record, Resolve, Selection
+from klingai_audit.cli.session import Session, SessionArgument
+
+if TYPE_CHECKING:
+    from klingai_audit.ledger.reader import LogReader
+    from klingai_audit.privacy.subjects import SubjectTable
+    from klingai_audit.views.entry import ActorStyle, EntryView
+
+POLL_SECONDS: Final = 0.2
+"""How often `tail -f` looks for a new checkpoint."""
+
+
+def query(
+    *,
+    selection: Selection = Selection(),  # noqa: B008  (frozen)
+    limit: Annotated[int | None, Parameter(help="At most so many.")] = None,
+    reverse: Annotated[bool, Parameter(help="Newest first.")] = False,
+    duplicates: Annotated[bool, Parameter(help="Also entries whose event_id was seen before.")] = False,
+    resolve: Resolve = False,
+    record: Record = False,
+    session: SessionArgument,
+) -> None:
+    """Find entries. With --json: one entry a line, exactly the bytes that are stored."""
+    from klingai_audit.cli.recording import record_read
+    from klingai_audit.views.query import query as find
+
+    wanted = selection.to_filter(limit=limit, reverse=reverse, duplicates=duplicates)
+    reader, subjects = _open(session)
+    size = reader.size
+    found = find(reader.entries(0, size), wanted, subjects)
+    recorded = record_read(session, "query", selection.given(), size, asked=record)
+    printed = _print_entries(session, found, resolve=resolve)
+    if not session.as_json and not printed:
+        session.remark("No entry matches.")
+    _tell_recorded(session, recorded)
+
+
+def tail(
+    *,
+    selection: Selection = Selection(),  # noqa: B008  (frozen)
+    lines: Annotated[int, Parameter(name=("--lines", "-n"), help="How many of the last entries.")] = 10,
+    follow: Annotated[bool, Parameter(name=("--follow", "-f"), help="Go on until interrupted.")] = False,
+    resolve: Resolve = False,
+    record: Record = False,
+    session: SessionArgument,
+) -> None:
+    """Show the last entries, and with -f every new one, whichever process writes it."""
+    from klingai_audit.cli.recording import record_read
+    from klingai_audit.errors import UsageError
+    from klingai_audit.views.query import query as find
+
+    if lines < 0:
+        raise UsageError(f"--lines is {lines}.", do="Use a number of 0 or more.")
+    reader, subjects = _open(session)
+    narrowed = bool(selection.given())
+    wanted = selection.to_filter(limit=lines or None, reverse=True)
+    size = reader.size
+    newest = find(reader.entries(0 if narrowed else max(0, size - lines), size), wanted, subjects)
+    recorded = record_read(session, "tail", selection.given(), size, asked=record)
+    last = list(newest)[::-1] if lines else []
+    if not follow:
+        _print_entries(session, last, resolve=resolve)
+        _tell_recorded(session, recorded)
+        return
+    _tell_recorded(session, recorded)
+    _print_entries(session, last, resolve=resolve)
+    fresh = find(_follow(session, reader, size), selection.to_filter(), subjects)
+    _print_entries(session, fresh, resolve=resolve, head=False, flush=True)
+
+
+def show(
+    what: Annotated[str, Parameter(name="WHAT", help="A seq, an event id, or the id of a task.")],
+    /,
+    *,
+    resolve: Resolve = False,
+    record: Record = False,
+    session: SessionArgument,
+) -> None:
+    """Show one entry, or the whole story of one generation."""
+    from klingai_audit.cli.recording import record_read
+    from klingai_audit.cli.showing import draw_entry, draw_story
+    from klingai_audit.errors import UsageError
+    from klingai_audit.views.story import Story, find_shown
+
+    reader, subjects = _open(session)
+    size = reader.size
+    found = find_shown(lambda: reader.entries(0, size), reader.entry, size, what, subjects)
+    if found is None:
+        raise UsageError(
+            f"Nothing in the log is called {what!r}.", do="Give a seq, an event id or a task id; klingai-audit query"
+        )
+    recorded = record_read(session, "show", {"what": what}, size, asked=record)
+    style: ActorStyle = "id" if resolve else "mask"
+    if session.as_json:
+        entries = [step.entry for step in found.steps] if isinstance(found, Story) else [found]
+        _print_entries(session, entries, resolve=resolve)
+    elif isinstance(found, Story):
+        draw_story(session, found, style)
+    else:
+        draw_entry(session, found, reader.store.locate(found.seq), style)
+    _tell_recorded(session, recorded)
+
+
+def activity(
+    actor: Annotated[str, Parameter(name="ACTOR", help="Raw id, mask (us***@example.com) or pseudonym (p_…).")],
+    /,
+    *,
+    days: Annotated[int, Parameter(help="Period in days of 24 hours, up to now.")] = 30,
+    record: Record = False,
+    session: SessionArgument,
+) -> None:
+    """Summarise what one person did."""
+    from klingai_audit.cli.recording import record_read
+    from klingai_audit.cli.showing import draw_activity
+    from klingai_audit.views.activity import activity as summarise
+
+    reader, subjects = _open(session)
+    size = reader.size
+    summary = summarise(reader.entries(0, size), actor, days=days, subjects=subjects)
+    recorded = record_read(session, "activity", {"actor": actor, "days": days}, size, asked=record)
+    if session.as_json:
+        session.emit({**summary.to_json(), "recorded": recorded})
+    else:
+        draw_activity(session, summary)
+        _tell_recorded(session, recorded)
+
+
+def _open(session: Session) -> tuple[LogReader, SubjectTable | None]:
+    from klingai_audit.config import open_reader, open_subjects
+
+    return open_reader(session.places), open_subjects(session.places)
+
+
+def _print_entries(
+    session: Session, entries: Iterable[EntryView], *, resolve: bool, head: bool = True, flush: bool = False
+) -> int:
+    """Print entries as they come and return how many there were."""
+    count = 0
+    if session.as_json:
+        for entry in entries:
+            session.emit_line(entry.resolved_json() if resolve else entry.raw)
+            count += 1
+            if flush:
+                session.flush()
+        return count
+    from klingai_audit.cli.render import RowLayout
+
+    layout = RowLayout(session.console.width, "id" if resolve else "mask")
+    for entry in entries:
+        if head and not count:
+            session.say(layout.head())
+        session.say(layout.row(entry))
+        count += 1
+    return count
+
+
+def _follow(session: Session, reader: LogReader, size: int) -> Iterator[bytes]:
+    """Yield entries beyond `size` as checkpoints cover them, for ever; what was printed so far is flushed first."""
+    while True:
+        session.flush()
+        newest = reader.size
+        if newest > size:
+            yield from reader.entries(size, newest)
+            size = newest
+        else:
+            time.sleep(POLL_SECONDS)
+
+
+def _tell_recorded(session: Session, recorded: bool) -> None:
+    words = "This was recorded in the log." if recorded else "Not recorded in the log (--record does)."
+    session.remark(words, recorded=recorded)

@@ -1,0 +1,74 @@
+"""Reads that become entries: when asked to (`--record`), or where the log's policy records reads."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from klingai_audit.errors import KlingAuditError
+
+if TYPE_CHECKING:
+    from klingai_audit.cli.session import Session
+
+ACTOR_ENV: Final = "KLINGAI_AUDIT_ACTOR"
+"""Who is named as the reader; by default the login name of this process."""
+
+
+def record_read(session: Session, command: str, asked_for: Mapping[str, Any], size: int, *, asked: bool) -> bool:
+    """Append `log_queried` before anything is shown, if that is asked for or policy; tell whether it was.
+
+    `asked_for` are the filters; people in them become pseudonyms or masks and texts commitments at the door, as in
+    every entry. `size` is the number of entries that were looked at.
+    Raises: AuditUnavailable and LogNotFound, if it cannot be recorded: then nothing is shown.
+    """
+    if not asked and not _policy_records_reads(session):
+        return False
+    metadata = {"command": command, "tree_size": size, "filter": {name: _plain(v) for name, v in asked_for.items()}}
+    append(session, "log_queried", metadata)
+    return True
+
+
+def append(session: Session, event_type: str, metadata: Mapping[str, Any], *, outcome: str = "success") -> None:
+    """Append one entry about the log itself in the name of whoever runs this command; published on return."""
+    from klingai_audit.log import AuditLog
+
+    places = session.places
+    with AuditLog.open(
+        places.log, keys=places.keys, state=places.state, subjects=places.subjects, create=False
+    ) as audit:
+        audit.log(
+            event_type,
+            reader_id(),
+            resource_type="log",
+            resource_id=audit.origin,
+            action=str(metadata.get("command", event_type)),
+            outcome=outcome,
+            metadata=dict(metadata),
+        ).wait("published")
+
+
+def reader_id() -> str:
+    """Return the id of whoever runs this command."""
+    named = os.environ.get(ACTOR_ENV)
+    if named:
+        return named
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"
+
+
+def _policy_records_reads(session: Session) -> bool:
+    """Tell whether the log's policy wants every read recorded; a reader who cannot see the policy cannot know."""
+    from klingai_audit.privacy.policy import Policy
+
+    try:
+        return Policy.load(session.places.keys / "policy.toml").privacy.reads == "record"
+    except (OSError, KlingAuditError):
+        return False
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,142 @@
+"""Entries drawn for people: one line each, all members of one, the summary of one person.
+
+Every value from the log passes `inert` and reaches the terminal as plain text, never as markup.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Final
+
+from rich.cells import cell_len, set_cell_size
+from rich.table import Table
+from rich.text import Text
+
+from klingai_audit.views.inert import ELLIPSIS, inert, one_line
+
+if TYPE_CHECKING:
+    from klingai_audit.views.activity import Activity
+    from klingai_audit.views.entry import ActorStyle, EntryView
+
+
+OUTCOME_STYLES: Final = {"success": "green", "failure": "red", "blocked": "yellow", "unknown": "magenta"}
+
+_WIDE: Final = 110
+_DETAIL_MEMBERS: Final = ("phase", "model", "status", "code", "error", "bytes", "command")
+_SHOWN_MEMBERS: Final = (
+    "event_id",
+    "event_type",
+    "outcome",
+    "actor_type",
+    "team",
+    "project",
+    "resource_type",
+    "action",
+    "ip_address",
+    "ip_ref",
+    "user_agent",
+    "correlation_id",
+    "request_id",
+)
+
+
+def fit(text: str, width: int) -> str:
+    """Cut or pad inert text to exactly `width` terminal cells; a cut shows."""
+    if cell_len(text) <= width:
+        return set_cell_size(text, width)
+    return set_cell_size(text, width - 1) + ELLIPSIS if width > 0 else ""
+
+
+def format_moment(moment: dt.datetime, *, short: bool = False) -> str:
+    """Return a moment as people read it, in UTC, to the second; `short` leaves the year out."""
+    return moment.astimezone(dt.UTC).strftime("%m-%d %H:%M:%S" if short else "%Y-%m-%d %H:%M:%S")
+
+
+def detail_of(entry: EntryView, style: ActorStyle = "mask") -> str:
+    """Return what the columns do not say: action, resource and telling metadata, as one inert line."""
+    resource = entry.resource(style)
+    parts = [entry.action or ""]
+    if entry.resource_type or resource:
+        parts.append("/".join(part for part in (entry.resource_type, resource) if part))
+    if entry.team:
+        parts.append(f"team={entry.team}")
+    metadata = entry.metadata
+    parts += [f"{name}={one_line(metadata[name], 40)}" for name in _DETAIL_MEMBERS if name in metadata]
+    return inert(" ".join(part for part in parts if part))
+
+
+class RowLayout:
+    """Columns of one-line entries for a given width: seq, time (UTC), type, actor, outcome, detail."""
+
+    def __init__(self, width: int, style: ActorStyle = "mask") -> None:
+        self._style: ActorStyle = style
+        self._short = width < _WIDE
+        fixed = (7, 14 if self._short else 19, 26, 18 if self._short else 26, 7)
+        self._widths = (*fixed, max(0, width - sum(fixed) - len(fixed)))
+
+    def head(self) -> Text:
+        """Return the line of column names."""
+        names = ("seq", "time (UTC)", "type", "actor", "outcome", "detail")
+        return Text(" ".join(map(fit, names, self._widths)).rstrip(), style="bold")
+
+    def row(self, entry: EntryView) -> Text:
+        """Return one entry as one line that fits the width."""
+        seq, time, kind, actor, outcome, detail = self._widths
+        style = OUTCOME_STYLES.get(entry.outcome, "")
+        row = Text.assemble(
+            (str(entry.seq).rjust(seq), "dim"),
+            " ",
+            fit(format_moment(entry.timestamp, short=self._short), time),
+            " ",
+            (fit(inert(entry.event_type), kind), style),
+            " ",
+            fit(inert(entry.actor(self._style) or "-"), actor),
+            " ",
+            (fit(inert(entry.outcome), outcome), style),
+            " ",
+            fit(detail_of(entry, self._style), detail),
+        )
+        row.rstrip()
+        return row
+
+
+def entry_table(entry: EntryView, place: str | None, style: ActorStyle = "mask") -> Table:
+    """Return every member of one entry as a two-column table; `place` is where it stands, `file:line`."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+
+    def row(name: str, value: str | None, styling: str = "") -> None:
+        if value is not None:
+            table.add_row(Text(inert(name)), Text(inert(value), style=styling))
+
+    row("seq", str(entry.seq))
+    row("stored in", place)
+    row("happened", entry.timestamp.isoformat())
+    row("logged", entry.logged_at.isoformat())
+    row("actor", entry.actor(style))
+    row("actor_id", entry.actor_id)
+    row("on_behalf_of", None if entry.on_behalf_of is None else entry.show_person(entry.on_behalf_of, style))
+    row("resource_id", entry.resource(style))
+    for name in _SHOWN_MEMBERS:
+        row(name, getattr(entry, name), OUTCOME_STYLES.get(entry.outcome, "") if name == "outcome" else "")
+    for name, value in entry.metadata.items():
+        row(f"  {name}", one_line(value))
+    return table
+
+
+def activity_table(activity: Activity) -> Table:
+    """Return one person's summary: types and outcomes with bars, charges, first and last activity."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    most = max(activity.by_type.values(), default=1)
+    for name, count in activity.by_type.items():
+        table.add_row(Text(inert(name)), str(count), Text("█" * max(1, round(24 * count / most)), style="cyan"))
+    table.add_row("", "", "")
+    for name, count in activity.by_outcome.items():
+        table.add_row(Text(inert(name), style=OUTCOME_STYLES.get(name, "")), str(count), "")
+    for unit, amount in activity.charges.items():
+        table.add_row(Text(inert(f"charged, {unit}")), Text(inert(amount)), "")
+    return table

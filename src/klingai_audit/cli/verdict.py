@@ -1,0 +1,123 @@
+"""A verdict drawn for people: what it establishes and what not, threat by threat, and every finding with its place.
+
+Works on the JSON form of a verdict (docs/format.md), so that people and programs see the same facts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from rich.table import Table
+from rich.text import Text
+
+from klingai_audit.views.inert import inert
+
+THREAT_WORDS: Final = {
+    "edit": "an entry was changed",
+    "insert": "an entry was slipped in",
+    "delete": "an entry was taken out",
+    "reorder": "entries were reordered",
+    "head_cut": "the beginning was cut off",
+    "tail_cut": "the end was cut off",
+    "rollback": "an older state was put back",
+    "fork": "two histories are shown to two readers",
+    "back_dating": "entries were dated back",
+    "foreign_key": "all was rewritten under another key",
+    "key_holder": "whoever holds the keys rewrote it",
+    "key_theft": "a thief of the keys rewrites the past",
+    "quantum": "a quantum computer forged signatures",
+}
+"""Threat → what it would mean."""
+
+_STATES: Final = {
+    "ruled_out": ("ruled out", "green"),
+    "detected": ("DETECTED", "bold red"),
+    "not_ruled_out": ("not ruled out", "yellow"),
+    "not_checked": ("not checked", "dim"),
+}
+_KEY_SOURCES: Final = {
+    "option": "the key you gave",
+    "remembered": "the key this machine remembers",
+    "keys folder": "the key in the keys folder",
+    "first use": "the log's own claim of its key, trusted because you said so",
+}
+
+
+def headline(verdict: dict[str, Any]) -> Text:
+    """Return the one-line verdict: the result, what it rests on, and what it does not establish."""
+    total = verdict["total"]
+    scope = "this file" if verdict.get("scope") == "file" else "the log"
+    count = f"{total:,} {'entry' if total == 1 else 'entries'}"
+    if not verdict["integrity_ok"]:
+        broken = [finding for finding in verdict["findings"] if finding["severity"] == "broken"]
+        number = f"{len(broken)} finding{'' if len(broken) == 1 else 's'}"
+        return Text.assemble(
+            ("BROKEN", "bold red"),
+            f": {number} in {scope} of {count}. Do not repair anything; copy the files as they are, then read below.",
+        )
+    states = {threat["threat"]: threat["state"] for threat in verdict["threats"]}
+    open_threats = [THREAT_WORDS.get(name, name) for name, state in states.items() if state == "not_ruled_out"]
+    key = verdict.get("key") or {}
+    source = _KEY_SOURCES.get(key.get("source", ""), key.get("source") or "no key")
+    basis = f"judged by {inert(source)}" if key.get("vkey") else "no signature was checked"
+    parts: list[str | tuple[str, str]] = [
+        ("No change found", "bold green"),
+        f" in {scope} of {count}, {basis}. ",
+    ]
+    quick_from = verdict.get("quick_from")
+    if quick_from:
+        parts.append(f"Entries before {quick_from:,} were checked by an earlier run, not now. ")
+    unsigned = (verdict.get("unsigned") or {}).get("entries", 0)
+    if unsigned:
+        parts.append(f"{unsigned:,} at the end are not signed yet. ")
+    if scope == "this file":
+        parts.append("Says nothing about other files or the end of the log.")
+    elif open_threats:
+        parts.append(f"Does not establish that not {_either(open_threats)}, nor that the log saw every act.")
+    else:
+        parts.append("Does not establish that the log saw every act.")
+    return Text.assemble(*parts)
+
+
+def threat_table(verdict: dict[str, Any]) -> Table:
+    """Return one row per threat: state, by what, and what to do where it is not ruled out."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("could it be that …", no_wrap=True)
+    table.add_column("answer", no_wrap=True)
+    table.add_column("because / do this", overflow="fold")
+    for threat in verdict["threats"]:
+        state, style = _STATES.get(threat["state"], (threat["state"], ""))
+        reason = " — ".join(inert(threat[name]) for name in ("by", "do") if threat.get(name))
+        words = THREAT_WORDS.get(threat["threat"], threat["threat"])
+        table.add_row(Text(inert(words)), Text(inert(state), style=style), Text(reason))
+    return table
+
+
+def finding_lines(verdict: dict[str, Any]) -> list[Text]:
+    """Return one line per finding: severity, kind, place, message; broken ones first."""
+    findings = sorted(verdict["findings"], key=lambda finding: finding["severity"] != "broken")
+    return [
+        Text.assemble(
+            ("broken  ", "bold red") if finding["severity"] == "broken" else ("note    ", "cyan"),
+            (inert(finding["kind"]), "bold"),
+            f"  {place_of(finding)}  {inert(finding['message'])}",
+        )
+        for finding in findings
+    ]
+
+
+def place_of(finding: dict[str, Any]) -> str:
+    """Return where a finding is, as narrow as known: seq or range of seq, file and line."""
+    seq, end = finding.get("seq"), finding.get("seq_end")
+    parts = []
+    if seq is not None:
+        # seq_end is exclusive.
+        parts.append(f"seq {seq}" if end is None or end <= seq + 1 else f"seq {seq}–{end - 1}")
+    if finding.get("file"):
+        line = finding.get("line")
+        parts.append(inert(finding["file"]) + (f":{line}" if line is not None else ""))
+    return ", ".join(parts) or "the log"
+
+
+def _either(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]

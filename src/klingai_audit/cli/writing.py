@@ -1,0 +1,204 @@
+"""`init`, `log`, `recover`: commands that write the log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+
+from klingai_audit.cli.session import Session, SessionArgument
+from klingai_audit.errors import UsageError
+
+if TYPE_CHECKING:
+    from klingai_audit.log import AuditLog
+
+
+def init(
+    *,
+    origin: Annotated[
+        str | None, Parameter(help="Name of the log, for ever. Default: log.klingai-audit.internal/<random>")
+    ] = None,
+    session: SessionArgument,
+) -> None:
+    """Create a log and its keys, and print the public keys for safe keeping elsewhere.
+
+    Where there is a log already, nothing is changed and the same is printed.
+    """
+    from klingai_audit.cli.keys import describe_keys
+    from klingai_audit.config import open_store
+    from klingai_audit.ledger.keys import KeyFolder
+
+    places = session.places
+    folder = KeyFolder(places.keys)
+    created = folder.pending or not (open_store(places).exists() and folder.exists())
+    if created:
+        _open(session, create=True, origin=origin).close()
+    keys = describe_keys(places.keys)
+    if origin is not None and keys.origin != origin:
+        raise UsageError(
+            f"There is a log at {places.log} already, with another origin.", do="Name another place with --log."
+        )
+    if session.as_json:
+        session.emit({"created": created, **keys.to_json(), "places": places.as_json()})
+        return
+    session.say(("Created a log at " if created else "There is a log already at "), (places.log, "bold"))
+    session.say(f"  keys    {places.keys}  (private: back them up, show them to nobody)")
+    session.say(f"  people  {places.subjects}")
+    session.say(f"  state   {places.state}")
+    session.say("\nKeep these two public keys somewhere else. Whoever holds them can check the log without you:\n")
+    session.say(f"  {keys.log.vkey}")
+    session.say(f"  {keys.epoch.vkey}")
+
+
+def log(
+    type: Annotated[str, Parameter(name="TYPE", help="Event type: a registered one, or your own x_…")],
+    /,
+    *,
+    actor: Annotated[str, Parameter(help="Who did it. People enter as pseudonyms.")],
+    actor_type: Annotated[str | None, Parameter(help="user, admin, service or system. Default: user")] = None,
+    team: Annotated[str | None, Parameter(help="Team.")] = None,
+    project: Annotated[str | None, Parameter(help="Project.")] = None,
+    on_behalf_of: Annotated[str | None, Parameter(help="For whom.")] = None,
+    resource_type: Annotated[str | None, Parameter(help="Kind of thing acted on.")] = None,
+    resource_id: Annotated[str | None, Parameter(help="Which one.")] = None,
+    action: Annotated[str | None, Parameter(help="What was done.")] = None,
+    outcome: Annotated[str, Parameter(help="success, failure, blocked or unknown.")] = "success",
+    ip: Annotated[str | None, Parameter(help="Address of the actor; enters as a coarse mask.")] = None,
+    user_agent: Annotated[str | None, Parameter(help="Program of the actor.")] = None,
+    correlation: Annotated[str | None, Parameter(help="Joins the entries of one act.")] = None,
+    request_id: Annotated[str | None, Parameter(help="The provider's id of the exchange.")] = None,
+    event_id: Annotated[str | None, Parameter(help="UUID of the event; one is made if none is given.")] = None,
+    timestamp: Annotated[
+        str | None,
+        Parameter(allow_leading_hyphen=True, help="When it happened: -5m, 2026-11-21T19:28:23Z. Default: now"),
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        Parameter(
+            consume_multiple=True,
+            help="Further facts: name=value … or a JSON object. Values that are JSON are taken as such.",
+        ),
+    ] = None,
+    session: SessionArgument,
+) -> None:
+    """Append one event; returns when it is under a signed checkpoint."""
+    details = parse_metadata(metadata or ())
+    moment = None if timestamp is None else _moment(timestamp)
+    with _open(session, create=False) as audit:
+        receipt = audit.log(
+            type,
+            actor,
+            resource_type,
+            action,
+            outcome,
+            resource_id,
+            actor_type,
+            ip,
+            user_agent,
+            event_id=event_id,
+            timestamp=moment,
+            correlation_id=correlation,
+            on_behalf_of=on_behalf_of,
+            request_id=request_id,
+            team=team,
+            project=project,
+            metadata=details,
+        ).wait("published")
+    digest = "" if receipt.leaf_hash is None else receipt.leaf_hash.hex()
+    if session.as_json:
+        session.emit({"seq": receipt.seq, "event_id": receipt.event_id, "leaf_hash": digest, "state": "published"})
+    else:
+        session.say("Entry ", (str(receipt.seq), "bold"), " is in the log and under a signed checkpoint.")
+        session.say((f"  event_id {receipt.event_id}, leaf hash {digest}", "dim"))
+
+
+def recover(*, session: SessionArgument) -> None:
+    """Take the log up again after a crash or a failed sync.
+
+    What no writer acknowledged is put aside, never deleted; what contradicts a signature is damage and left as it is.
+    """
+    from klingai_audit.config import open_reader, open_store
+    from klingai_audit.ledger.state import FAILED_SYNC, StateFolder
+    from klingai_audit.views.query import Filter, query
+
+    places = session.places
+    before = open_reader(places).size
+    failed_sync = (places.state / FAILED_SYNC).exists()
+    if failed_sync:
+        store, memory = open_store(places), StateFolder(places.state)
+
+        def keep(_name: str, data: bytes) -> None:
+            memory.put_aside(data)
+
+        with store.transaction(recovering=True):
+            store.recover_sync(keep)
+        store.close()
+    _open(session, create=False).close()
+    reader = open_reader(places)
+    found = [entry.metadata for entry in query(reader.entries(before, reader.size), Filter(event_type="log_recovered"))]
+    answer = {"failed_sync": failed_sync, "recovered": found, "size": reader.size}
+    if session.as_json:
+        session.emit(answer)
+        return
+    session.say(
+        "The log can be written again" if failed_sync else "The log can be written", f"; {reader.size:,} entries."
+    )
+    for metadata in found:
+        aside = metadata.get("set_aside")
+        if aside:
+            session.say(f"  {aside['bytes']:,} bytes that no writer acknowledged lie in {places.state / 'aside'}")
+        if metadata.get("state_missing"):
+            session.say("  the memory of earlier writers was missing; that is noted in the log")
+
+
+def parse_metadata(texts: tuple[str, ...] | list[str]) -> dict[str, Any]:
+    """Turn `name=value …` and JSON objects into one mapping; a value that is JSON is taken as such, else as text.
+
+    Raises: UsageError for anything else, and for a name given twice.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        if text.lstrip().startswith("{"):
+            members = _json_or(text, None)
+            if not isinstance(members, dict):
+                raise UsageError("--metadata holds something that is not a JSON object.", do="Check its quotes.")
+        else:
+            name, equals, value = text.partition("=")
+            if not equals or not name:
+                raise UsageError("--metadata holds something without a name.", do="Use name=value or a JSON object.")
+            members = {name: _json_or(value, value)}
+        for name, value in members.items():
+            if name in found:
+                raise UsageError(f"--metadata names {name!r} twice.", do="Give each name once.")
+            found[name] = value
+    return found
+
+
+def _json_or(text: str, otherwise: Any) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return otherwise
+
+
+def _moment(text: str) -> Any:
+    import datetime as dt
+
+    from klingai_audit.views.times import parse_instant
+
+    return parse_instant(text, edge="since", now=dt.datetime.now(dt.UTC))
+
+
+def _open(session: Session, *, create: bool, origin: str | None = None) -> AuditLog:
+    from klingai_audit.log import AuditLog
+
+    places = session.places
+    return AuditLog.open(
+        places.log,
+        keys=places.keys,
+        state=places.state,
+        subjects=places.subjects,
+        create=create,
+        origin=origin,
+    )

@@ -1,0 +1,138 @@
+"""One person's activity: totals by type, outcome and day, and what it was charged.
+
+Allowed callers: views, log, cli.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from klingai_audit.errors import UsageError
+from klingai_audit.privacy.subjects import RESERVED, SubjectTable, is_pseudonym, mask_id
+from klingai_audit.views.charge import ChargeSum
+from klingai_audit.views.entry import EntryView, People
+from klingai_audit.views.plan import Filter
+from klingai_audit.views.query import query
+
+__all__ = ["MAX_DAYS", "Activity", "activity"]
+
+MAX_DAYS: Final = 36_500
+"""Longest period in days (a century), so that a typo is a message and not an overflow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activity:
+    """What one actor did in the last `period_days` days of 24 hours.
+
+    `actor_id` is the stored id (a pseudonym), None if nobody by that id ever entered the log; `actor` the mask.
+    Days in `by_day` are UTC days of `timestamp`. Charges are decimal texts per unit, never added across units.
+    """
+
+    actor_id: str | None
+    actor: str
+    period_days: int
+    total_events: int
+    by_type: Mapping[str, int]
+    by_outcome: Mapping[str, int]
+    by_day: Mapping[str, int]
+    charges: Mapping[str, str]
+    first_activity: dt.datetime | None
+    last_activity: dt.datetime | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the members as JSON values, in the order of docs."""
+        return {
+            "actor_id": self.actor_id,
+            "actor": self.actor,
+            "period_days": self.period_days,
+            "total_events": self.total_events,
+            "by_type": dict(self.by_type),
+            "by_outcome": dict(self.by_outcome),
+            "by_day": dict(self.by_day),
+            "charges": dict(self.charges),
+            "first_activity": _json_time(self.first_activity),
+            "last_activity": _json_time(self.last_activity),
+        }
+
+
+def activity(
+    lines: Iterable[bytes],
+    actor: str,
+    *,
+    days: int = 30,
+    subjects: SubjectTable | None = None,
+    now: dt.datetime | None = None,
+) -> Activity:
+    """Count one actor's events of the last `days` days.
+
+    Args: `actor` is a raw id, a mask or a pseudonym; `lines` are stored entries without LF in log order.
+    Raises: UsageError if `days` is not in 1..36500, if the person cannot be looked up, or if a mask stands for more
+    than one person; Malformed for a line that is no entry.
+    """
+    if not 1 <= days <= MAX_DAYS:
+        raise UsageError(f"days is {days}.", do=f"Use a number from 1 to {MAX_DAYS}.")
+    moment = now or dt.datetime.now(dt.UTC)
+    people = People(subjects)
+    tally = _Tally()
+    for entry in query(lines, Filter(actor=actor, since=moment - dt.timedelta(days=days)), subjects, now=moment):
+        tally.add(entry)
+    if len(tally.ids) > 1 and people.pseudonym(actor) is None:
+        raise UsageError(
+            f"{len(tally.ids)} people share this mask.",
+            do=f"Give one of their pseudonyms: {', '.join(sorted(tally.ids))}.",
+        )
+    stored = next(iter(tally.ids), None) or _stored(actor, people)
+    return Activity(
+        actor_id=stored,
+        actor=people.mask(stored) if stored is not None else _shown(actor),
+        period_days=days,
+        total_events=tally.types.total(),
+        by_type=dict(tally.types.most_common()),
+        by_outcome=dict(tally.outcomes.most_common()),
+        by_day=dict(sorted(tally.days.items())),
+        charges=tally.charges.to_json(),
+        first_activity=tally.first,
+        last_activity=tally.last,
+    )
+
+
+class _Tally:
+    def __init__(self) -> None:
+        self.ids: set[str] = set()
+        self.types: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
+        self.days: Counter[str] = Counter()
+        self.charges = ChargeSum()
+        self.first: dt.datetime | None = None
+        self.last: dt.datetime | None = None
+
+    def add(self, entry: EntryView) -> None:
+        if entry.actor_id is not None:
+            self.ids.add(entry.actor_id)
+        self.types[entry.event_type] += 1
+        self.outcomes[entry.outcome] += 1
+        moment = entry.timestamp
+        self.days[moment.date().isoformat()] += 1
+        self.charges.add(entry)
+        self.first = moment if self.first is None else min(self.first, moment)
+        self.last = moment if self.last is None else max(self.last, moment)
+
+
+def _stored(actor: str, people: People) -> str | None:
+    """Return the stored id of someone without an entry in the period."""
+    if is_pseudonym(actor) or actor in RESERVED:
+        return actor
+    return people.pseudonym(actor)
+
+
+def _shown(actor: str) -> str:
+    """Return what may be printed for somebody whom the log does not know: never the raw id."""
+    return actor if "***" in actor else mask_id(actor)
+
+
+def _json_time(moment: dt.datetime | None) -> str | None:
+    return None if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

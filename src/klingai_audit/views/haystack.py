@@ -1,0 +1,68 @@
+"""Text search inside one entry. Pure; allowed caller: `views.query`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from klingai_audit.views.entry import EntryView
+
+__all__ = ["SEARCHED", "holds_text", "text_needle"]
+
+SEARCHED: Final = (
+    "event_id",
+    "event_type",
+    "actor_id",
+    "actor_type",
+    "on_behalf_of",
+    "team",
+    "project",
+    "resource_type",
+    "resource_id",
+    "action",
+    "outcome",
+    "ip_address",
+    "ip_ref",
+    "user_agent",
+    "correlation_id",
+    "request_id",
+)
+"""Members in which `text` is looked for, beside names and values of metadata at every depth.
+
+The ledger's members and the time are left out: nobody means a digest when typing a word.
+"""
+
+_encode = msgspec.json.Encoder().encode
+
+
+def holds_text(entry: EntryView, lowered: str) -> bool:
+    """Tell whether `lowered` (already lower case) occurs in the entry's text, ignoring case."""
+    if any(lowered in value.lower() for name in SEARCHED if (value := getattr(entry, name)) is not None):
+        return True
+    return any(lowered in text.lower() for text in _texts(entry.metadata))
+
+
+def text_needle(lowered: str) -> bytes | None:
+    """Return bytes that every ASCII line holding `lowered` holds in its lower-case form; None if none are known.
+
+    Characters that JSON escapes could stand there in another spelling, so they rule the short cut out.
+    """
+    if lowered.isascii() and lowered.isprintable() and not set('"\\') & set(lowered):
+        return lowered.encode("ascii")
+    return None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    else:
+        yield _encode(value).decode()

@@ -1,0 +1,84 @@
+"""Search the log: filters over a stream of entries.
+
+Works on any iterable of stored entries, in log order. A line is looked at as raw bytes first and decoded only if it
+can match, so a scan of a million entries stays tolerable without an index. Every view folds by `event_id`: the first
+entry of an event is the event; later ones with the same id (several pollers saw the same end) are left out.
+Allowed callers: views, log, upkeep, cli.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from klingai_audit.privacy.subjects import SubjectTable
+from klingai_audit.views.entry import EntryView, People
+from klingai_audit.views.plan import Filter, Plan
+
+__all__ = ["Filter", "query"]
+
+_EVENT_ID: Final = slice(24, 60)
+_VERSION_AT: Final = 38
+_END_VERSION: Final = b"8"  # UUIDv8: end events, the only ids that several writers make alike by design
+
+
+def query(
+    lines: Iterable[bytes],
+    filter: Filter,
+    subjects: SubjectTable | None = None,
+    *,
+    now: dt.datetime | None = None,
+) -> Iterator[EntryView]:
+    """Yield the entries that match, in log order (or newest first).
+
+    Args: `lines` are stored entries without LF in log order; `now` is what relative times count from (default: this
+    machine's clock). The filter is checked before this returns, the scan happens while iterating.
+    Raises: UsageError for an unknown type, category, outcome, time or limit, or for a person who cannot be looked up
+    because there is no subject table; Malformed (while iterating) for a line that is no entry.
+    """
+    plan = Plan(filter, People(subjects), now or dt.datetime.now(dt.UTC))
+    found = _scan(lines, plan) if filter.duplicates else _scan_folded(lines, plan)
+    return _newest_first(found, plan.limit) if filter.reverse else _first(found, plan.limit)
+
+
+def _read(line: bytes, plan: Plan) -> EntryView | None:
+    """Return the entry if it is what was asked for. Raises: Malformed, if nothing rules out that it might be."""
+    if not plan.may_match(line):
+        return None
+    entry = EntryView(line, plan.people)
+    return entry if entry.seq >= 0 and plan.matches(entry) else None
+
+
+def _scan(lines: Iterable[bytes], plan: Plan) -> Iterator[EntryView]:
+    for line in lines:
+        entry = _read(line, plan)
+        if entry is not None:
+            yield entry
+
+
+def _scan_folded(lines: Iterable[bytes], plan: Plan) -> Iterator[EntryView]:
+    seen: set[bytes] = set()
+    for line in lines:
+        event_id = line[_EVENT_ID]
+        if event_id in seen:
+            continue
+        # An end seen twice is the first one's, whoever asks; other ids are remembered only where they matched.
+        if line[_VERSION_AT : _VERSION_AT + 1] == _END_VERSION:
+            seen.add(event_id)
+        entry = _read(line, plan)
+        if entry is not None:
+            seen.add(event_id)
+            yield entry
+
+
+def _first(found: Iterator[EntryView], limit: int | None) -> Iterator[EntryView]:
+    for count, entry in enumerate(found, 1):
+        yield entry
+        if count == limit:
+            return
+
+
+def _newest_first(found: Iterator[EntryView], limit: int | None) -> Iterator[EntryView]:
+    yield from reversed(deque(found, maxlen=limit))

@@ -1,0 +1,112 @@
+"""Tests of one person's summary."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+
+from klingai_audit.errors import UsageError
+from klingai_audit.views.activity import activity
+from tests.unit.views.lines import NOW, PEOPLE, event_id, line, pseudonym, stamp
+
+HOUR = dt.timedelta(hours=1)
+
+
+def charged(seq, amount, package="video", **members):
+    charge = [{"charge_type": "unit", "amount": amount, "package_type": package}]
+    members.setdefault("event_type", "video_generation_completed")
+    return line(seq, event_id=event_id(seq, version=8), metadata={"charge": charge}, **members)
+
+
+def test_totals_of_one_person_in_the_period():
+    """Counts by type, outcome and day, exact charges, first and last activity; older and others' do not count."""
+    lines = [
+        line(0, when=NOW - 31 * 24 * HOUR),
+        line(1, when=NOW - 30 * 24 * HOUR),
+        charged(2, "0.1", when=NOW - 13 * HOUR),
+        charged(3, "0.2", when=NOW - 12 * HOUR),
+        line(4, event_type="policy_violation", outcome="blocked", when=NOW - HOUR),
+        line(5, actor_id=pseudonym(2), when=NOW),
+    ]
+    assert {
+        "actor_id": pseudonym(1),
+        "actor": "us***@example.com",
+        "period_days": 30,
+        "total_events": 4,
+        "by_type": {"video_generation_completed": 2, "prompt_submitted": 1, "policy_violation": 1},
+        "by_outcome": {"success": 3, "blocked": 1},
+        "by_day": {"2026-10-22": 1, "2026-11-20": 1, "2026-11-21": 2},
+        "charges": {"video units": "0.3"},
+        "first_activity": stamp(NOW - 30 * 24 * HOUR),
+        "last_activity": stamp(NOW - HOUR),
+    } == activity(lines, "user@example.com", subjects=PEOPLE, now=NOW).to_json()
+
+
+@pytest.mark.parametrize(
+    "asked,stored,shown",
+    [
+        ("boss@example.org", pseudonym(3), "bo***@example.org"),
+        (pseudonym(3), pseudonym(3), "bo***@example.org"),
+        ("nobody@example.com", None, "no***@example.com"),
+        ("us***@example.com", None, "us***@example.com"),
+        ("unknown", "unknown", "unknown"),
+    ],
+)
+def test_nothing_in_the_period_is_an_empty_answer(asked, stored, shown):
+    """Someone without entries has zero events, and a raw id never comes back."""
+    answer = activity([], asked, subjects=PEOPLE, now=NOW).to_json()
+    assert (stored, shown, 0, {}, None, None) == (
+        answer["actor_id"],
+        answer["actor"],
+        answer["total_events"],
+        answer["by_type"],
+        answer["first_activity"],
+        answer["last_activity"],
+    )
+
+
+def test_a_mask_of_one_active_person_is_that_person():
+    """A mask finds its person."""
+    answer = activity([line(0)], "us***@example.com", subjects=PEOPLE, now=NOW)
+    assert (pseudonym(1), 1) == (answer.actor_id, answer.total_events)
+
+
+def test_a_mask_of_two_people_is_refused():
+    """Two people with one mask are never added together; the message names their pseudonyms."""
+    with pytest.raises(UsageError) as caught:
+        activity([line(0), line(1, actor_id=pseudonym(2))], "us***@example.com", subjects=PEOPLE, now=NOW)
+    assert [True, True] == [pseudonym(n) in caught.value.do for n in (1, 2)]
+
+
+@pytest.mark.parametrize("days", [0, -1, 36_501])
+def test_periods_out_of_range_are_refused(days):
+    """A period is 1 to 36,500 days."""
+    with pytest.raises(UsageError):
+        activity([], "user@example.com", days=days, subjects=PEOPLE, now=NOW)
+
+
+def test_units_are_never_added_together_and_only_ends_count():
+    """Each pack type and currency has its own sum; what is no end or no amount counts nothing."""
+    cash = [
+        {"charge_type": "cash", "amount": "1.50", "currency": "USD"},
+        {"charge_type": "cash", "amount": "2", "currency": "USD", "cash_type": "test_balance"},
+        {"charge_type": "unit", "amount": "7"},
+    ]
+    lines = [
+        charged(0, "1.25"),
+        charged(1, "2", package="image"),
+        charged(2, "9", event_type="x_own"),
+        charged(3, "NaN"),
+        charged(4, "1e999999"),
+        line(5, event_type="task_completed", metadata={"charge": cash}),
+        line(6, event_type="task_completed", metadata={"charge": "5"}),
+        line(7, event_type="task_completed", metadata={"charge": ["5", {"amount": 5}]}),
+    ]
+    assert {
+        "USD": "1.50",
+        "USD test_balance": "2",
+        "image units": "2",
+        "units": "7",
+        "video units": "1.25",
+    } == activity(lines, "user@example.com", subjects=PEOPLE, now=NOW).to_json()["charges"]
