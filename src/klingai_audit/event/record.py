@@ -214,8 +214,14 @@ _encode: Final[Callable[[Event], bytes]] = msgspec.json.Encoder().encode
 _decode: Final[Callable[[bytes], Event]] = msgspec.json.Decoder(Event).decode
 _astuple: Final[Callable[[Event], tuple[Any, ...]]] = msgspec.structs.astuple
 _set_body: Final[Callable[[EncodedEvent, bytes], None]] = vars(EncodedEvent)["body"].__set__
-_FIRST_OPTIONAL: Final = MEMBERS.index("on_behalf_of")
+_ALWAYS: Final = frozenset({*MEMBERS[:6], "outcome"})
 _METADATA: Final = MEMBERS.index("metadata")
+_TEXT_TYPES: Final = frozenset({str, UnsetType})
+# What stands at fixed places is checked there, once, after encoding.
+_HEAD: Final = re.compile(
+    rb'\{"schema":1,"event_id":"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"'
+    rb',"timestamp":"[0-9T:.Z-]{27}","event_type":"[a-z0-9_]{1,64}","actor_id":"(?!")'
+).match
 
 
 def encode_event(event: Event) -> EncodedEvent:
@@ -224,17 +230,24 @@ def encode_event(event: Event) -> EncodedEvent:
     Raises: InvalidEvent: a member or metadata value that is not of its kind; the message names the JSON
     pointer and the type, never the value. EventTooLarge: names size and limit.
     """
-    _check_members(event)
-    if event.metadata is not UNSET:
-        check_json(event.metadata, "/metadata")
+    if type(event) is not Event:
+        raise InvalidEvent(f"a value of type {type(event).__name__} is not an Event")
+    values = _astuple(event)
+    if not set(map(type, values[1:_METADATA])) <= _TEXT_TYPES or event.outcome not in OUTCOMES:
+        raise _member_fault(event)
+    metadata = values[_METADATA]
+    if metadata is not UNSET:
+        if type(metadata) is not dict:
+            raise _member_fault(event)
+        check_json(metadata, "/metadata")
     try:
         body = _encode(event)
     except UnicodeEncodeError:
         body = b""
     # Raised outside the handler: the codec's error carries the text.
-    if not body:
-        where = find_surrogate({name: getattr(event, name) for name in MEMBERS})
-        raise InvalidEvent(f"{where}: text holds a lone surrogate, which UTF-8 cannot carry")
+    head = _HEAD(body)
+    if head is None or not event.actor_type or not is_canonical(event.event_type) or not is_time(event.timestamp):
+        raise _member_fault(event)
     if len(body) > MAX_EVENT_BYTES:
         raise EventTooLarge(
             f"the event has {len(body):,} bytes, the limit is {MAX_EVENT_BYTES:,}",
@@ -280,42 +293,25 @@ def decode_event(line: bytes) -> Event:
     return event
 
 
-def _check_members(event: Event) -> None:
-    if type(event) is not Event:
-        raise InvalidEvent(f"a value of type {type(event).__name__} is not an Event")
-    values = _astuple(event)
-    schema, event_id, timestamp, event_type, actor_id, actor_type = values[:_FIRST_OPTIONAL]
-    if type(schema) is not int or schema != SCHEMA:
-        raise InvalidEvent(f"/schema: is not {SCHEMA}")
-    if type(event_id) is not str or not is_event_id(event_id):
-        raise InvalidEvent("/event_id: not a UUID of 36 lowercase characters (RFC 9562)")
-    if type(timestamp) is not str or not is_time(timestamp):
-        raise InvalidEvent("/timestamp: not UTC time in the form 2026-11-21T19:28:23.123456Z")
-    if type(event_type) is not str or not is_canonical(event_type):
-        raise InvalidEvent("/event_type: not a registered name and not an own x_… name")
-    for value in values[_FIRST_OPTIONAL:_METADATA]:
-        if type(value) is not str and value is not UNSET:
-            break
-    else:
-        if (
-            type(actor_id) is str
-            and type(actor_type) is str
-            and actor_id
-            and actor_type
-            and event.outcome in OUTCOMES
-            and (type(values[_METADATA]) is dict or values[_METADATA] is UNSET)
-        ):
-            return
-    _raise_for_members(event)
-
-
-def _raise_for_members(event: Event) -> None:
-    for name in MEMBERS[4:_METADATA]:
+def _member_fault(event: Event) -> InvalidEvent:
+    """Find what is wrong with the members of an event that did not pass, slowly and by name."""
+    if type(event.schema) is not int or event.schema != SCHEMA:
+        return InvalidEvent(f"/schema: is not {SCHEMA}")
+    for name in MEMBERS[1:_METADATA]:
         value = getattr(event, name)
-        if type(value) is not str and value is not UNSET:
-            raise InvalidEvent(f"/{name}: a value of type {type(value).__name__}, expected str")
+        if type(value) is not str and (value is not UNSET or name in _ALWAYS):
+            return InvalidEvent(f"/{name}: a value of type {type(value).__name__}, expected str")
+    if not is_event_id(event.event_id):
+        return InvalidEvent("/event_id: not a UUID of 36 lowercase characters (RFC 9562)")
+    if not is_time(event.timestamp):
+        return InvalidEvent("/timestamp: not UTC time in the form 2026-11-21T19:28:23.123456Z")
+    if not is_canonical(event.event_type):
+        return InvalidEvent("/event_type: not a registered name and not an own x_… name")
     if not (event.actor_id and event.actor_type):
-        raise InvalidEvent("/actor_id, /actor_type: empty")
+        return InvalidEvent("/actor_id, /actor_type: empty")
     if event.outcome not in OUTCOMES:
-        raise InvalidEvent(f"/outcome: not one of {', '.join(sorted(OUTCOMES))}")
-    raise InvalidEvent(f"/metadata: a value of type {type(event.metadata).__name__}, expected dict")
+        return InvalidEvent(f"/outcome: not one of {', '.join(sorted(OUTCOMES))}")
+    if event.metadata is not UNSET and type(event.metadata) is not dict:
+        return InvalidEvent(f"/metadata: a value of type {type(event.metadata).__name__}, expected dict")
+    where = find_surrogate({name: getattr(event, name) for name in MEMBERS})
+    return InvalidEvent(f"{where}: text holds a lone surrogate, which UTF-8 cannot carry")

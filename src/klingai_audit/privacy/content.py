@@ -48,6 +48,10 @@ class Content:
         squashed = squash(key[-128:])
         return squashed in self._exact or (bool(self._ends) and squashed.endswith(self._ends))
 
+    def knows(self, text: str) -> bool:
+        """Tell whether `text` was found clean before; False says nothing."""
+        return text in self._clean and self._generation == generation()
+
     def clean(self, text: str) -> str:
         """Return `text` as it may be kept in an entry; cleaning twice gives what cleaning once gives."""
         if text in self._clean and self._generation == generation():

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from klingai_audit.errors import InvalidEvent
@@ -19,7 +20,7 @@ from klingai_audit.event.context import OWN_ACTOR, UNKNOWN_ACTOR
 from klingai_audit.event.record import Draft, EncodedEvent, Event, encode_event, format_time, new_event_id
 from klingai_audit.event.types import EVENT_TYPES, EventInfo, canonical_type
 from klingai_audit.privacy.content import Content, cut_user_agent
-from klingai_audit.privacy.entrance import Entrance, Walk
+from klingai_audit.privacy.entrance import Entrance
 from klingai_audit.privacy.masks import canonical_ip, is_masked_ip, mask_ip
 from klingai_audit.privacy.policy import Policy
 from klingai_audit.privacy.secrets import REMOVED, generation
@@ -30,6 +31,11 @@ __all__ = ["Door", "missing_members"]
 _CREDENTIAL_DOMAIN: Final = b"klingai-audit/credential/v1\0"
 _CACHED: Final = 4096
 _TEXT_MEMBERS: Final = ("team", "project", "resource_type", "resource_id", "action", "correlation_id", "request_id")
+
+_DRAFT_MEMBERS: Final = Draft.__struct_fields__
+_TIMESTAMP: Final = _DRAFT_MEMBERS.index("timestamp")
+_TEXT_TYPES: Final = frozenset({str, type(None)})
+_astuple: Final[Callable[[Draft], tuple[Any, ...]]] = msgspec.structs.astuple
 
 _log = logging.getLogger("klingai_audit")
 
@@ -68,35 +74,42 @@ class Door:
         """
         event_type = canonical_type(draft.event_type)
         info = EVENT_TYPES.get(event_type)
-        _check_members(draft)
+        values = _astuple(draft)
+        if not set(map(type, values[1:_TIMESTAMP])) <= _TEXT_TYPES or not isinstance(draft.metadata, Mapping):
+            draft = _plain_members(draft)
         if info is not None and (info.own or info.required):
             _check_registered(draft, info)
         now = self._clock()
         event_id = draft.event_id.lower() if draft.event_id else new_event_id(now)
         subject, actor_id = self._actor(draft, info)
-        members = [text for name in _TEXT_MEMBERS if (text := getattr(draft, name))]
-        walk = self._entrance.admit(draft.metadata, subject.key, event_id, members)
-        address, reference = self._address(draft.ip_address, subject)
+        clean = self._content.clean
+        metadata = self._entrance.plain(draft.metadata)
+        if metadata is None:
+            walk = self._entrance.walk(
+                draft.metadata, subject.key, event_id, [getattr(draft, name) for name in _TEXT_MEMBERS]
+            )
+            metadata, clean = walk.result, walk.text
+        address, reference = self._address(draft.ip_address, subject) if draft.ip_address else (UNSET, UNSET)
         return encode_event(
             Event(
                 event_id=event_id,
                 timestamp=format_time(now if draft.timestamp is None else draft.timestamp),
                 event_type=event_type,
                 actor_id=actor_id,
-                actor_type=self._text(draft.actor_type, walk) or ("system" if subject.reserved else "user"),
+                actor_type=clean(draft.actor_type) if draft.actor_type else _default_type(subject),
                 on_behalf_of=self._person(draft.on_behalf_of)[1] if draft.on_behalf_of else UNSET,
-                team=self._text(draft.team, walk),
-                project=self._text(draft.project, walk),
-                resource_type=self._text(draft.resource_type, walk),
-                resource_id=self._resource(draft, walk),
-                action=self._text(draft.action, walk),
-                outcome=str.__str__(draft.outcome),
+                team=clean(draft.team) if draft.team else UNSET,
+                project=clean(draft.project) if draft.project else UNSET,
+                resource_type=clean(draft.resource_type) if draft.resource_type else UNSET,
+                resource_id=self._resource(draft, clean) if draft.resource_id else UNSET,
+                action=clean(draft.action) if draft.action else UNSET,
+                outcome=draft.outcome,
                 ip_address=address,
                 ip_ref=reference,
                 user_agent=self._agent(draft.user_agent) if draft.user_agent else UNSET,
-                correlation_id=self._text(draft.correlation_id, walk),
-                request_id=self._text(draft.request_id, walk),
-                metadata=walk.result or UNSET,
+                correlation_id=clean(draft.correlation_id) if draft.correlation_id else UNSET,
+                request_id=clean(draft.request_id) if draft.request_id else UNSET,
+                metadata=metadata or UNSET,
             )
         )
 
@@ -180,19 +193,13 @@ class Door:
 
     # --- other members ----------------------------------------------------------------------------
 
-    def _text(self, text: str | None, walk: Walk) -> str | UnsetType:
-        return walk.text(str.__str__(text)) if text else UNSET
-
-    def _resource(self, draft: Draft, walk: Walk) -> str | UnsetType:
-        if not draft.resource_id:
-            return UNSET
+    def _resource(self, draft: Draft, clean: Callable[[str], str]) -> str:
+        identity = draft.resource_id or ""
         if draft.resource_type and draft.resource_type.strip().lower() == "user":
-            return self._person(draft.resource_id)[1]
-        return walk.text(str.__str__(draft.resource_id))
+            return self._person(identity)[1]
+        return clean(identity)
 
-    def _address(self, given: str | None, subject: Subject) -> tuple[str | UnsetType, str | UnsetType]:
-        if not given:
-            return UNSET, UNSET
+    def _address(self, given: str, subject: Subject) -> tuple[str, str | UnsetType]:
         known = self._addresses.get((subject.pseudonym, given))
         if known is not None:
             return known
@@ -234,15 +241,19 @@ def _check_registered(draft: Draft, info: EventInfo) -> None:
         raise InvalidEvent(f"{info.name}: no value for {', '.join(missing)}")
 
 
-_STRINGS: Final = (*_TEXT_MEMBERS, "actor_id", "actor_type", "on_behalf_of", "ip_address", "user_agent", "event_id")
-
-
-def _check_members(draft: Draft) -> None:
-    for name in _STRINGS:
+def _plain_members(draft: Draft) -> Draft:
+    """Return the draft with texts of exact type (an enumeration's member becomes its text). Raises: InvalidEvent."""
+    changes = {}
+    for name in _DRAFT_MEMBERS[1:_TIMESTAMP]:
         value = getattr(draft, name)
-        if value is not None and not isinstance(value, str):
+        if isinstance(value, str):
+            changes[name] = str.__str__(value)
+        elif value is not None:
             raise InvalidEvent(f"/{name}: a value of type {type(value).__name__}, expected str")
-    if not isinstance(draft.outcome, str):
-        raise InvalidEvent(f"/outcome: a value of type {type(draft.outcome).__name__}, expected str")
     if not isinstance(draft.metadata, Mapping):
         raise InvalidEvent(f"/metadata: a value of type {type(draft.metadata).__name__}, expected a mapping")
+    return draft.replace(**changes)
+
+
+def _default_type(subject: Subject) -> str:
+    return "system" if subject.reserved else "user"

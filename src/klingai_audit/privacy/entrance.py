@@ -5,7 +5,7 @@ One walk per event. Nothing of a value reaches an error: errors name the JSON po
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from klingai_audit.errors import InvalidEvent
@@ -45,12 +45,32 @@ class Entrance:
         self._keys[key] = known = (self.content.clean(key), role)
         return known
 
-    def admit(self, metadata: Mapping[str, Any], subject_key: bytes, event_id: str, members: list[str]) -> Walk:
+    def plain(self, metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return metadata that needs no change, or None if a walk has to look closer. For the most common events."""
+        out: dict[str, Any] = {}
+        keys, content = self._keys, self.content
+        if self._generation != generation():
+            return None
+        for key, item in metadata.items():
+            kind = type(item)
+            if keys.get(key) != (key, _PLAIN):
+                return None
+            if kind is str:
+                if not content.knows(item):
+                    return None
+            elif not (kind is int or kind is bool or item is None or kind is float):
+                return None
+            out[key] = item
+        return out
+
+    def walk(
+        self, metadata: Mapping[str, Any], subject_key: bytes, event_id: str, members: Iterable[str | None]
+    ) -> Walk:
         """Walk `metadata` of one event; `members` are the event's other raw texts. Raises: InvalidEvent."""
         walk = Walk(self, subject_key, event_id, ())
         walk.run(metadata)
         if walk.hidden:
-            texts = (*members, *walk.shown)
+            texts = [*walk.shown, *(text for text in members if text)]
             echoes = tuple(text for text in walk.hidden if any(text in shown for shown in texts))
             if echoes:
                 walk = Walk(self, subject_key, event_id, echoes)
