@@ -45,4 +45,4 @@ def test_environment_is_neutral(tmp_path_factory: pytest.TempPathFactory) -> Non
     assert Path.home().is_relative_to(inside)
     assert Path(os.environ["XDG_STATE_HOME"]).is_relative_to(inside)
     assert [] == [name for name in os.environ if name.startswith("KLINGAI_")]
-    assert time.timezone == 5 * 3600 + 45 * 60
+    assert time.timezone == -(5 * 3600 + 45 * 60)
