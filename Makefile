@@ -47,7 +47,7 @@ check-types: $(VENV)/.test
 	@$(BIN)/mypy --no-error-summary
 
 check-imports: $(VENV)/.test
-	@$(BIN)/lint-imports --no-logo > $(VENV)/imports.out || { cat $(VENV)/imports.out; exit 1; }
+	@$(BIN)/lint-imports --no-logo --no-cache > $(VENV)/imports.out || { cat $(VENV)/imports.out; exit 1; }
 
 check-source: $(VENV)/.test
 	@$(BIN)/python tools/check_source.py
