@@ -62,7 +62,17 @@ class Actor:
 _MEMBERS: Final = tuple(Actor.__dataclass_fields__)
 _ADDED: Final = tuple(name for name in _MEMBERS if name != "actor_id")
 
-_current: Final[contextvars.ContextVar[Actor | None]] = contextvars.ContextVar("klingai_audit_actor", default=None)
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """One entered block. Frames are linked, so that a block keeps no state and may be entered by many at once."""
+
+    actor: Actor | None
+    outer: _Frame | None
+    owner: object
+
+
+_current: Final[contextvars.ContextVar[_Frame | None]] = contextvars.ContextVar("klingai_audit_actor", default=None)
 
 
 @final
@@ -102,25 +112,25 @@ class acting:  # noqa: N801  # reads as a verb: `with acting("user@example.com")
         if not normalise_id(actor_id):
             raise InvalidEvent("acting: actor_id is empty", do="Name the person or the service that acts.")
         self._given: dict[str, str] = {name: value for name, value in given.items() if value is not None}
-        self._former: list[Actor | None] = []
 
     def __enter__(self) -> Actor:
-        former = _current.get()
+        former = current()
         actor_id = self._given["actor_id"]
         if former is not None and normalise_id(former.actor_id) == normalise_id(actor_id):
             added = {name: value for name, value in self._given.items() if name != "actor_id"}
             actor = replace(former, **added)
         else:
             actor = Actor(**self._given)
-        self._former.append(former)
-        _current.set(actor)
+        _current.set(_Frame(actor, _current.get(), self))
         return actor
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # The former value is set, not a token reset: generators may leave in another context than they entered.
-        _current.set(self._former.pop())
+        # A generator may leave in another context than it entered: what is bound there is not ours to undo.
+        frame = _current.get()
+        if frame is not None and frame.owner is self:
+            _current.set(frame.outer)
 
     async def __aenter__(self) -> Actor:
         return self.__enter__()
@@ -136,14 +146,14 @@ class acting:  # noqa: N801  # reads as a verb: `with acting("user@example.com")
     @staticmethod
     def capture() -> Actor | None:
         """Return what is bound now, to be handed to a thread or a queue and restored there."""
-        return _current.get()
+        return current()
 
     @staticmethod
     @contextmanager
     def restore(token: Actor | None) -> Iterator[Actor | None]:
         """Bind what `capture` returned for the block, None included."""
         former = _current.get()
-        _current.set(token)
+        _current.set(_Frame(token, former, token))
         try:
             yield token
         finally:
@@ -152,7 +162,8 @@ class acting:  # noqa: N801  # reads as a verb: `with acting("user@example.com")
 
 def current() -> Actor | None:
     """Return the bound actor, or None."""
-    return _current.get()
+    frame = _current.get()
+    return None if frame is None else frame.actor
 
 
 def resolve(draft: Draft) -> Draft:
@@ -162,7 +173,7 @@ def resolve(draft: Draft) -> Draft:
     does (`klingai-audit`) takes nothing from the bound actor.
     Raises: ActorConflict, without either id.
     """
-    actor = _current.get()
+    actor = current()
     given = draft.actor_id
     if actor is None or (given and normalise_id(given) == OWN_ACTOR):
         if not given:

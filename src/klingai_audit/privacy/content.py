@@ -10,7 +10,7 @@ import msgspec
 
 from klingai_audit.privacy.masks import mask_text
 from klingai_audit.privacy.secrets import REMOVED, generation, is_learned, scrub_text
-from klingai_audit.privacy.shapes import QUOTED, squash
+from klingai_audit.privacy.shapes import QUOTED, has_shape, squash
 
 __all__ = ["Content", "cut_user_agent"]
 
@@ -22,6 +22,8 @@ _MAX_AGENT_CHARACTERS: Final = 64
 
 # Hexadecimal digests, UUIDs and decimal ids: no rule but the learned secrets can apply to them.
 _IDENTIFIER: Final = re.compile(r"[0-9a-f-]{0,128}", re.ASCII).fullmatch
+# Without space and punctuation only the shapes of keys and the learned secrets can apply.
+_TOKEN: Final = re.compile(r"[\w-]{0,128}", re.ASCII).fullmatch
 _JSON_OPENS: Final = frozenset('{["')
 _AGENT: Final = re.compile(
     r"\s*([A-Za-z][\w.+-]*+)(?:/v?(\d{1,5})(?!\d)[^\s]*|/[^\s]*)?(?:\s.*)?", re.ASCII | re.DOTALL
@@ -56,8 +58,8 @@ class Content:
         """Return `text` as it may be kept in an entry; cleaning twice gives what cleaning once gives."""
         if text in self._clean and self._generation == generation():
             return text
-        if _IDENTIFIER(text) is not None and not is_learned(text):
-            return text
+        if _TOKEN(text) is not None and not is_learned(text):
+            return text if _IDENTIFIER(text) is not None or not has_shape(text) else self._cleaned(text)
         return self._cleaned(text)
 
     def _cleaned(self, text: str) -> str:

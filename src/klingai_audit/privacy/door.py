@@ -7,7 +7,6 @@ content becomes commitments, credentials go, every other text is cleaned. Source
 from __future__ import annotations
 
 import hmac
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -37,8 +36,6 @@ _TIMESTAMP: Final = _DRAFT_MEMBERS.index("timestamp")
 _TEXT_TYPES: Final = frozenset({str, type(None)})
 _astuple: Final[Callable[[Draft], tuple[Any, ...]]] = msgspec.structs.astuple
 
-_log = logging.getLogger("klingai_audit")
-
 
 class Door:
     """Admits drafts under one policy; may be shared by threads.
@@ -57,7 +54,6 @@ class Door:
         self._content = Content(policy.privacy.commit)
         self._entrance = Entrance(self._content)
         self._opaque = policy.privacy.actor_ids == "opaque"
-        self._warned = False
         self._ids: dict[str, str] = {}
         self._ids_generation = generation()
         self._agents: dict[str, str] = {}
@@ -113,34 +109,6 @@ class Door:
             )
         )
 
-    def admit_own(
-        self, event_type: str, metadata: Mapping[str, Any] | None = None, *, outcome: str = "success"
-    ) -> EncodedEvent:
-        """Encode an entry of the log about itself, actor `klingai-audit`; `metadata` is stored exactly as given.
-
-        For types of the category `log` only. The metadata must be the log's own facts (keys' public halves, notes,
-        digests, counts): nothing is withheld from it. Raises: InvalidEvent.
-        """
-        name = canonical_type(event_type)
-        info = EVENT_TYPES.get(name)
-        if info is None or info.category != "log":
-            raise InvalidEvent("/event_type: only the log's own types are written by the log itself")
-        own = Draft(event_type=name, metadata=metadata or {})
-        if missing := missing_members(own, info):
-            raise InvalidEvent(f"{name}: no value for {', '.join(missing)}")
-        now = self._clock()
-        return encode_event(
-            Event(
-                event_id=new_event_id(now),
-                timestamp=format_time(now),
-                event_type=name,
-                actor_id=OWN_ACTOR,
-                actor_type="system",
-                outcome=outcome,
-                metadata=dict(own.metadata) or UNSET,
-            )
-        )
-
     def fingerprint(self, credential: str) -> str:
         """Return 16 hex digits that tell credentials apart and reveal none: HMAC under the look-up key."""
         message = _CREDENTIAL_DOMAIN + credential.encode("utf-8", "surrogatepass")
@@ -154,17 +122,12 @@ class Door:
         if subject.reserved:
             if shown == OWN_ACTOR and (info is None or info.category != "log"):
                 raise InvalidEvent(f"/actor_id: `{OWN_ACTOR}` is the log itself", do="Name the person or the service.")
-            if shown == UNKNOWN_ACTOR:
-                self._nobody()
+            if shown == UNKNOWN_ACTOR and self.policy.privacy.unknown_actor == "refuse":
+                raise InvalidEvent(
+                    "/actor_id: nobody is bound to this act, and the policy refuses that",
+                    do="Bind the actor: with klingai_audit.acting(…).",
+                )
         return subject, shown
-
-    def _nobody(self) -> None:
-        do = "Bind the actor: with klingai_audit.acting(…)."
-        if self.policy.privacy.unknown_actor == "refuse":
-            raise InvalidEvent("/actor_id: nobody is bound to this act, and the policy refuses that", do=do)
-        if not self._warned:
-            self._warned = True
-            _log.warning("an act that nobody is bound to is recorded with actor_id %r. %s", UNKNOWN_ACTOR, do)
 
     def _person(self, given: str) -> tuple[Subject, str]:
         """Return the subject of an id and how the entry shows it."""

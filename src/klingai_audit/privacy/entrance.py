@@ -123,6 +123,10 @@ class Walk:
                 name = label
             else:
                 name = key
+            if len(key) >= _MIN_ECHO:
+                self.shown.append(key)
+                for echo in self._echoes:
+                    clean = clean.replace(echo, REMOVED)
             while clean in out:
                 clean += "~"
             path.append(clean)

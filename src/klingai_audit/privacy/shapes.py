@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["QUOTED", "REMOVED", "is_secret_name", "keeps_number", "scrub_shapes", "squash"]
+__all__ = ["QUOTED", "REMOVED", "has_shape", "is_secret_name", "keeps_number", "scrub_shapes", "squash"]
 
 REMOVED: Final = "[removed]"
 """What stands where something was withheld and not even a commitment is kept."""
@@ -81,6 +81,11 @@ _KEYED: Final = re.compile(
 )
 _PEM_BEGIN: Final = "-----BEGIN "
 _PEM_END: Final = "-----END "
+
+
+def has_shape(text: str) -> bool:
+    """Tell whether `text` holds something of the shape of a key (`sk-…`, a JWT), whatever stands around it."""
+    return _SHAPES.search(text) is not None
 
 
 def scrub_shapes(text: str) -> str:
