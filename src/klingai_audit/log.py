@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from klingai_audit.config import Places, open_store
 from klingai_audit.durable import OPS, FileOps
-from klingai_audit.errors import AuditUnavailable, InvalidEvent, LogDamaged, LogNotFound, UsageError
-from klingai_audit.event.context import UNKNOWN_ACTOR, resolve
+from klingai_audit.errors import AuditUnavailable, LogDamaged, LogNotFound, UsageError
+from klingai_audit.event.context import resolve
 from klingai_audit.event.own import own_event
 from klingai_audit.event.record import Draft, EncodedEvent
 from klingai_audit.event.types import EventType
@@ -63,7 +63,6 @@ class AuditLog:
         self._door = door
         self._wait: State | None = None
         self._recorder: Recorder | None = None
-        self._warned_unknown = False
         self.origin: str = keys.origin
         self.vkey: str = keys.log_signer.verifier.format()
 
@@ -126,7 +125,7 @@ class AuditLog:
             opening=lambda: {"policy": policy.digest, "writer": secrets.token_hex(8)},
             observer=_observer(text_log, table, ops),
         )
-        audit = cls(places, folder, appender, Door(policy, table, lookup_key), table, reader)
+        audit = cls(places, folder, appender, Door(policy, table, lookup_key, clock=clock.now_ns), table, reader)
         audit._wait = wait
         created = own_event("log_created", _first_metadata(folder, policy), clock.now_ns())
         appender.open(created=[(created, False)])
@@ -212,10 +211,7 @@ class AuditLog:
 
     def admit(self, draft: Draft) -> EncodedEvent:
         """Resolve who acts and apply privacy; nothing is written but the subject's row. Raises: as `log`."""
-        resolved = resolve(draft)
-        if resolved.actor_id == UNKNOWN_ACTOR:
-            self._note_unknown_actor()
-        return self._door.admit(resolved)
+        return self._door.admit(resolve(draft))
 
     def append(self, event: EncodedEvent, *, once: bool = False) -> Receipt:
         """Append an admitted event. Raises: AuditUnavailable."""
@@ -230,19 +226,6 @@ class AuditLog:
         """End the current epoch now and return the new epoch's number; the handover is published on return."""
         self._appender.locked(lambda head, txn: head.rotate(txn))
         return self._keys.current.epoch
-
-    def _note_unknown_actor(self) -> None:
-        if self.policy.privacy.unknown_actor == "refuse":
-            raise InvalidEvent(
-                "Nobody is bound as the actor, and the policy refuses events of unknown actors.",
-                do='Bind one: with acting("user@example.com"): …',
-            )
-        if not self._warned_unknown:
-            self._warned_unknown = True
-            warnings.warn(
-                'An event was recorded with actor "unknown": bind who acts with klingai_audit.acting(…).',
-                stacklevel=4,
-            )
 
     # --- capture ----------------------------------------------------------------------------------
 

@@ -1,43 +1,37 @@
-"""The queue and the one writer thread of a process: group commit, publishing by time, heartbeat, forks.
+"""The queue and the one writer thread of a process: group commit, heartbeat, forks.
 
-Callers encode; the thread commits what has gathered in one batch, resolves its receipts, and signs at once
-when idle, at most every 10 ms under load. There is no linger: a batch is what arrived while the last one synced.
+Callers encode; the thread commits what has gathered in one batch and resolves its receipts; another thread
+signs (`publisher`). There is no linger: a batch is what arrived while the last one synced.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import multiprocessing
 import multiprocessing.util
 import os
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, VerificationError
 from klingai_audit.event.record import EncodedEvent
 from klingai_audit.ledger.head import HEARTBEAT_NS, Appended, Head
+from klingai_audit.ledger.publisher import Publisher
 from klingai_audit.ledger.reader import LogReader
-from klingai_audit.ledger.receipt import Receipt, Waiters, wake_loops
+from klingai_audit.ledger.receipt import Loops, Receipt, wake_loops
 from klingai_audit.ledger.store import SyncFailed, Transaction
 from klingai_audit.tlog.proof import TlogProof
 
-__all__ = ["MAX_QUEUE", "PUBLISH_INTERVAL_S", "Appender"]
+__all__ = ["MAX_QUEUE", "Appender"]
 
 MAX_QUEUE: Final = 10_000
 """Events that may wait for the writer thread; a full queue makes the caller wait, it never drops."""
 
-PUBLISH_INTERVAL_S: Final = 0.010
-"""Longest time under load until signing over an acknowledged entry starts, in seconds."""
-
 MAX_BATCH: Final = 4_096
-_RETRY_PUBLISH_S: Final = 1.0
 _HEARTBEAT_LOOK_S: Final = 30.0
 _LOG: Final = logging.getLogger("klingai_audit")
 
@@ -45,11 +39,7 @@ Observer = Callable[[Sequence[bytes]], None]
 Opening = Callable[[], Mapping[str, Any]]
 
 
-@dataclass(slots=True)
-class _Item:
-    event: EncodedEvent | None
-    once: bool
-    receipt: Receipt
+_Item = tuple[EncodedEvent | None, bool, Receipt]
 
 
 class Appender:
@@ -75,11 +65,7 @@ class Appender:
         self._queue: deque[_Item] = deque()
         self._closing = False
         self._fatal: KlingAuditError | None = None
-        self._publish_error: KlingAuditError | None = None
-        self._publish_wanted = False
-        self._published_waiters: list[Waiters] = []
-        self._last_publish = 0.0
-        self._published = self._head.published
+        self._publisher = Publisher(self._head, self._stop)
         self._thread: threading.Thread | None = None
         self._opened = False
         self._writer = ""
@@ -98,10 +84,10 @@ class Appender:
             first = list(created) if head.size == 0 else []
             opening = dict(self._opening())
             self._writer = str(opening.get("writer", ""))
-            self._append(txn, [*first, head.own("log_opened", opening)])
-            head.publish(txn)
-        self._published = head.published
+            self._observe(head.append(txn, [*first, head.own("log_opened", opening)]))
+        head.publish()
         self._opened = True
+        self._publisher.start()
         self._thread = threading.Thread(target=self._run, name="klingai-audit-writer", daemon=True)
         self._thread.start()
         if multiprocessing.parent_process() is not None:
@@ -146,7 +132,7 @@ class Appender:
         if not self._opened:
             self._reopen()
         receipt = Receipt(event.event_id, self)
-        self._put(_Item(event, once=once, receipt=receipt))
+        self._put((event, once, receipt))
         return receipt
 
     def _put(self, item: _Item) -> None:
@@ -176,7 +162,7 @@ class Appender:
         if not self._opened:
             return
         barrier = Receipt("", self)
-        self._put(_Item(None, once=False, receipt=barrier))
+        self._put((None, False, barrier))
         barrier.wait(timeout=timeout)
         if publish:
             self.wait_published(self._head.size, timeout)
@@ -189,93 +175,47 @@ class Appender:
         with self._store.transaction() as txn:
             self._head.catch_up(txn)
             act(self._head, txn)
-            self._note_published()
-
-    # --- publishing -------------------------------------------------------------------------------
+        self._publisher.committed()
 
     def wait_published(self, size: int, timeout: float | None = None) -> None:
         """Block until a signed checkpoint covers `size` entries. Raises: AuditUnavailable."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._is_published(size):
-            waiters = self._want()
-            lock = waiters.add_thread()
-            if self._is_published(size):
-                return
-            left = -1 if deadline is None else max(0.0, deadline - time.monotonic())
-            if not lock.acquire(timeout=left):
-                raise AuditUnavailable(f"No checkpoint covered entry {size - 1} within {timeout} s.")
+        self._publisher.wait(size, timeout)
 
     async def published(self, size: int) -> None:
         """Await a signed checkpoint that covers `size` entries. Raises: AuditUnavailable."""
-        while not self._is_published(size):
-            future = self._want().add_task()
-            if self._is_published(size):
-                return
-            await future
-
-    def _want(self) -> Waiters:
-        waiters = Waiters()
-        with self._changed:
-            self._published_waiters.append(waiters)
-            self._publish_wanted = True
-            self._changed.notify()
-        return waiters
-
-    def _is_published(self, size: int) -> bool:
-        if self._published >= size:
-            return True
-        error = self._fatal or self._publish_error
-        if error is not None:
-            raise AuditUnavailable(f"Durable, but not published: {error.message}", do=error.do) from error
-        if self._thread is None or not self._thread.is_alive():
-            raise AuditUnavailable("The log was closed before a checkpoint covered the entry.")
-        return False
+        await self._publisher.published(size)
 
     def prove(self, seq: int) -> TlogProof:
         """Return the inclusion proof of entry `seq` under the newest checkpoint."""
         return LogReader(self._store).prove(seq)
-
-    def _note_published(self, error: KlingAuditError | None = None) -> None:
-        self._publish_error = error
-        self._published = self._head.published
-        self._last_publish = time.monotonic()
-        with self._changed:
-            waiting, self._published_waiters = self._published_waiters, []
-            self._publish_wanted = False
-        loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        for waiters in waiting:
-            waiters.wake(loops)
-        wake_loops(loops)
 
     # --- the writer thread ------------------------------------------------------------------------
 
     def _run(self) -> None:
         while True:
             batch, closing = self._gather()
+            if self._fatal is not None:
+                return  # the publisher stopped the log and told everybody who waits
             try:
                 if batch:
                     self._commit(batch)
-                self._publish_if_due(closing=closing)
-                if closing and not batch:
+                elif closing:
                     self._finish()
                     return
-                if not batch and self._head.silent_ns >= HEARTBEAT_NS:
+                elif self._head.silent_ns >= HEARTBEAT_NS:
                     self._beat()
             except KlingAuditError as error:
-                self._stop(batch, error)
+                self._stop(error, batch)
                 return
             except Exception as exc:
                 _LOG.exception("the writer thread failed")
-                self._stop(batch, AuditUnavailable(f"The writer thread failed: {type(exc).__name__}."))
+                self._stop(AuditUnavailable(f"The writer thread failed: {type(exc).__name__}."), batch)
                 raise
 
     def _gather(self) -> tuple[list[_Item], bool]:
         with self._changed:
-            while not self._queue and not self._closing:
-                wait = self._idle_wait()
-                if wait <= 0:
-                    return [], False
-                if not self._changed.wait(wait) and wait >= _HEARTBEAT_LOOK_S:
+            while not self._queue and not self._closing and self._fatal is None:
+                if not self._changed.wait(_HEARTBEAT_LOOK_S):
                     return [], False
             queue = self._queue
             batch = [queue.popleft() for _ in range(min(len(queue), MAX_BATCH))]
@@ -283,113 +223,72 @@ class Appender:
                 self._room.notify_all()
             return batch, self._closing
 
-    def _idle_wait(self) -> float:
-        """Seconds until something is due without new events."""
-        if self._head.size == self._head.published:
-            return 0.0 if self._publish_wanted else _HEARTBEAT_LOOK_S
-        pause = _RETRY_PUBLISH_S if self._publish_error is not None else PUBLISH_INTERVAL_S
-        return self._last_publish + pause - time.monotonic()
-
     def _commit(self, batch: list[_Item]) -> None:
         """Commit one batch and resolve its receipts. Raises only what stops the log."""
-        events = [(item.event, item.once) for item in batch if item.event is not None]
-        loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        events = [(event, once) for event, once, _receipt in batch if event is not None]
+        loops: Loops = {}
+        results: list[Appended] = []
         try:
-            with self._store.transaction() as txn:
-                if events:
-                    self._head.catch_up(txn)
-                    self._resolve(batch, self._append(txn, events), loops)
-                    if self._queue and time.monotonic() - self._last_publish >= PUBLISH_INTERVAL_S:
-                        self._publish(txn)
-                else:
-                    self._resolve(batch, [], loops)
-        except (SyncFailed, VerificationError):
-            raise
-        except KlingAuditError as error:
-            for item in batch:
-                if not item.receipt.done:
-                    item.receipt.resolve(loops, error=error)
-            wake_loops(loops)
-
-    def _resolve(
-        self,
-        batch: list[_Item],
-        results: list[Appended],
-        loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]],
-    ) -> None:
-        places = iter(results)
-        for item in batch:
-            if item.event is None:
-                item.receipt.resolve(loops, seq=-1)
-            else:
-                place = next(places)
-                item.receipt.resolve(loops, seq=place.seq, leaf_hash=place.leaf_hash)
-        wake_loops(loops)
-
-    def _append(self, txn: Transaction, events: Sequence[tuple[EncodedEvent, bool]]) -> list[Appended]:
-        results = self._head.append(txn, events)
-        if self._observer is not None:
-            self._observer([place.line for place in results if place.line])
-        return results
-
-    def _publish_if_due(self, *, closing: bool) -> None:
-        if self._queue and not closing:
-            return
-        unsigned = self._head.size != self._head.published
-        if unsigned and (closing or self._publish_wanted or self._idle_wait() <= 0):
-            try:
+            if events:
                 with self._store.transaction() as txn:
                     self._head.catch_up(txn)
-                    self._publish(txn)
-            except (SyncFailed, VerificationError):
-                raise
-            except KlingAuditError as error:
-                self._note_published(error)
-        elif self._publish_wanted:
-            self._note_published()
-
-    def _publish(self, txn: Transaction) -> None:
-        try:
-            self._head.publish(txn)
+                    results = self._head.append(txn, events)
+            places = iter(results)
+            for event, _once, receipt in batch:
+                if event is None:
+                    receipt.resolve(loops, seq=-1)
+                else:
+                    place = next(places)
+                    receipt.resolve(loops, seq=place.seq, leaf_hash=place.leaf_hash)
         except (SyncFailed, VerificationError):
             raise
         except KlingAuditError as error:
-            self._note_published(error)
-        else:
-            self._note_published()
+            for _event, _once, receipt in batch:
+                receipt.resolve(loops, error=error)
+        wake_loops(loops)
+        self._publisher.committed()
+        self._observe(results)
+
+    def _observe(self, results: Sequence[Appended]) -> None:
+        if self._observer is None:
+            return
+        try:
+            self._observer([place.line for place in results if place.line])
+        except Exception:  # noqa: BLE001  # whatever a view does, the entries are durable
+            _LOG.exception("the observer of durable entries failed; the entries themselves are durable")
 
     def _beat(self) -> None:
         try:
             with self._store.transaction() as txn:
                 self._head.catch_up(txn)
                 if self._head.silent_ns >= HEARTBEAT_NS:
-                    self._append(txn, [self._head.own("log_heartbeat", {})])
-                    self._publish(txn)
+                    self._observe(self._head.append(txn, [self._head.own("log_heartbeat", {})]))
         except (SyncFailed, VerificationError):
             raise
         except KlingAuditError as error:
             _LOG.warning("no heartbeat could be written: %s", error.message)
+        self._publisher.committed()
 
     def _finish(self) -> None:
         with self._store.transaction() as txn:
             self._head.catch_up(txn)
-            self._append(txn, [self._head.own("log_closed", {"writer": self._writer})])
-            self._head.publish(txn)
-        self._note_published()
+            self._observe(self._head.append(txn, [self._head.own("log_closed", {"writer": self._writer})]))
+        self._publisher.stop()
 
-    def _stop(self, batch: list[_Item], error: KlingAuditError) -> None:
+    def _stop(self, error: KlingAuditError, batch: Sequence[_Item] = ()) -> None:
         """Close this log in this process: everything pending fails, nothing is retried."""
         with self._changed:
-            self._fatal = error
+            self._fatal = self._fatal or error
             pending = [*batch, *self._queue]
             self._queue.clear()
+            self._changed.notify_all()
             self._room.notify_all()
-        loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        for item in pending:
-            if not item.receipt.done:
-                item.receipt.resolve(loops, error=error)
+        loops: Loops = {}
+        for _event, _once, receipt in pending:
+            if not receipt.done:
+                receipt.resolve(loops, error=error)
         wake_loops(loops)
-        self._note_published(error)
+        self._publisher.stop(error)
 
 
 _APPENDERS: weakref.WeakSet[Appender] = weakref.WeakSet()

@@ -8,15 +8,16 @@ last valid seal; the rest was never acknowledged and is put aside. What contradi
 from __future__ import annotations
 
 import datetime as dt
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
-from klingai_audit.errors import InconsistentCheckpoints, LogDamaged, VerificationError
+from klingai_audit.errors import LogDamaged
 from klingai_audit.event.record import EncodedEvent, format_time
 from klingai_audit.ledger.clock import Clock
 from klingai_audit.ledger.ends import EndsTable, end_id_of
 from klingai_audit.ledger.handover import handover_note
+from klingai_audit.ledger.heads import known_heads, open_head
 from klingai_audit.ledger.keys import KeyFolder
 from klingai_audit.ledger.line import (
     compute_seal,
@@ -28,10 +29,11 @@ from klingai_audit.ledger.line import (
 )
 from klingai_audit.ledger.pace import ClockWatch, parse_logged_at
 from klingai_audit.ledger.state import StateFolder
-from klingai_audit.ledger.store import Pulled, Store, Transaction
-from klingai_audit.ledger.tree import GrowingTree
-from klingai_audit.tlog.checkpoint import Checkpoint, open_checkpoint
+from klingai_audit.ledger.store import Publication, Pulled, Store, Transaction
+from klingai_audit.ledger.tree import GrowingTree, HashWrite
+from klingai_audit.tlog.checkpoint import Checkpoint
 from klingai_audit.tlog.hashing import hash_leaves
+from klingai_audit.tlog.keys import SignerKey, VerifierKey
 from klingai_audit.tlog.merkle import EMPTY_ROOT, leaf_hash
 from klingai_audit.tlog.note import sign_note
 
@@ -46,8 +48,7 @@ HEARTBEAT_NS: Final = 3_600 * 10**9
 """A log that a writer holds open gets an entry at least this often."""
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(NamedTuple):
     """Where an event stands: its index and 32-byte leaf hash; `line` is empty if the log held it already."""
 
     seq: int
@@ -77,6 +78,7 @@ class Head:
         self._rotation = rotation
         self._watch = ClockWatch(clock, accept=accept_clock)
         self._tree = GrowingTree()
+        self._tree_mutex = threading.Lock()
         self._prev = EMPTY_ROOT
         self._last_ns = 0
         self._last_line = b""
@@ -93,6 +95,10 @@ class Head:
         return self.keys.origin
 
     @property
+    def _verifier(self) -> VerifierKey:
+        return self.keys.log_signer.verifier
+
+    @property
     def silent_ns(self) -> int:
         """How long ago, by this writer's clock, the last entry it knows was logged; 0 for an empty log."""
         return self._clock.now_ns() - self._last_ns if self._last_ns else 0
@@ -104,7 +110,7 @@ class Head:
         self.keys.resume()
         self._due.clear()
         state_missing = not self.state.remembers
-        base, remembered = self._known_heads()
+        base, remembered = known_heads(self.store, self.state, self._verifier)
         if base is None and not self.keys.pending:
             raise LogDamaged(
                 f"The log at {self.store.url} has no checkpoint although its keys are in use.",
@@ -123,35 +129,7 @@ class Head:
         self._accept(txn, self._pull(txn, first=True), remembered)
         if state_missing and self.size:
             self._due.append(self._own_event("log_recovered", {"state_missing": True}))
-        self._finish_rotation(txn)
-
-    def _known_heads(self) -> tuple[Checkpoint | None, Checkpoint | None]:
-        """The published checkpoint and the remembered one if it is ahead; both signed by this log's key."""
-        note, head = self.store.read_checkpoint(), self.state.read_head()
-        base = None if note is None else self._open_note(note, "The published checkpoint")
-        remembered = None if head is None else self._open_note(head, "The remembered head")
-        if (
-            base is not None
-            and remembered is not None
-            and base.size == remembered.size
-            and base.root != remembered.root
-        ):
-            raise InconsistentCheckpoints(
-                f"Two checkpoints of size {base.size} with different roots are signed for {self.origin}.",
-                older=head or b"",
-                newer=note or b"",
-                do="This is a fork. Preserve both files and run: klingai-audit verify",
-            )
-        return base, remembered
-
-    def _open_note(self, note: bytes, what: str) -> Checkpoint:
-        try:
-            return open_checkpoint(note, self.origin, [self.keys.log_signer.verifier])[0]
-        except VerificationError as exc:
-            raise LogDamaged(
-                f"{what} of {self.store.url} is not signed by this log's key: {exc.message}",
-                kind_of_damage="checkpoint_foreign",
-            ) from exc
+        self._finish_rotation()
 
     # --- catching up ------------------------------------------------------------------------------
 
@@ -161,11 +139,9 @@ class Head:
         if not pulled.entries and not pulled.torn:
             return
         note = self.store.read_checkpoint()
-        signed = None if note is None else self._open_note(note, "The published checkpoint")
+        signed = None if note is None else open_head(note, self._verifier, self.store.url)
         self._accept(txn, pulled, signed)
-        if signed is not None:
-            self.published = max(self.published, signed.size)
-        self._finish_rotation(txn)
+        self._finish_rotation()
 
     def _pull(self, txn: Transaction, *, first: bool) -> Pulled:
         pulled = txn.pull(self.size)
@@ -239,13 +215,14 @@ class Head:
     def _advance(self, lines: Sequence[bytes], hashes: bytes) -> None:
         if not lines:
             return
-        size = self.size
-        named = tuple(size + i + 1 for i, line in enumerate(lines) if names_checkpoint(line))
-        self._tree.extend(hashes, named)
-        for seq, line in enumerate(lines, size):
-            end = end_id_of(line)
-            if end is not None:
+        named: list[int] = []
+        for seq, line in enumerate(lines, self.size):
+            if names_checkpoint(line):
+                named.append(seq + 1)
+            elif (end := end_id_of(line)) is not None:
                 self.ends.note(end, seq)
+        with self._tree_mutex:
+            self._tree.extend(hashes, tuple(named))
         self._prev = hashes[-32:]
         self._remember_line(lines[-1])
 
@@ -323,39 +300,60 @@ class Head:
         seq = self.ends.find(event_id, self.size)
         if seq is None:
             return None
-        written = self.store.read_hashes(0, seq, seq + 1)
-        return Appended(seq, written or self._tree.unwritten_leaf(seq), b"")
+        line = next(self.store.read_entries(seq, seq + 1))
+        return Appended(seq, leaf_hash(line), b"")
 
     # --- publishing -------------------------------------------------------------------------------
 
-    def publish(self, txn: Transaction) -> bytes | None:
-        """Sign the tree as it stands and replace the checkpoint; returns the note, None if nothing was unsigned.
+    def publish(self) -> None:
+        """Sign the tree as this writer knows it and replace the checkpoint; durable on return.
 
-        Order: tree hashes synced, head remembered, checkpoints kept, `checkpoint` replaced.
+        May run beside `append` in another thread. Order: tree hashes synced, head remembered, checkpoints kept,
+        `checkpoint` replaced. Raises: AuditUnavailable (try again later), SyncFailed, LogDamaged.
         """
         if self.size == self.published:
-            return None
-        writes = self._tree.take_writes()
-        try:
-            for level, begin, hashes in writes:
-                txn.put_hashes(level, begin, hashes)
-            txn.sync_hashes()
-        except BaseException:
-            self._tree.put_back(writes)
-            raise
-        note = self._sign(self.size, self._tree.root())
-        self.state.write_head(note)
-        for size, root in self._tree.marks:
-            if size > self.published:
-                txn.put_kept(size, self._sign(size, root))
-        txn.put_checkpoint(note)
-        self._tree.marks.clear()
-        self.published = self.size
-        return note
+            return
+        with self.store.publication() as publication:
+            with self._tree_mutex:
+                size, root, signers = self.size, self._tree.root(), self._signers
+                marks, writes = self._tree.take()
+            try:
+                self._publish(publication, size, root, marks, writes, signers)
+            except BaseException:
+                with self._tree_mutex:
+                    self._tree.put_back(marks, writes)
+                raise
+            self.published = size
 
-    def _sign(self, size: int, root: bytes) -> bytes:
-        text = Checkpoint(self.origin, size, root).text()
-        return sign_note(text, self.keys.log_signer, self.keys.current.signer)
+    def _publish(
+        self,
+        publication: Publication,
+        size: int,
+        root: bytes,
+        marks: list[tuple[int, bytes]],
+        writes: list[HashWrite],
+        signers: tuple[SignerKey, SignerKey],
+    ) -> None:
+        note = self.store.read_checkpoint()
+        there = 0 if note is None else open_head(note, self._verifier, self.store.url).size
+        if there >= size:
+            return  # another process published these entries with its own
+        for level, begin, hashes in writes:
+            publication.put_hashes(level, begin, hashes)
+        publication.sync_hashes()
+        note = self._sign(size, root, signers)
+        self.state.write_head(note)
+        for kept_size, kept_root in marks:
+            if kept_size > there:
+                publication.put_kept(kept_size, self._sign(kept_size, kept_root, signers))
+        publication.put_checkpoint(note)
+
+    @property
+    def _signers(self) -> tuple[SignerKey, SignerKey]:
+        return self.keys.log_signer, self.keys.current.signer
+
+    def _sign(self, size: int, root: bytes, signers: tuple[SignerKey, SignerKey]) -> bytes:
+        return sign_note(Checkpoint(self.origin, size, root).text(), *signers)
 
     # --- rotation ---------------------------------------------------------------------------------
 
@@ -371,16 +369,16 @@ class Head:
             {"epoch": successor.epoch, "epoch_key": successor.signer.verifier.format(), "handover": note},
         )
         self._append(txn, [(event, False)], now)
-        self._finish_rotation(txn)
+        self._finish_rotation()
 
-    def _finish_rotation(self, txn: Transaction) -> None:
+    def _finish_rotation(self) -> None:
         """Publish the handover and promote the successor if the last entry names it."""
         if event_type_of(self._last_line) != "signing_key_rotated":
             return
         successor = self.keys.next_keys()
         if successor is None or successor.signer.verifier.format().encode() not in self._last_line:
             return
-        self.publish(txn)
+        self.publish()
         self.keys.promote()
 
     # --- the log's own events ---------------------------------------------------------------------

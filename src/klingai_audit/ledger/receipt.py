@@ -20,6 +20,10 @@ State = Literal["durable", "published"]
 """`durable`: synced and sealed; `published`: under a signed checkpoint (docs/format.md)."""
 
 
+Loops = dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]]
+"""Futures to resolve, by the event loop that they belong to."""
+
+
 class Waiters:
     """Threads and asyncio tasks that wait for one fact; each is woken once."""
 
@@ -42,7 +46,7 @@ class Waiters:
         self._list.append((loop, future))
         return future
 
-    def wake(self, loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]]) -> None:
+    def wake(self, loops: Loops) -> None:
         """Wake threads now and collect futures by loop, so that each loop is called once a batch."""
         while self._list:
             waiter = self._list.pop()
@@ -52,7 +56,7 @@ class Waiters:
                 waiter.release()
 
 
-def wake_loops(loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]]) -> None:
+def wake_loops(loops: Loops) -> None:
     """Resolve collected futures, one call into each loop; a closed loop has nobody waiting."""
     for loop, futures in loops.items():
         try:
@@ -137,7 +141,7 @@ class Receipt:
 
     def resolve(
         self,
-        loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]],
+        loops: Loops,
         *,
         seq: int | None = None,
         leaf_hash: bytes | None = None,

@@ -4,7 +4,9 @@ A store keeps entries (opaque lines), tree hashes and checkpoints. It appends a 
 an expected head and answers ranges. It signs nothing, checks no seal and understands no entry.
 
 Concurrency: every method of `Store` may be called from any thread and process at any time. A
-`Transaction` belongs to the thread that opened it and excludes every other writer of the log.
+`Transaction` belongs to the thread that opened it and excludes every other transaction of the log; a
+`Publication` excludes every other publication, so that entries are appended while a checkpoint is being synced.
+Whoever needs both opens the transaction first.
 Errors: `AuditUnavailable` (nothing of the batch is or will become visible, the store stays usable),
 `SyncFailed` (unknown what is durable: the writer must stop), `HeadConflict` (another writer won).
 """
@@ -20,7 +22,7 @@ from typing import Literal, Protocol
 
 from klingai_audit.errors import AuditUnavailable
 
-__all__ = ["FileKind", "LogFile", "Pulled", "Store", "SyncFailed", "Transaction"]
+__all__ = ["FileKind", "LogFile", "Publication", "Pulled", "Store", "SyncFailed", "Transaction"]
 
 FileKind = Literal["entries", "tree", "checkpoint", "cosigned", "kept", "stray"]
 
@@ -84,6 +86,10 @@ class Transaction(Protocol):
         """
         ...
 
+
+class Publication(Protocol):
+    """Exclusive access to what is derived from entries: tree hashes and checkpoints."""
+
     def put_hashes(self, level: int, begin: int, hashes: bytes) -> None:
         """Write 32-byte hashes `[begin, …)` of tile level `level`, replacing what stood there and after it."""
         ...
@@ -116,6 +122,10 @@ class Store(Protocol):
 
     def transaction(self, *, recovering: bool = False) -> AbstractContextManager[Transaction]:
         """Exclude every other writer until exit; refused after a failed sync unless `recovering`."""
+        ...
+
+    def publication(self) -> AbstractContextManager[Publication]:
+        """Exclude every other publisher until exit."""
         ...
 
     def read_checkpoint(self) -> bytes | None:

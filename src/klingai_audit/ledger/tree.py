@@ -76,19 +76,16 @@ class GrowingTree:
         self._range.extend(leaf_hashes[(begin - size) * _HASH :])
         self._add(0, size, leaf_hashes)
 
-    def unwritten_leaf(self, seq: int) -> bytes:
-        """Return the leaf hash of an entry whose hash the store does not hold yet."""
-        begin, hashes = self._unwritten[0]
-        return bytes(hashes[(seq - begin) * _HASH : (seq - begin + 1) * _HASH])
-
-    def take_writes(self) -> list[HashWrite]:
-        """Hand over what the store has yet to hold, lowest level first; the tree forgets it."""
+    def take(self) -> tuple[list[tuple[int, bytes]], list[HashWrite]]:
+        """Hand over the marks and the hashes that the store has yet to hold, lowest level first; forget both."""
         writes = [(level, begin, bytes(hashes)) for level, (begin, hashes) in sorted(self._unwritten.items())]
         self._unwritten.clear()
-        return writes
+        marks, self.marks = self.marks, []
+        return marks, writes
 
-    def put_back(self, writes: list[HashWrite]) -> None:
-        """Take writes back that did not reach the store."""
+    def put_back(self, marks: list[tuple[int, bytes]], writes: list[HashWrite]) -> None:
+        """Take back what did not reach the store."""
+        self.marks[:0] = marks
         for level, begin, hashes in writes:
             _, later = self._unwritten.get(level, (begin, bytearray()))
             self._unwritten[level] = (begin, bytearray(hashes) + later)

@@ -21,6 +21,7 @@ from klingai_audit.durable import OPS, PRIVATE_MODE, TEMPORARY_SUFFIX, FileOps, 
 from klingai_audit.errors import AuditUnavailable
 from klingai_audit.ledger.store import FileKind, LogFile, SyncFailed
 from klingai_audit.stores.days import DAY_FILE, find_line, list_days, read_lines
+from klingai_audit.stores.directory_publisher import DirectoryPublication
 from klingai_audit.stores.directory_writer import DirectoryTransaction, Tail
 from klingai_audit.stores.filesystem import check_file_system
 
@@ -49,7 +50,9 @@ class DirectoryStore:
         self.tail: Tail | None = None
         self.hash_files: dict[int, int] = {}
         self._mutex = threading.RLock()
+        self._publish_mutex = threading.RLock()
         self._folder_fd: int | None = None
+        self._tree_fd: int | None = None
         self._listed: _Unchanged | None = None
 
     # --- life -------------------------------------------------------------------------------------
@@ -73,32 +76,37 @@ class DirectoryStore:
 
     def after_fork(self) -> None:
         self._mutex = threading.RLock()
-        self._drop_descriptors()
+        self._publish_mutex = threading.RLock()
+        self._drop_entry_descriptors()
+        self._drop_tree_descriptors()
 
     def close(self) -> None:
         with self._mutex:
-            self._drop_descriptors()
+            self._drop_entry_descriptors()
+        with self._publish_mutex:
+            self._drop_tree_descriptors()
 
-    def _drop_descriptors(self) -> None:
-        fds = [*self.hash_files.values()]
+    def _drop_entry_descriptors(self) -> None:
         if self.tail is not None:
-            fds.append(self.tail.fd)
-        if self._folder_fd is not None:
-            fds.append(self._folder_fd)
-        for fd in fds:
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self.hash_files.clear()
+            _close(self.tail.fd)
+        _close(self._folder_fd)
         self.tail = None
         self._folder_fd = None
         self._listed = None
+
+    def _drop_tree_descriptors(self) -> None:
+        for fd in self.hash_files.values():
+            _close(fd)
+        _close(self._tree_fd)
+        self.hash_files.clear()
+        self._tree_fd = None
 
     # --- writing ----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def transaction(self, *, recovering: bool = False) -> Iterator[DirectoryTransaction]:
         with self._mutex:
-            fd = self._lock()
+            self._folder_fd = fd = self._lock(self.path, self._folder_fd, self._drop_entry_descriptors)
             try:
                 if not recovering:
                     self.refuse_after_failed_sync()
@@ -107,23 +115,36 @@ class DirectoryStore:
                 with contextlib.suppress(OSError):
                     fcntl.flock(fd, fcntl.LOCK_UN)
 
-    def _lock(self) -> int:
+    @contextlib.contextmanager
+    def publication(self) -> Iterator[DirectoryPublication]:
+        with self._publish_mutex:
+            self._tree_fd = fd = self._lock(self.path / "tree", self._tree_fd, self._drop_tree_descriptors)
+            try:
+                yield DirectoryPublication(self)
+            finally:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(fd, fcntl.LOCK_UN)
+
+    def _lock(self, folder: Path, fd: int | None, drop: Callable[[], None]) -> int:
+        """Lock the folder that stands at this path now; `drop` closes what belongs to an earlier one."""
         for _ in range(2):
             try:
-                if self._folder_fd is None:
-                    self._folder_fd = self.ops.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-                fcntl.flock(self._folder_fd, fcntl.LOCK_EX)
-                named, held = self.path.stat(), os.fstat(self._folder_fd)
+                held = self.ops.open(folder, os.O_RDONLY | os.O_DIRECTORY) if fd is None else fd
+                fcntl.flock(held, fcntl.LOCK_EX)
+                by_name, by_lock = folder.stat(), os.fstat(held)
             except OSError as exc:
-                self._drop_descriptors()
+                drop()
                 raise AuditUnavailable(
-                    f"The log folder {self.path} is not there as a folder: {exc.strerror}.",
+                    f"The log folder {folder} is not there as a folder: {exc.strerror}.",
                     do="Nothing was recorded. Put the folder back (or restore it) and open the log again.",
                 ) from exc
-            if (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino):
-                return self._folder_fd
-            self._drop_descriptors()
-        raise AuditUnavailable(f"The log folder {self.path} keeps being replaced.", do="Find out what replaces it.")
+            if (by_name.st_dev, by_name.st_ino) == (by_lock.st_dev, by_lock.st_ino):
+                return held
+            drop()
+            if fd is None:
+                _close(held)
+            fd = None
+        raise AuditUnavailable(f"The log folder {folder} keeps being replaced.", do="Find out what replaces it.")
 
     def refuse_after_failed_sync(self) -> None:
         """Raises: SyncFailed if a failed sync was noted and not yet recovered from."""
@@ -174,7 +195,7 @@ class DirectoryStore:
                 f"Recovery of {self.path} could not write: {exc.strerror}.",
                 do="Repair or replace the disk first; the log was left as it is.",
             ) from exc
-        self._drop_descriptors()
+        self._drop_entry_descriptors()
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -243,6 +264,12 @@ class DirectoryStore:
                 return
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as whole:
                 yield whole
+
+
+def _close(fd: int | None) -> None:
+    if fd is not None:
+        with contextlib.suppress(OSError):
+            os.close(fd)
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -40,6 +40,11 @@ class MemoryStore:
         with self.mutex:
             yield MemoryTransaction(self)
 
+    @contextlib.contextmanager
+    def publication(self) -> Iterator[MemoryPublication]:
+        with self.mutex:
+            yield MemoryPublication(self)
+
     def read_checkpoint(self) -> bytes | None:
         return self.checkpoint
 
@@ -113,6 +118,13 @@ class MemoryTransaction:
     def append(self, entries: Sequence[bytes], begin: int, day: dt.date) -> None:
         self._store.entries += entries
         self._store.days += [day] * len(entries)
+
+
+class MemoryPublication:
+    """See `klingai_audit.ledger.store.Publication`."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
 
     def put_hashes(self, level: int, begin: int, hashes: bytes) -> None:
         self._store.hashes.setdefault(level, bytearray())[begin * _HASH :] = hashes

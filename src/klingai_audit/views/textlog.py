@@ -10,7 +10,7 @@ from typing import Final
 from klingai_audit.durable import OPS, FileOps
 from klingai_audit.errors import Malformed
 from klingai_audit.event.record import decode_event
-from klingai_audit.privacy.subjects import SubjectTable, mask_id
+from klingai_audit.privacy.subjects import SubjectTable, is_pseudonym, mask_id
 from klingai_audit.views.inert import inert
 
 __all__ = ["TextLog"]
@@ -41,7 +41,7 @@ class TextLog:
             event = decode_event(entry)
         except Malformed:
             return "- | ERROR | unreadable entry | - | - | -\n"
-        raw = self._subjects.reveal(event.actor_id)
+        raw = self._subjects.reveal(event.actor_id) if is_pseudonym(event.actor_id) else None
         actor = event.actor_id if raw is None else mask_id(raw)
         level = _LEVELS.get(event.outcome, "INFO")
         fields = (event.timestamp, level, event.event_type, actor, event.get("action") or "-", event.outcome)

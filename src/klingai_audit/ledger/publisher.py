@@ -1,0 +1,139 @@
+"""The thread that signs: at once when idle, at most every 10 ms under load, beside the commits of others."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from klingai_audit.errors import AuditUnavailable, KlingAuditError, VerificationError
+from klingai_audit.ledger.head import Head
+from klingai_audit.ledger.receipt import Loops, Waiters, wake_loops
+from klingai_audit.ledger.store import SyncFailed
+
+__all__ = ["PUBLISH_INTERVAL_S", "Publisher"]
+
+PUBLISH_INTERVAL_S: Final = 0.010
+"""Longest time under load until signing over an acknowledged entry starts, in seconds (or as soon as the
+signature before it is durable)."""
+
+_RETRY_S: Final = 1.0
+_LOG: Final = logging.getLogger("klingai_audit")
+
+
+class Publisher:
+    """Publishes what the head acknowledged; `stop_log` is told of an error after which nothing may be written."""
+
+    def __init__(self, head: Head, stop_log: Callable[[KlingAuditError], None]) -> None:
+        self._head = head
+        self._stop_log = stop_log
+        self._wake = threading.Condition()
+        self._waiting: list[Waiters] = []
+        self._error: KlingAuditError | None = None
+        self._final = False
+        self._stopped = False
+        self._started_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="klingai-audit-publisher", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def committed(self) -> None:
+        """Called by the writer after each batch."""
+        with self._wake:
+            self._wake.notify()
+
+    def stop(self, error: KlingAuditError | None = None) -> None:
+        """Stop the thread; without `error` publish what is left first. Raises: AuditUnavailable, SyncFailed."""
+        with self._wake:
+            self._stopped = True
+            self._wake.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        try:
+            if error is None:
+                self._head.publish()
+        except KlingAuditError as exc:
+            error = exc
+            raise
+        finally:
+            self._final = True
+            self._note(error)
+
+    def wait(self, size: int, timeout: float | None = None) -> None:
+        """Block until a signed checkpoint covers `size` entries. Raises: AuditUnavailable."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._covers(size):
+            lock = self._register().add_thread()
+            if self._covers(size):
+                return
+            left = -1 if deadline is None else max(0.0, deadline - time.monotonic())
+            if not lock.acquire(timeout=left):
+                raise AuditUnavailable(f"No checkpoint covered entry {size - 1} within {timeout} s.")
+
+    async def published(self, size: int) -> None:
+        """Await a signed checkpoint that covers `size` entries. Raises: AuditUnavailable."""
+        while not self._covers(size):
+            future = self._register().add_task()
+            if self._covers(size):
+                return
+            await future
+
+    def _register(self) -> Waiters:
+        waiters = Waiters()
+        with self._wake:
+            self._waiting.append(waiters)
+            self._wake.notify()
+        return waiters
+
+    def _covers(self, size: int) -> bool:
+        if self._head.published >= size:
+            return True
+        if self._error is not None:
+            raise AuditUnavailable(f"Durable, but not published: {self._error.message}", do=self._error.do)
+        if self._final:
+            raise AuditUnavailable("The log was closed before a checkpoint covered the entry.")
+        return False
+
+    def _note(self, error: KlingAuditError | None) -> None:
+        self._error = error
+        with self._wake:
+            waiting, self._waiting = self._waiting, []
+        loops: Loops = {}
+        for waiters in waiting:
+            waiters.wake(loops)
+        wake_loops(loops)
+
+    def _run(self) -> None:
+        while self._wait_until_due():
+            self._started_at = time.monotonic()
+            try:
+                self._head.publish()
+            except (SyncFailed, VerificationError) as error:
+                self._stop_log(error)
+                return
+            except KlingAuditError as error:
+                self._note(error)
+            except Exception as exc:
+                _LOG.exception("the publisher thread failed")
+                self._stop_log(AuditUnavailable(f"The publisher thread failed: {type(exc).__name__}."))
+                raise
+            else:
+                self._note(None)
+
+    def _wait_until_due(self) -> bool:
+        """Wait until something is to be signed; False when the thread is to end."""
+        with self._wake:
+            while not self._stopped:
+                if self._head.size == self._head.published:
+                    self._wake.wait()
+                    continue
+                pause = PUBLISH_INTERVAL_S if self._error is None else _RETRY_S
+                left = self._started_at + pause - time.monotonic()
+                if left <= 0:
+                    return True
+                self._wake.wait(left)
+            return False

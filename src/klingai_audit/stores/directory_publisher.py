@@ -1,0 +1,85 @@
+"""The publishing half of the directory store: tree hashes and checkpoints, under the lock of the tree folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from klingai_audit.durable import SyncError
+from klingai_audit.errors import AuditUnavailable, LogDamaged
+
+if TYPE_CHECKING:
+    from klingai_audit.stores.directory import DirectoryStore
+
+__all__ = ["DirectoryPublication"]
+
+_HASH: Final = 32
+
+
+class DirectoryPublication:
+    """See `klingai_audit.ledger.store.Publication`."""
+
+    def __init__(self, store: DirectoryStore) -> None:
+        self._store = store
+        self._ops = store.ops
+
+    def put_hashes(self, level: int, begin: int, hashes: bytes) -> None:
+        path = self._store.path / "tree" / str(level)
+        try:
+            fd = self._current_hash_file(level, path)
+            if fd is None:
+                new = not path.exists()
+                fd = self._store.hash_files[level] = self._ops.open(path, os.O_RDWR | os.O_CREAT)
+                if new:
+                    self._ops.sync_folder(path.parent)
+            if os.fstat(fd).st_size < begin * _HASH:
+                raise LogDamaged(
+                    f"tree/{level} is shorter than the {begin} hashes that were written to it.",
+                    kind_of_damage="tree_short",
+                )
+            offset, view = begin * _HASH, memoryview(hashes)
+            while view:
+                count = self._ops.write_at(fd, bytes(view), offset)
+                offset, view = offset + count, view[count:]
+            if os.fstat(fd).st_size > offset:
+                self._ops.truncate(fd, offset)
+        except SyncError as exc:
+            raise self._store.note_failed_sync(path, exc) from exc
+        except OSError as exc:
+            raise AuditUnavailable(f"Tree hashes cannot be written to {path}: {exc.strerror}.") from exc
+
+    def _current_hash_file(self, level: int, path: Path) -> int | None:
+        """The open descriptor if the path still names that file."""
+        fd = self._store.hash_files.get(level)
+        if fd is None:
+            return None
+        held = os.fstat(fd)
+        with contextlib.suppress(FileNotFoundError):
+            named = path.stat()
+            if (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino):
+                return fd
+        os.close(self._store.hash_files.pop(level))
+        return None
+
+    def sync_hashes(self) -> None:
+        for level, fd in self._store.hash_files.items():
+            try:
+                self._ops.sync(fd)
+            except OSError as exc:
+                raise self._store.note_failed_sync(self._store.path / "tree" / str(level), exc) from exc
+
+    def put_kept(self, size: int, note: bytes) -> None:
+        self._replace(self._store.path / "checkpoints" / f"{size:020}", note)
+
+    def put_checkpoint(self, note: bytes) -> None:
+        self._replace(self._store.path / "checkpoint", note)
+
+    def _replace(self, path: Path, note: bytes) -> None:
+        try:
+            self._ops.replace(path, note)
+        except SyncError as exc:
+            raise self._store.note_failed_sync(path, exc) from exc
+        except OSError as exc:
+            raise AuditUnavailable(f"The checkpoint {path} cannot be written: {exc.strerror}.") from exc
