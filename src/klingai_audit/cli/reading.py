@@ -38,7 +38,7 @@ def query(
     reader, subjects = _open(session)
     size = reader.size
     found = find(reader.entries(0, size), wanted, subjects)
-    recorded = record_read(session, "query", selection.given(), size, asked=record)
+    recorded = record_read(session, "query", selection.given(), size, subjects, asked=record)
     printed = _print_entries(session, found, resolve=resolve)
     if not session.as_json and not printed:
         session.remark("No entry matches.")
@@ -66,7 +66,7 @@ def tail(
     wanted = selection.to_filter(limit=lines or None, reverse=True)
     size = reader.size
     newest = find(reader.entries(0 if narrowed else max(0, size - lines), size), wanted, subjects)
-    recorded = record_read(session, "tail", selection.given(), size, asked=record)
+    recorded = record_read(session, "tail", selection.given(), size, subjects, asked=record)
     last = list(newest)[::-1] if lines else []
     if not follow:
         _print_entries(session, last, resolve=resolve)
@@ -99,7 +99,7 @@ def show(
         raise UsageError(
             f"Nothing in the log is called {what!r}.", do="Give a seq, an event id or a task id; klingai-audit query"
         )
-    recorded = record_read(session, "show", {"what": what}, size, asked=record)
+    recorded = record_read(session, "show", {"what": what}, size, subjects, asked=record)
     style: ActorStyle = "id" if resolve else "mask"
     if session.as_json:
         entries = [step.entry for step in found.steps] if isinstance(found, Story) else [found]
@@ -127,7 +127,7 @@ def activity(
     reader, subjects = _open(session)
     size = reader.size
     summary = summarise(reader.entries(0, size), actor, days=days, subjects=subjects)
-    recorded = record_read(session, "activity", {"actor": actor, "days": days}, size, asked=record)
+    recorded = record_read(session, "activity", {"actor": actor, "days": days}, size, subjects, asked=record)
     if session.as_json:
         session.emit({**summary.to_json(), "recorded": recorded})
     else:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from klingai_audit.errors import KlingAuditError
+from klingai_audit.privacy.subjects import RESERVED, SubjectTable, is_pseudonym, mask_id
+from klingai_audit.views.entry import People
 
 if TYPE_CHECKING:
     from klingai_audit.cli.session import Session
@@ -16,16 +18,26 @@ ACTOR_ENV: Final = "KLINGAI_AUDIT_ACTOR"
 """Who is named as the reader; by default the login name of this process."""
 
 
-def record_read(session: Session, command: str, asked_for: Mapping[str, Any], size: int, *, asked: bool) -> bool:
+def record_read(
+    session: Session,
+    command: str,
+    asked_for: Mapping[str, Any],
+    size: int,
+    subjects: SubjectTable | None,
+    *,
+    asked: bool,
+) -> bool:
     """Append `log_queried` before anything is shown, if that is asked for or policy; tell whether it was.
 
-    `asked_for` are the filters; people in them become pseudonyms or masks and texts commitments at the door, as in
-    every entry. `size` is the number of entries that were looked at.
+    `asked_for` are the filters: people in them become pseudonyms here, texts commitments at the door. `size` is the
+    number of entries that were looked at.
     Raises: AuditUnavailable and LogNotFound, if it cannot be recorded: then nothing is shown.
     """
     if not asked and not _policy_records_reads(session):
         return False
-    metadata = {"command": command, "tree_size": size, "filter": {name: _plain(v) for name, v in asked_for.items()}}
+    people = People(subjects)
+    told = {name: _told(name, value, people) for name, value in asked_for.items()}
+    metadata = {"command": command, "tree_size": size, "filter": told}
     append(session, "log_queried", metadata)
     return True
 
@@ -70,5 +82,10 @@ def _policy_records_reads(session: Session) -> bool:
         return False
 
 
-def _plain(value: Any) -> Any:
+def _told(name: str, value: Any, people: People) -> Any:
+    """Return a filter as an entry may hold it: nobody's raw id."""
+    if name == "actor" and not is_pseudonym(value) and value not in RESERVED and "***" not in value:
+        return people.pseudonym(value) or mask_id(value)
+    if name in ("resource", "what"):
+        return people.pseudonym(value) or value
     return list(value) if isinstance(value, tuple) else value

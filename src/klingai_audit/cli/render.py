@@ -76,7 +76,7 @@ class RowLayout:
 
     def head(self) -> Text:
         """Return the line of column names."""
-        names = ("seq", "time (UTC)", "type", "actor", "outcome", "detail")
+        names = ("    seq", "time (UTC)", "type", "actor", "outcome", "detail")
         return Text(" ".join(map(fit, names, self._widths)).rstrip(), style="bold")
 
     def row(self, entry: EntryView) -> Text:

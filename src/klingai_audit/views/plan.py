@@ -35,7 +35,7 @@ _HEADER_AT: Final = slice(102, 118)
 _TIMESTAMP: Final = slice(75, 102)
 _TYPE_AT: Final = 118
 
-Test = Callable[[EntryView], bool]
+_Test = Callable[[EntryView], bool]
 
 _quote = msgspec.json.Encoder().encode
 
@@ -86,7 +86,7 @@ class Plan:
         self.people = people
         self.limit = wanted.limit
         self._needles: list[bytes] = []
-        self._tests: list[Test] = []
+        self._tests: list[_Test] = []
         self._lowered: bytes | None = None
         self._types: frozenset[bytes] | None = None
         self._since = self._until = b""
@@ -178,7 +178,7 @@ class Plan:
             self._needles.append(b'"%b":%b' % (member.encode(), _quote(next(iter(values)))))
 
 
-def _equals(member: str, value: str) -> Test:
+def _equals(member: str, value: str) -> _Test:
     return lambda entry: getattr(entry, member) == value
 
 
@@ -198,12 +198,12 @@ def _stored_ids(actor: str, people: People) -> frozenset[str] | None:
     return frozenset({actor} if pseudonym is None else {actor, pseudonym})
 
 
-def _mask_test(mask: str, people: People) -> Test:
+def _mask_test(mask: str, people: People) -> _Test:
     wanted = mask.strip().casefold()
     return lambda entry: entry.actor_id is not None and people.mask(entry.actor_id).casefold() == wanted
 
 
-def _resource_test(resource: str, people: People) -> tuple[Test, bytes]:
+def _resource_test(resource: str, people: People) -> tuple[_Test, bytes]:
     kind, slash, name = resource.partition("/")
     person = people.pseudonym(name if slash and kind == "user" else resource) if people.readable else None
 
