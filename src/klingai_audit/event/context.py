@@ -96,7 +96,7 @@ class acting:  # noqa: N801  # reads as a verb: `with acting("user@example.com")
         on_behalf_of: str | None = None,
         correlation_id: str | None = None,
     ) -> None:
-        given = {
+        given: dict[str, object] = {
             "actor_id": actor_id,
             "actor_type": actor_type,
             "ip_address": ip,
@@ -107,11 +107,11 @@ class acting:  # noqa: N801  # reads as a verb: `with acting("user@example.com")
             "correlation_id": correlation_id,
         }
         for name, value in given.items():
-            if value is not None and not isinstance(value, str):
+            if not isinstance(value, str) and (value is not None or name == "actor_id"):
                 raise InvalidEvent(f"acting: {name} is of type {type(value).__name__}, expected str")
         if not normalise_id(actor_id):
             raise InvalidEvent("acting: actor_id is empty", do="Name the person or the service that acts.")
-        self._given: dict[str, str] = {name: value for name, value in given.items() if value is not None}
+        self._given: dict[str, str] = {name: value for name, value in given.items() if isinstance(value, str)}
 
     def __enter__(self) -> Actor:
         former = current()

@@ -24,6 +24,8 @@ _MAX_AGENT_CHARACTERS: Final = 64
 _IDENTIFIER: Final = re.compile(r"[0-9a-f-]{0,128}", re.ASCII).fullmatch
 # Without space and punctuation only the shapes of keys and the learned secrets can apply.
 _TOKEN: Final = re.compile(r"[\w-]{0,128}", re.ASCII).fullmatch
+# What comes again and again: model names, modes, states. Ids of single things would only push them out.
+_WORD: Final = re.compile(r"[A-Za-z_-]{1,32}[0-9]{0,2}", re.ASCII).fullmatch
 _JSON_OPENS: Final = frozenset('{["')
 _AGENT: Final = re.compile(
     r"\s*([A-Za-z][\w.+-]*+)(?:/v?(\d{1,5})(?!\d)[^\s]*|/[^\s]*)?(?:\s.*)?", re.ASCII | re.DOTALL
@@ -50,17 +52,18 @@ class Content:
         squashed = squash(key[-128:])
         return squashed in self._exact or (bool(self._ends) and squashed.endswith(self._ends))
 
-    def knows(self, text: str) -> bool:
-        """Tell whether `text` was found clean before; False says nothing."""
-        return text in self._clean and self._generation == generation()
-
     def clean(self, text: str) -> str:
         """Return `text` as it may be kept in an entry; cleaning twice gives what cleaning once gives."""
         if text in self._clean and self._generation == generation():
             return text
-        if _TOKEN(text) is not None and not is_learned(text):
-            return text if _IDENTIFIER(text) is not None or not has_shape(text) else self._cleaned(text)
-        return self._cleaned(text)
+        if _TOKEN(text) is None or is_learned(text):
+            return self._cleaned(text)
+        if _IDENTIFIER(text) is None:
+            if has_shape(text):
+                return self._cleaned(text)
+            if _WORD(text) is not None:
+                self._remember(text)
+        return text
 
     def _cleaned(self, text: str) -> str:
         if self.in_json(text):

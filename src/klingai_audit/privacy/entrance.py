@@ -48,7 +48,7 @@ class Entrance:
     def plain(self, metadata: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return metadata that needs no change, or None if a walk has to look closer. For the most common events."""
         out: dict[str, Any] = {}
-        keys, content = self._keys, self.content
+        keys, clean = self._keys, self.content.clean
         if self._generation != generation():
             return None
         for key, item in metadata.items():
@@ -56,7 +56,7 @@ class Entrance:
             if keys.get(key) != (key, _PLAIN):
                 return None
             if kind is str:
-                if not content.knows(item):
+                if clean(item) != item:
                     return None
             elif not (kind is int or kind is bool or item is None or kind is float):
                 return None
