@@ -1,0 +1,167 @@
+"""What one process remembers of the things (tasks) whose stories it writes: correlation, last state, unread polls.
+
+Bounded: the things seen longest ago are forgotten first; a forgotten thing is one that this process does
+not know, which costs an extra status entry and never an end. Thread-safe.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from klingai_audit.capture.facts import Known, Sight
+from klingai_audit.event.context import Actor
+from klingai_audit.event.record import format_time
+
+__all__ = ["MAX_LINKS", "MAX_THINGS", "MAX_UNRESOLVED", "Memory", "News"]
+
+MAX_THINGS: Final = 100_000
+MAX_LINKS: Final = 100_000
+MAX_UNRESOLVED: Final = 10_000
+
+
+@dataclass(slots=True)
+class _Thing:
+    correlation_id: str
+    token: Actor | None
+    state: str | None = None
+    final: bool = False
+    problem: str | None = None
+    note: dict[str, str] = field(default_factory=dict)
+    polls: int = 0
+    first_poll: dt.datetime | None = None
+    last_poll: dt.datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a sight is worth: `fresh` if it is to be written, with the polls since the last entry of the thing."""
+
+    fresh: bool
+    correlation_id: str
+    token: Actor | None
+    polls: Mapping[str, Any]
+
+
+class Memory:
+    """The background that a provider may ask, and the judge of what is news."""
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self._things: OrderedDict[str, _Thing] = OrderedDict()
+        self._links: OrderedDict[bytes, tuple[str, str]] = OrderedDict()
+        self._unresolved: OrderedDict[str, Mapping[str, str]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def known(self, thing: str) -> Known | None:
+        """What is remembered of a thing."""
+        with self._lock:
+            found = self._things.get(thing)
+            if found is None:
+                return None
+            return Known(
+                correlation_id=found.correlation_id,
+                state=found.state,
+                final=found.final,
+                problem=found.problem,
+                note=dict(found.note),
+            )
+
+    def linked(self, url: str) -> tuple[str, str] | None:
+        """The thing and the result id that a URL was seen to deliver."""
+        with self._lock:
+            return self._links.get(_link_key(url))
+
+    def unresolved(self, correlation_id: str) -> Mapping[str, str] | None:
+        """The note of an act that ended without anyone knowing if it took effect; None if there is none."""
+        with self._lock:
+            return self._unresolved.get(correlation_id)
+
+    def leave_unresolved(self, correlation_id: str, note: Mapping[str, str]) -> None:
+        """Remember that the act of this correlation may or may not have taken effect."""
+        with self._lock:
+            self._unresolved[correlation_id] = note
+            _limit(self._unresolved, MAX_UNRESOLVED)
+
+    def observe(self, sight: Sight, token: Actor | None, when: dt.datetime, *, poll: bool, all_reads: bool) -> News:
+        """Take in a sight and say whether it is news; of equal sights in several threads, one is.
+
+        `token` is who acts; a thing keeps the token of its first sight. `poll` counts the sight as an
+        unread poll if it is no news; `all_reads` makes every sight news.
+        """
+        with self._lock:
+            thing = self._things.get(sight.thing)
+            new = thing is None
+            if thing is None:
+                thing = self._things[sight.thing] = _Thing(sight.correlation_id, token)
+                _limit(self._things, MAX_THINGS)
+            if sight.opens:
+                thing.correlation_id, thing.token = sight.correlation_id, token
+            self._things.move_to_end(sight.thing)
+            fresh = all_reads or new or sight.opens or self._changed(thing, sight)
+            self._take(thing, sight)
+            if sight.state is not None:
+                self._unresolved.pop(thing.correlation_id, None)
+            polls: dict[str, Any] = {}
+            if fresh:
+                polls = _polls_of(thing)
+            elif poll:
+                thing.polls += 1
+                thing.first_poll = thing.first_poll or when
+                thing.last_poll = when
+            return News(fresh, thing.correlation_id, thing.token, polls)
+
+    def take_polls(self, thing: str) -> Mapping[str, Any]:
+        """Hand over, once, the polls of a thing that no entry has told of yet."""
+        with self._lock:
+            found = self._things.get(thing)
+            return {} if found is None else _polls_of(found)
+
+    def after_fork(self) -> None:
+        """In a forked child: another thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
+
+    def _changed(self, thing: _Thing, sight: Sight) -> bool:
+        if sight.state is None:
+            return sight.problem != thing.problem
+        if thing.final:  # a list may lag behind: what has ended stays ended, but two different ends are news
+            return sight.final and sight.state != thing.state
+        return sight.state != thing.state
+
+    def _take(self, thing: _Thing, sight: Sight) -> None:
+        thing.problem = sight.problem
+        if sight.opens and thing.state is not None:  # a poll or a callback came before the create's own reply
+            pass
+        elif sight.state is not None and not (thing.final and not sight.final):
+            thing.state, thing.final = sight.state, sight.final
+        thing.note.update(sight.note)
+        for url, result_id in sight.links:
+            self._links[_link_key(url)] = (sight.thing, result_id)
+        _limit(self._links, MAX_LINKS)
+
+
+def _polls_of(thing: _Thing) -> dict[str, Any]:
+    if not thing.polls or thing.first_poll is None or thing.last_poll is None:
+        return {}
+    told = {
+        "polls": thing.polls,
+        "first_poll": format_time(thing.first_poll),
+        "last_poll": format_time(thing.last_poll),
+    }
+    thing.polls, thing.first_poll, thing.last_poll = 0, None, None
+    return told
+
+
+def _link_key(url: str) -> bytes:
+    """Links are compared without fragment; only a digest is kept, since they open the result for anyone."""
+    return hashlib.sha256(url.partition("#")[0].encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def _limit(table: OrderedDict[Any, Any], limit: int) -> None:
+    while len(table) > limit:
+        table.popitem(last=False)

@@ -1,0 +1,307 @@
+"""Intent, request, outcome: the recorder makes an act and its record inseparable.
+
+For one act::
+
+    attempt = recorder.begin(facts)        # the intent is durable on return, or AuditUnavailable
+    ...                                    # the request
+    attempt.finished(attempt.reply(...))   # or attempt.failed(exc)
+
+An attempt ends exactly once; what comes later is ignored. Reads leave no intent, and an entry only when they
+show something new. No ending raises for what the log does wrong: see `capture.desk`. Each blocking
+method has a twin for coroutines with an `a` before its name.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from dataclasses import replace
+from typing import Final
+
+from klingai_audit.capture.attempt import Attempt, Mark, covering_attempt
+from klingai_audit.capture.desk import Desk, Item
+from klingai_audit.capture.facts import (
+    Exchange,
+    Operation,
+    Outcome,
+    Provider,
+    RequestFacts,
+    Sink,
+    utc_now,
+)
+from klingai_audit.capture.memory import Memory
+from klingai_audit.errors import AuditUnavailable, KlingAuditError, UsageError
+from klingai_audit.event.context import Actor, acting
+from klingai_audit.event.record import Draft, new_event_id
+from klingai_audit.privacy import secrets
+
+__all__ = ["HOP_SECONDS", "Attempt", "Mark", "Recorder"]
+
+HOP_SECONDS: Final = 60.0
+"""How long a redirect may wait to be followed before its act is written as ended there."""
+
+MAX_KEPT_BODY: Final = 64 * 1024
+"""Request bodies up to this many bytes stay with the attempt until it ends; longer ones only until the intent."""
+
+SECONDS_PER_HOUR: Final = 3600
+
+
+class Recorder:
+    """Turns requests and their ends into entries of one log. Thread-safe; one per log and process.
+
+    It has itself as `recorder`, so that whatever takes an `AuditLog` for capture takes a recorder too.
+    """
+
+    def __init__(self, sink: Sink, provider: Provider) -> None:
+        self.sink = sink
+        self.provider = provider
+        self.memory = Memory(sink.origin)
+        self.desk = Desk(sink)
+        self._keys: dict[str, int] = {}
+        self._open: dict[int, tuple[Attempt, float]] = {}
+        self._lock = threading.Lock()
+        _ALIVE.add(self)
+
+    @property
+    def recorder(self) -> Recorder:
+        """The recorder itself."""
+        return self
+
+    @property
+    def outstanding(self) -> int:
+        """How many entries of acts that happened are not known to be in the log; 0 is the normal state."""
+        return self.desk.outstanding
+
+    def recognise(self, method: str, url: str) -> Operation | None:
+        """Name the operation, or None for a request that is none of ours and passes untouched."""
+        return self.provider.classify(method, url, self.memory)
+
+    def begin(
+        self, request: RequestFacts, operation: Operation | None = None, mark: Mark | None = None
+    ) -> Attempt | None:
+        """Open an attempt; the intent is durable on return. None: not ours, send it unrecorded.
+
+        Raises: AuditUnavailable: it cannot be recorded, policy refuses the act, nothing may be sent.
+        UsageError: the caller's context contradicts the act (`ActorConflict`), nothing may be sent.
+        """
+        attempt = self._prepare(request, operation, mark)
+        if attempt is None or attempt.joined:
+            return attempt
+        self.desk.catch_up()
+        self._settle(attempt)
+        if attempt.operation.kind == "read":
+            return attempt
+        item = self._intent_item(attempt)
+        try:
+            self.desk.record(item).wait()
+        except Exception as exc:  # noqa: BLE001  whatever the log does wrong, policy decides about the act
+            self._not_recorded(attempt, item, exc)
+        except BaseException as exc:
+            self.desk.post(attempt.conclude(Exchange(request=attempt.request, error=type(exc).__name__, sent=False)))
+            raise
+        return attempt
+
+    async def abegin(
+        self, request: RequestFacts, operation: Operation | None = None, mark: Mark | None = None
+    ) -> Attempt | None:
+        """Do the same as `begin` without blocking the loop."""
+        attempt = self._prepare(request, operation, mark)
+        if attempt is None or attempt.joined:
+            return attempt
+        await self.desk.acatch_up()
+        self._settle(attempt)
+        if attempt.operation.kind == "read":
+            return attempt
+        item = self._intent_item(attempt)
+        try:
+            await self.desk.record(item)
+        except Exception as exc:  # noqa: BLE001  see `begin`
+            self._not_recorded(attempt, item, exc)
+        except BaseException as exc:
+            self.desk.post(attempt.conclude(Exchange(request=attempt.request, error=type(exc).__name__, sent=False)))
+            raise
+        return attempt
+
+    def close(self) -> None:
+        """Write what is still open as ended unknown, and what is late.
+
+        Raises: AuditUnavailable: entries of acts that happened could not be written and are lost with this process.
+        """
+        self._write_open(older_than=None)
+        self.desk.catch_up()
+        if self.outstanding:
+            raise AuditUnavailable(
+                f"{self.outstanding} entries of acts that happened could not be written.",
+                do="Their intents, if written, stand in the log without an outcome: klingai-audit verify names them.",
+            ) from self.desk.cause
+
+    def after_fork(self) -> None:
+        """In a forked child: its acts are its own, and so is its use of keys."""
+        self._lock = threading.Lock()
+        self._open.clear()
+        self._keys.clear()
+        self.memory.after_fork()
+        self.desk.after_fork()
+
+    def leave_open(self, attempt: Attempt) -> None:
+        """Keep an attempt so that it is written as ended if nothing more is heard of it."""
+        with self._lock:
+            self._open[id(attempt)] = (attempt, time.monotonic())
+
+    def close_open(self, attempt: Attempt) -> None:
+        """Forget an attempt that ended by itself."""
+        with self._lock:
+            self._open.pop(id(attempt), None)
+
+    def judge(self, attempt: Attempt, exchange: Exchange, token: Actor | None) -> list[Item]:
+        """Turn the end of an attempt into entries: the credential's use, if it is due, then what happened."""
+        operation, intent = attempt.operation, attempt.intent
+        try:
+            outcomes = self.provider.outcome(operation, exchange, intent, self.memory)
+            key = self.provider.key_used(operation, exchange, intent)
+        except Exception as exc:  # noqa: BLE001  an interpreter that fails must not make an act silent
+            outcomes, key = [Outcome(draft=_unreadable(intent, exchange, exc))], None
+        items = []
+        if key is not None and self._key_is_due(key, exchange):
+            items.append(_item(_ended(key, exchange), operation, exchange.request, token))
+        for outcome in outcomes:
+            if outcome.unresolved is not None:
+                self.memory.leave_unresolved(intent.correlation_id or "", outcome.unresolved)
+            item = self._news(outcome, operation, exchange, token)
+            if item is not None:
+                items.append(item)
+        return items
+
+    def _prepare(self, request: RequestFacts, operation: Operation | None, mark: Mark | None) -> Attempt | None:
+        mark = mark or Mark()
+        operation = operation or mark.operation or self.recognise(request.method, request.url)
+        if operation is None:
+            return None
+        request = self._identified(request)
+        event_id, mark.event_id = mark.event_id or new_event_id(), None  # a request sent again is another intent
+        intent = self.provider.intent(operation, request, event_id, mark.extra)
+        known = None if operation.thing is None else self.memory.known(operation.thing)
+        correlation_id = mark.correlation_id or (known.correlation_id if known else None) or intent.correlation_id
+        intent = intent.replace(event_id=event_id, timestamp=request.started, correlation_id=correlation_id or event_id)
+        if request.body_bytes > MAX_KEPT_BODY:
+            request = replace(request, body=None)
+        attempt = Attempt(self, operation, request, intent)
+        outer = covering_attempt()
+        if outer is not None and outer.adopt(self.sink, operation):
+            return attempt.inside(outer)
+        return attempt
+
+    def _identified(self, request: RequestFacts) -> RequestFacts:
+        """Replace the credential by its fingerprint."""
+        if request.authorization is None or request.credential is not None:
+            return replace(request, authorization="") if request.authorization else request
+        found = self.provider.credential(request.authorization)
+        if found is None:
+            return replace(request, authorization="")
+        secrets.learn(found.secret)
+        facts = {"kind": found.kind, "fingerprint": self.sink.fingerprint(found.secret)}
+        return replace(request, authorization="", credential=facts)
+
+    def _settle(self, attempt: Attempt) -> None:
+        """Write redirects that nobody followed; refuse the act while earlier ones are not recorded."""
+        self._write_open(older_than=HOP_SECONDS)
+        if self.outstanding and self._refuses(attempt):
+            raise AuditUnavailable(
+                f"{attempt.operation.name} was not sent: {self.outstanding} entries of earlier acts are unwritten.",
+                do="Make the log writable again; they are written before the next act. See docs/when-it-fails.md.",
+            ) from self.desk.cause
+
+    def _refuses(self, attempt: Attempt) -> bool:
+        return bool(self.sink.policy.failure.for_class(attempt.operation.failure_class) != "warn")
+
+    def _not_recorded(self, attempt: Attempt, item: Item, exc: Exception) -> None:
+        if isinstance(exc, UsageError):
+            raise exc
+        if self._refuses(attempt):
+            attempt.abandon()
+            do = exc.do if isinstance(exc, KlingAuditError) else ""
+            raise AuditUnavailable(
+                f"{attempt.operation.name} was not sent, because its intent could not be recorded.",
+                do=do or "Make the log writable again and repeat the call. See docs/when-it-fails.md.",
+            ) from exc
+        self.desk.missed(item, exc)
+
+    def _intent_item(self, attempt: Attempt) -> Item:
+        return _item(attempt.intent, attempt.operation, attempt.request, acting.capture())
+
+    def _news(self, outcome: Outcome, operation: Operation, exchange: Exchange, token: Actor | None) -> Item | None:
+        draft, sight = outcome.draft, outcome.sight
+        if sight is None:
+            told = self.memory.take_polls(operation.thing) if operation.thing else {}
+            draft = _ended(draft.with_metadata(**told), exchange)
+            return _item(draft, operation, exchange.request, token, once=outcome.once)
+        news = self.memory.observe(
+            sight, token, exchange.finished, poll=operation.kind == "read",
+            all_reads=self.sink.policy.privacy.record_reads == "all",
+        )  # fmt: skip
+        if not news.fresh:
+            return None
+        draft = draft.replace(correlation_id=news.correlation_id).with_metadata(**news.polls)
+        return _item(_ended(draft, exchange), operation, exchange.request, news.token, once=outcome.once)
+
+    def _key_is_due(self, draft: Draft, exchange: Exchange) -> bool:
+        """Once per credential, process and hour."""
+        name = str((exchange.request.credential or {}).get("fingerprint", draft.resource_id))
+        hour = int(exchange.finished.timestamp()) // SECONDS_PER_HOUR
+        with self._lock:
+            if self._keys.get(name) == hour:
+                return False
+            self._keys[name] = hour
+            return True
+
+    def _write_open(self, *, older_than: float | None) -> None:
+        if not self._open:
+            return
+        now = time.monotonic()
+        with self._lock:
+            due = [attempt for attempt, since in self._open.values() if older_than is None or now - since > older_than]
+        for attempt in due:
+            if older_than is None or attempt.waits_for_hop:
+                error = "RedirectNotFollowed" if attempt.waits_for_hop else "NeverEnded"
+                exchange = Exchange(request=attempt.request, error=error, hops=attempt.hops, finished=utc_now())
+                self.desk.post(attempt.conclude(exchange))
+
+
+_ALIVE: Final[weakref.WeakSet[Recorder]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for recorder in list(_ALIVE):
+        recorder.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _ended(draft: Draft, exchange: Exchange) -> Draft:
+    """The draft with an id, so that writing it late or again writes the same entry, and the time of the end."""
+    return draft.replace(event_id=draft.event_id or new_event_id(), timestamp=draft.timestamp or exchange.finished)
+
+
+def _item(
+    draft: Draft, operation: Operation, request: RequestFacts, token: Actor | None, *, once: bool = False
+) -> Item:
+    """The entry in the name of who acts; the request's own user agent unless the actor has a better one."""
+    agent = request.headers.get("user-agent")
+    if agent and not draft.user_agent and (token is None or token.user_agent is None):
+        draft = draft.replace(user_agent=agent)
+    return Item(draft, token, once, operation.failure_class)
+
+
+def _unreadable(intent: Draft, exchange: Exchange, exc: Exception) -> Draft:
+    """What is written when the provider's interpreter itself fails: the act, its end unknown."""
+    return Draft(
+        event_type="task_submitted",
+        resource_type=intent.resource_type,
+        action=intent.action,
+        outcome="unknown",
+        correlation_id=intent.correlation_id,
+        metadata={"intent": intent.event_id, "error": type(exc).__name__, "http_status": exchange.status},
+    )

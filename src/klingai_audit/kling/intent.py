@@ -1,0 +1,195 @@
+"""What a request says before it is sent: the fields of its body as an entry may hold them. Pure and total."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from klingai_audit.capture.facts import Operation, RequestFacts
+from klingai_audit.event.record import Draft
+from klingai_audit.event.types import EventType
+from klingai_audit.kling.catalogue import Match, Row
+from klingai_audit.kling.reply import clean_id
+from klingai_audit.privacy.commitment import ToCommit
+
+__all__ = ["CREATE_DEADLINE", "DOWNLOAD_DEADLINE", "describe_request", "intent_draft", "medium_of", "pick"]
+
+CREATE_DEADLINE: Final = 300
+"""Seconds after which a create without an outcome is a finding: longer than any time-out in use."""
+
+DOWNLOAD_DEADLINE: Final = 3600
+"""The same for downloads."""
+
+MAX_NAMES: Final = 20
+MAX_INTEGER: Final = 2**53
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:+/-]{0,63}").fullmatch
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}").fullmatch
+_MEDIA_TYPE: Final = re.compile(r"[a-z][\w.+-]{0,63}/[\w.+-]{1,63}", re.ASCII).match
+_PROMPTS: Final = ("prompt", "multi_prompt", "text")
+_MEDIA_NAMES: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("png", "jpg", "jpeg", "webp"), "image"),
+    **dict.fromkeys(("mp3", "wav", "m4a"), "audio"),
+}
+
+
+def intent_draft(operation: Operation, request: RequestFacts, extra: Mapping[str, Any]) -> Draft:
+    """Build the entry before the act; for a read, the pattern of the entry that it may become."""
+    found: Match = operation.row
+    row = found.row
+    if row.kind == "read":
+        return Draft(
+            event_type=EventType.RESOURCE_READ, resource_type=row.product or "task", resource_id=operation.thing,
+            action=found.action, metadata={**_key(request), **extra},
+        )  # fmt: skip
+    head: dict[str, Any] = {"phase": "intent"}
+    if row.kind == "download":
+        medium = medium_of(request.url)
+        return Draft(
+            event_type=f"{medium}_downloaded", resource_type=medium, resource_id=operation.thing, action=found.action,
+            outcome="unknown",
+            metadata={
+                **head, "deadline_s": DOWNLOAD_DEADLINE, **_part(operation), "url": ToCommit(request.url), **extra,
+            },
+        )  # fmt: skip
+    said = describe_request(found, request)
+    prompted = any(name in said for name in _PROMPTS) or _mentions_prompt(request.body)
+    return Draft(
+        event_type=EventType.PROMPT_SUBMITTED if prompted else EventType.TASK_SUBMITTED,
+        resource_type=row.product or "task",
+        action=found.action,
+        metadata={**head, "deadline_s": CREATE_DEADLINE, **said, **_key(request), **extra},
+    )
+
+
+def describe_request(found: Match, request: RequestFacts) -> dict[str, Any]:
+    """What may be said of a create request: committed content, settings, model, external id, names of the rest."""
+    row = found.row
+    said: dict[str, Any] = {}
+    if row.generation is not None:
+        said["generation"] = row.generation
+    host = _host(request.url)
+    if host is not None:
+        said["host"] = host
+    body = _decode(request.body)
+    model = clean_id(found.variables.get("model")) or (clean_id(pick(body, row.fields.model)) if body else None)
+    if model is not None:
+        said["model"] = model
+    if body is None:
+        said.update(_opaque_body(request))
+        return said
+    for name, path in row.fields.committed.items():
+        value = pick(body, path)
+        if value is not None and value != "":
+            said[name] = _committed(value)
+    settings = {name: _kept(value) for name, path in row.fields.kept.items() if (value := pick(body, path)) is not None}
+    if settings:
+        said["settings"] = settings
+    external = next((value for path in row.fields.external_id if (value := pick(body, path))), None)
+    if external is not None:
+        said["external_task_id"] = clean_id(external) or _committed(external)
+    others = _other_names(row, body)
+    if others:
+        said["other_fields"] = others
+    return said
+
+
+def pick(body: Any, path: str | None) -> Any:
+    """The value at a dotted path; None if there is none."""
+    for part in path.split(".") if path else ():
+        body = body.get(part) if isinstance(body, dict) else None
+    return body if path else None
+
+
+def medium_of(url: str) -> str:
+    """The medium that a link's file name tells: `image`, `audio`, else `video`."""
+    return _MEDIA_NAMES.get(urlsplit(url).path.rpartition(".")[2].lower(), "video")
+
+
+def _key(request: RequestFacts) -> dict[str, str]:
+    return {f"key_{name}": value for name, value in (request.credential or {}).items()}
+
+
+def _part(operation: Operation) -> dict[str, str]:
+    return {} if operation.part is None else {"result_id": operation.part}
+
+
+def _host(url: str) -> str | None:
+    host = urlsplit(url).hostname or ""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host if 0 < len(host) <= 255 and host.isascii() else None
+    return None
+
+
+def _decode(body: bytes | None) -> dict[str, Any] | None:
+    try:
+        value = msgspec.json.decode(body or b"")
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _opaque_body(request: RequestFacts) -> dict[str, Any]:
+    if request.body is None:
+        return {"body_bytes": request.body_bytes} if request.body_bytes else {}
+    found = _MEDIA_TYPE(request.headers.get("content-type", "").lower())
+    return {"body": ToCommit(request.body, found.group() if found else None)} if request.body else {}
+
+
+def _committed(value: Any) -> ToCommit:
+    """A commitment to text, or to the compact JSON of anything else."""
+    return ToCommit(value if isinstance(value, str) else msgspec.json.encode(value))
+
+
+def _kept(value: Any) -> Any:
+    """A setting in the clear if it looks like one; whatever else someone put there is committed."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int) and abs(value) <= MAX_INTEGER:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, str) and _PLAIN(value):
+        return value
+    if isinstance(value, dict) and len(value) <= MAX_NAMES and all(_is_dial(item) for item in value.items()):
+        return value
+    return _committed(value)
+
+
+def _is_dial(item: tuple[Any, Any]) -> bool:
+    name, value = item
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_INTEGER
+    return isinstance(name, str) and _NAME(name) is not None and number
+
+
+def _other_names(row: Row, body: dict[str, Any]) -> list[str]:
+    """Names of the fields that the table does not know, one level deep where the table itself goes deeper."""
+    fields = row.fields
+    known = {*fields.committed.values(), *fields.kept.values(), *fields.external_id, fields.model}
+    parents = {path.rpartition(".")[0] for path in known if path}
+    names = [name for name in _names(body, parents) if name not in known and name not in parents]
+    return sorted(name for name in names if all(_NAME(part) for part in name.split(".")))[:MAX_NAMES]
+
+
+def _names(body: dict[str, Any], parents: set[str], prefix: str = "") -> Iterator[str]:
+    for name, value in body.items():
+        path = f"{prefix}{name}"
+        if path in parents and isinstance(value, dict):
+            yield from _names(value, parents, f"{path}.")
+        else:
+            yield path
+
+
+def _mentions_prompt(body: bytes | None) -> bool:
+    """Whether a new-design body without a row of its own carries a prompt among its `contents`."""
+    contents = pick(_decode(body), "contents")
+    items = contents if isinstance(contents, list) else []
+    return any(isinstance(item, dict) and (item.get("type") == "prompt" or "prompt" in item) for item in items)
