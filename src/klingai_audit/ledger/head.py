@@ -121,7 +121,7 @@ class Head:
         if base is not None and self._tree.root() != base.root:
             raise LogDamaged(
                 f"The tree hashes of {self.store.url} do not lead to the root signed for its {base.size} entries.",
-                kind_of_damage="tree_mismatch",
+                kind_of_damage="tree_changed",
             )
         self._prev = self.store.read_hashes(0, self.size - 1, self.size) if self.size else EMPTY_ROOT
         self.ends.begin(self.size)
@@ -149,7 +149,7 @@ class Head:
             pulled = txn.pull(self.size, counted=True)
             if not self._is_last(pulled.before):
                 raise LogDamaged(
-                    f"Entry {self.size - 1} of {self.store.url} is not the one that was signed.", kind_of_damage="leaf"
+                    f"Entry {self.size - 1} of {self.store.url} is not the one that was signed.", kind_of_damage="entry_changed"
                 )
         if first and pulled.before is not None:
             self._remember_line(pulled.before)
@@ -173,7 +173,7 @@ class Head:
             if self._tree.root() != signed.root:
                 raise LogDamaged(
                     f"The entries of {self.store.url} up to {signed.size} do not have the signed root.",
-                    kind_of_damage="tree_mismatch",
+                    kind_of_damage="tree_changed",
                 )
             if any(event_type_of(line) == "signing_key_rotated" for line in lines[:covered]):
                 self.keys.resume()
@@ -201,7 +201,7 @@ class Head:
             if has_valid_seal(tail, origin, line):
                 raise LogDamaged(
                     f"Acknowledged entries of {self.store.url} after entry {self.size + accepted} were changed.",
-                    kind_of_damage="link",
+                    kind_of_damage="link_broken",
                 )
         return accepted
 

@@ -18,7 +18,7 @@ def open_head(note: bytes, key: VerifierKey, where: str) -> Checkpoint:
     except VerificationError as exc:
         raise LogDamaged(
             f"A checkpoint of {where} is not signed by this log's key: {exc.message}",
-            kind_of_damage="checkpoint_foreign",
+            kind_of_damage="checkpoint_signature",
         ) from exc
 
 
