@@ -11,20 +11,34 @@ the folder. Known hole: a disk that acknowledges a flush without doing it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
 import sys
+import threading
 from pathlib import Path
 from typing import Final
 
-__all__ = ["OPS", "PRIVATE_MODE", "TEMPORARY_SUFFIX", "FileOps", "SyncError", "is_private", "read_optional"]
+__all__ = [
+    "NO_FORK",
+    "OPS",
+    "PRIVATE_MODE",
+    "TEMPORARY_SUFFIX",
+    "FileOps",
+    "SyncError",
+    "is_private",
+    "read_optional",
+]
 
 TEMPORARY_SUFFIX: Final = ".tmp"
 """Suffix of the temporary file beside a file that is being replaced."""
 
 PRIVATE_MODE: Final = 0o600
 """File mode of private keys and of everything in the state folder."""
+
+NO_FORK: Final = threading.Lock()
+"""Held for moments in which a forked child would inherit something that nobody there could close; forks wait."""
 
 _FULLFSYNC: Final[int | None] = getattr(fcntl, "F_FULLFSYNC", None) if sys.platform == "darwin" else None
 
@@ -89,7 +103,14 @@ class FileOps:
         """Write all of `data`; raises `OSError` on the first failure, part may be written."""
         view = memoryview(data)
         while view:
-            view = view[self.write(fd, bytes(view)) :]
+            view = view[_progress(self.write(fd, bytes(view))) :]
+
+    def write_all_at(self, fd: int, data: bytes, offset: int) -> None:
+        """Write all of `data` at byte `offset`; raises `OSError` on the first failure, part may be written."""
+        view = memoryview(data)
+        while view:
+            count = _progress(self.write_at(fd, bytes(view), offset))
+            offset, view = offset + count, view[count:]
 
     def sync_folder(self, folder: Path) -> None:
         """Make names created, renamed or removed in `folder` durable."""
@@ -100,15 +121,20 @@ class FileOps:
             self.close(fd)
 
     def make_folder(self, folder: Path, mode: int = 0o755) -> None:
-        """Create `folder` if missing, parents too; each new name is durable on return."""
+        """Create `folder` if missing, parents too; its name is durable on return.
+
+        A folder that is there already may have been made by a process that died before it synced the name.
+        """
         if folder.is_dir():
+            with contextlib.suppress(PermissionError):  # a parent that we may pass but not list is not of our making
+                self.sync_folder(folder.parent)
             return
         self.make_folder(folder.parent)
         with contextlib.suppress(FileExistsError):
             self.mkdir(folder, mode)
-            self.sync_folder(folder.parent)
         if not folder.is_dir():
-            raise NotADirectoryError(20, "a file stands where a folder belongs", str(folder))
+            raise NotADirectoryError(errno.ENOTDIR, "a file stands where a folder belongs", str(folder))
+        self.sync_folder(folder.parent)
 
     def replace(self, path: Path, data: bytes, *, mode: int = 0o644) -> None:
         """Put `data` in place of the file at `path`: whole old or whole new after a crash; durable on return.
@@ -116,14 +142,54 @@ class FileOps:
         The temporary file is `<name>.tmp` in the same folder; one left by a crash is overwritten.
         """
         temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-        fd = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         try:
-            self.write_all(fd, data)
-            self.sync(fd)
-        finally:
-            self.close(fd)
+            fd = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+            try:
+                self.write_all(fd, data)
+                self.sync(fd)
+            finally:
+                self.close(fd)
+            self.rename(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.unlink(temporary)
+            raise
+        self.sync_folder(path.parent)
+
+    def renew(self, path: Path) -> None:
+        """Copy a file's bytes to a new file, sync that, and let it take the name; durable on return.
+
+        For a file whose sync failed: its pages may vanish at any moment, those of the copy are on the disk.
+        """
+        mode = stat.S_IMODE(path.stat().st_mode)
+        temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+        with path.open("rb") as source:
+            fd = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+            try:
+                while chunk := source.read(_COPY_BYTES):
+                    self.write_all(fd, chunk)
+                self.sync(fd)
+            finally:
+                self.close(fd)
         self.rename(temporary, path)
         self.sync_folder(path.parent)
+
+    def leave_mark(self, path: Path, data: bytes, *, mode: int = PRIVATE_MODE) -> None:
+        """Put a file there for others to see, even if the disk takes no more writes; as durable as can be had.
+
+        Others look for the name, not for the content. Never raises `OSError`.
+        """
+        with contextlib.suppress(OSError):
+            self.make_folder(path.parent, 0o750)
+        with contextlib.suppress(OSError):
+            fd = self.open(path, os.O_WRONLY | os.O_CREAT, mode)
+            try:
+                with contextlib.suppress(OSError):
+                    self.write_all(fd, data)
+                    self.sync(fd)
+            finally:
+                self.close(fd)
+            self.sync_folder(path.parent)
 
     def destroy(self, path: Path) -> None:
         """Overwrite a private file with zeros, sync, unlink, sync the folder; absent is fine.
@@ -146,6 +212,21 @@ class FileOps:
 
 OPS: Final = FileOps()
 """The real operations."""
+
+_COPY_BYTES: Final = 1 << 20
+
+
+def _progress(count: int) -> int:
+    if count <= 0:
+        raise OSError(errno.ENOSPC, "the write made no progress")
+    return count
+
+
+os.register_at_fork(
+    before=NO_FORK.acquire,
+    after_in_parent=NO_FORK.release,
+    after_in_child=NO_FORK.release,
+)
 
 
 def read_optional(path: Path) -> bytes | None:
