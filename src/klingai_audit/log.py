@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from klingai_audit.config import Places, open_store
 from klingai_audit.durable import OPS, FileOps
 from klingai_audit.errors import AuditUnavailable, LogDamaged, LogNotFound, UsageError
-from klingai_audit.event.context import resolve
+from klingai_audit.event.context import UNKNOWN_ACTOR, resolve
 from klingai_audit.event.own import own_event
 from klingai_audit.event.record import Draft, EncodedEvent
 from klingai_audit.event.types import EventType
@@ -63,6 +63,7 @@ class AuditLog:
         self._door = door
         self._wait: State | None = None
         self._recorder: Recorder | None = None
+        self._warned_unknown = False
         self.origin: str = keys.origin
         self.vkey: str = keys.log_signer.verifier.format()
 
@@ -211,7 +212,14 @@ class AuditLog:
 
     def admit(self, draft: Draft) -> EncodedEvent:
         """Resolve who acts and apply privacy; nothing is written but the subject's row. Raises: as `log`."""
-        return self._door.admit(resolve(draft))
+        resolved = resolve(draft)
+        if resolved.actor_id == UNKNOWN_ACTOR and not self._warned_unknown:
+            self._warned_unknown = True
+            warnings.warn(
+                'An event was recorded with actor "unknown": bind who acts with klingai_audit.acting(…).',
+                stacklevel=4,
+            )
+        return self._door.admit(resolved)
 
     def append(self, event: EncodedEvent, *, once: bool = False) -> Receipt:
         """Append an admitted event. Raises: AuditUnavailable."""
