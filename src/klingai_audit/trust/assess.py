@@ -1,0 +1,169 @@
+"""From findings and evidence to the graded verdict: for each threat its state, what rules it out, what to do.
+
+Source: design section 9. The texts name what was actually checked in this run, never more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from klingai_audit.trust.verdict import FINDING_KINDS, THREATS, Finding, State, Threat, ThreatName
+
+__all__ = ["Grounds", "assess", "assess_file"]
+
+_PAGE: Final = "docs/when-it-fails.md"
+_PRESERVE: Final = "Stop nothing and change nothing: copy the log folder as it is, then see " + _PAGE + "#{page}."
+_WITNESS: Final = "Give signed checkpoints to someone else: a copy at another place, a witness, a time stamp."
+_BY_TREE: Final[tuple[ThreatName, ...]] = ("edit", "insert", "delete", "reorder", "head_cut", "tail_cut")
+
+
+@dataclass(frozen=True, slots=True)
+class Grounds:
+    """What this run established.
+
+    `size` is the signed size (0 without a usable checkpoint), `reached` tells that the entries have its root.
+    `key_source` says where the trusted key came from, empty if only the log names it. `remembered` is the size of
+    the remembered checkpoint that the log agrees with. `epochs` counts epochs, `closed` is the size that the last
+    handover closed. `first_epoch_pinned` tells that epoch 0's key was given.
+    """
+
+    size: int = 0
+    reached: bool = False
+    key_id: str = ""
+    key_source: str = ""
+    remembered: int | None = None
+    epochs: int = 1
+    closed: int = 0
+    first_epoch_pinned: bool = False
+    quick_from: int | None = None
+
+
+def assess(findings: Sequence[Finding], grounds: Grounds) -> tuple[Threat, ...]:
+    """Return all threats in order, each with its state."""
+    shown = _shown(findings)
+    open_states = dict(_open(findings, grounds))
+    return tuple(_detected(name, shown[name]) if name in shown else open_states[name] for name in THREATS)
+
+
+def assess_file(findings: Sequence[Finding], lines: int) -> tuple[Threat, ...]:
+    """Return the threats for one day file by itself, where no checkpoint is at hand."""
+    shown = _shown(findings)
+    found = []
+    for name in THREATS:
+        if name in shown:
+            found.append(_detected(name, shown[name]))
+        elif name in ("edit", "insert", "delete", "reorder"):
+            by = f"the links between the {lines} entries of this file agree; whoever edits can compute links anew"
+            found.append(Threat(name, "not_ruled_out", by, "Verify the whole log: klingai-audit verify --log FOLDER"))
+        else:
+            found.append(Threat(name, "not_checked", "", "Verify the whole log: klingai-audit verify --log FOLDER"))
+    return tuple(found)
+
+
+def _shown(findings: Sequence[Finding]) -> dict[ThreatName, list[Finding]]:
+    shown: dict[ThreatName, list[Finding]] = {}
+    for finding in findings:
+        for threat in FINDING_KINDS[finding.kind].threats:
+            shown.setdefault(threat, []).append(finding)
+    return shown
+
+
+def _detected(name: ThreatName, findings: list[Finding]) -> Threat:
+    first = findings[0]
+    where = f" ({first.file}{f', line {first.line}' if first.line else ''})" if first.file else ""
+    more = f"; {len(findings) - 1} more" if len(findings) > 1 else ""
+    page = FINDING_KINDS[first.kind].page
+    return Threat(name, "detected", f"{first.kind}: {first.message}{where}{more}", _PRESERVE.format(page=page))
+
+
+def _open(findings: Sequence[Finding], grounds: Grounds) -> Iterator[tuple[ThreatName, Threat]]:
+    """Yield every threat as if no finding showed it."""
+    for name in _BY_TREE:
+        yield name, _by_tree(name, findings, grounds)
+    yield "rollback", _rollback(grounds)
+    yield "fork", _fork(grounds)
+    yield (
+        "back_dating",
+        _threat(
+            "back_dating",
+            "logged_at never decreases and each entry lies on its day; the writer's clock itself is not proven",
+            "Have checkpoints time-stamped, or keep dated copies of them elsewhere.",
+        ),
+    )
+    yield "foreign_key", _foreign_key(grounds)
+    yield "key_holder", _threat("key_holder", "whoever holds all keys can sign another history", _WITNESS)
+    yield "key_theft", _key_theft(grounds)
+    yield (
+        "quantum",
+        _threat(
+            "quantum",
+            "the signatures are Ed25519, which a large quantum computer could forge",
+            "Keep copies of checkpoints elsewhere; post-quantum cosignatures come with a later version.",
+        ),
+    )
+
+
+def _threat(name: ThreatName, by: str, do: str = "", state: State = "not_ruled_out") -> Threat:
+    return Threat(name, state, by, do)
+
+
+def _by_tree(name: ThreatName, findings: Sequence[Finding], grounds: Grounds) -> Threat:
+    blurred = any(finding.kind in ("history_rewritten", "file_unreadable") for finding in findings)
+    if not grounds.size:
+        return _threat(name, "no usable signed checkpoint covers the entries", "Restore the checkpoint from a copy.")
+    if blurred:
+        return _threat(name, "the entries were rewritten as a whole; what else was done cannot be told", _PRESERVE_ONLY)
+    signed = f"the tree root of {grounds.size} entries, signed by key {grounds.key_id}"
+    if grounds.quick_from is not None:
+        by = f"{signed}; entries below {grounds.quick_from} were verified before and not read again"
+        return _threat(name, by, "Verify without --quick.", "not_checked")
+    if not grounds.reached:
+        return _threat(name, f"{signed}, is not that of these entries", _PRESERVE_ONLY)
+    if not grounds.key_source:
+        signed += ", which only the log itself names"
+    return _threat(name, signed, state="ruled_out")
+
+
+_PRESERVE_ONLY: Final = _PRESERVE.format(page="checksum-mismatch")
+
+
+def _rollback(grounds: Grounds) -> Threat:
+    if grounds.remembered is None:
+        do = "Verify where the log is written (its state folder remembers the last signed size), or " + _lower(_WITNESS)
+        return _threat("rollback", "no earlier checkpoint is remembered here", do)
+    by = f"the remembered checkpoint of size {grounds.remembered}, which this log extends"
+    return _threat("rollback", by, state="ruled_out")
+
+
+def _fork(grounds: Grounds) -> Threat:
+    if grounds.remembered is None:
+        return _threat("fork", "others may have been shown another history", _WITNESS)
+    by = f"one history from size {grounds.remembered} on, for this machine; others may have been shown another"
+    return _threat("fork", by, _WITNESS)
+
+
+def _foreign_key(grounds: Grounds) -> Threat:
+    if grounds.key_source:
+        return _threat("foreign_key", f"key {grounds.key_id} from {grounds.key_source}", state="ruled_out")
+    do = "Give the log's public key, kept since `init` at another place: verify --key VKEY"
+    return _threat("foreign_key", "the key was taken from the log itself: whoever rewrote it all chose it", do)
+
+
+def _key_theft(grounds: Grounds) -> Threat:
+    if grounds.epochs == 1:
+        by = "no epoch has ended yet: whoever stole the keys can sign all entries anew"
+        return _threat("key_theft", by, _WITNESS)
+    by = (
+        f"entries below {grounds.closed} were closed by {grounds.epochs - 1} handover(s), whose keys were destroyed; "
+        f"what the current epoch signed can be signed anew by a thief of its keys"
+    )
+    if not grounds.first_epoch_pinned:
+        by += ", and a thief of the log key can replace the first epoch's key too"
+        return _threat("key_theft", by, f"Keep epoch 0's public key beside the log's. {_WITNESS}")
+    return _threat("key_theft", by, _WITNESS)
+
+
+def _lower(text: str) -> str:
+    return text[0].lower() + text[1:]

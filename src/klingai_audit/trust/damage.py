@@ -1,0 +1,165 @@
+"""The state of a log as the judgement sees it: of a whole one cheaply, of a damaged one by diagnosis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from klingai_audit.ledger.line import seq_of
+from klingai_audit.ledger.store import Store
+from klingai_audit.tlog.merkle import leaf_hash
+from klingai_audit.tlog.tile import HASH_BYTES
+from klingai_audit.trust.anchors import Anchor
+from klingai_audit.trust.diagnose import Diagnosis, diagnose
+from klingai_audit.trust.evidence import Roots, compare_hashes
+from klingai_audit.trust.expected import Expected, build_expected
+from klingai_audit.trust.forest import Forest
+from klingai_audit.trust.look import Look, reader_of
+from klingai_audit.trust.place import DayFile, Scanned
+from klingai_audit.trust.reading import Reading
+from klingai_audit.trust.verdict import Finding, Unsigned
+
+__all__ = ["State", "damaged_state", "whole_state"]
+
+_ENTRY_START: Final = b'{"schema":1,"event_id":"'
+_PIECE: Final = 4096
+
+
+@dataclass(slots=True)
+class State:
+    """What the entries are: `root(size)`, `place(seq)`, `own` entries, and what is wrong with them.
+
+    Epochs and checkpoints are judged up to the size `limit`, below which no entry is changed or gone.
+    `levels` are the computed tree levels. `renamed` are stray files that hold entries.
+    """
+
+    root: Roots
+    place: Callable[[int], tuple[str | None, int | None]]
+    own: Sequence[tuple[int, bytes]]
+    levels: Sequence[bytes | bytearray]
+    limit: int
+    damaged: Callable[[int], bool]
+    findings: list[Finding] = field(default_factory=list)
+    bad_lines: int = 0
+    unsigned: Unsigned = field(default_factory=Unsigned)
+    renamed: Collection[str] = ()
+
+
+def whole_state(reading: Reading, anchors: Sequence[Anchor], size: int) -> State | None:
+    """Return the state of a log in which nothing is off among entries, `tree/0` and signed roots; else None."""
+    scanned = reading.scanned
+    if not reading.readable or not scanned.is_whole() or scanned.lines != size or not size:
+        return None
+    if any(file.torn or not file.day for file in scanned.files):
+        return None
+    if not all(part.report.stored for part in scanned.ranges) or not scanned.ranges[-1].report.sealed:
+        return None
+    forest = _forest(reading)
+    if any(anchor.size > size or forest.root(anchor.size) != anchor.root for anchor in anchors):
+        return None
+    return State(forest.root, scanned.place, scanned.own(), forest.levels, size, lambda _seq: False)
+
+
+def _forest(reading: Reading) -> Forest:
+    """The tree over all scanned entries of a log that is whole."""
+    stored = reading.reader("tree/0")
+
+    def leaves(begin: int, end: int) -> bytes:
+        hashes = stored(begin * HASH_BYTES, end * HASH_BYTES)
+        return hashes if len(hashes) == (end - begin) * HASH_BYTES else reading.scanned.leaves(begin, end)
+
+    forest = Forest(leaves)
+    for part in reading.scanned.ranges:
+        forest.add(part.report)
+    return forest
+
+
+def damaged_state(reading: Reading, anchors: Sequence[Anchor], size: int, look: Look, *, seal_due: bool) -> State:
+    """Find out what is wrong. `size` is the signed size; `seal_due` tells that the last line must have a seal."""
+    scanned = reading.scanned
+    whole = reading.readable and scanned.is_whole() and all(file.day and not file.torn for file in scanned.files)
+    stored = reading.reader("tree/0")
+
+    def stored_leaves(begin: int, end: int) -> bytes:
+        hashes = stored(begin * HASH_BYTES, end * HASH_BYTES)
+        return hashes[: len(hashes) - len(hashes) % HASH_BYTES]
+
+    usable = [anchor for anchor in anchors if anchor.size <= size]
+    all_stored = whole and all(part.report.stored for part in scanned.ranges)
+    forest = _forest(reading) if all_stored else _rehashed(scanned) if whole else None
+    scanned.settle()
+    expected = build_expected(size, usable, stored_leaves, forest, scanned.leaves, lambda b, e: _claimed(scanned, b, e))
+    found = diagnose(scanned, expected, whole=whole)
+    renamed = _renamed(reading.store, look, found, expected)
+    if renamed:
+        reading.scan_files(renamed)
+        found = diagnose(scanned, expected, whole=False)
+    tree = expected.forest()
+    first_gap = min((gap.begin for gap in found.order.gaps if gap.begin < gap.end), default=size)
+    state = State(
+        root=lambda n: tree.root(n) if n <= expected.proven else None,
+        place=found.place,
+        own=found.own,
+        levels=tree.levels if expected.proven >= size else (),
+        limit=min(first_gap, size),
+        damaged=found.damaged,
+        findings=[*found.findings, *_compare_leaves(expected, stored_leaves)],
+        bad_lines=found.bad_lines,
+        unsigned=Unsigned(sum(line.ended for line in found.tail), found.oldest_unsigned),
+        renamed={file.name for file in renamed},
+    )
+    if seal_due and not found.sealed and not found.tail and found.lines:
+        file, line = found.place(size - 1)
+        message = f"Entry {size - 1}, the last one, has no seal: no writer ever acknowledged it."
+        state.findings.append(Finding("seal_missing", message, size - 1, file=file, line=line))
+    return state
+
+
+def _rehashed(scanned: Scanned) -> Forest:
+    """The tree over whole entries when `tree/0` is not what they hash to."""
+    forest = Forest(scanned.leaves)
+    for part in scanned.ranges:
+        forest.add(part.report)
+    return forest
+
+
+def _claimed(scanned: Scanned, begin: int, end: int) -> dict[int, bytes]:
+    """Leaf hashes by claimed index, of the lines that claim to be entries `[begin, end)`."""
+    found: dict[int, bytes] = {}
+    for part in scanned.ranges:
+        report = part.report
+        if report.sound and not (report.base < end and begin < report.base + report.lines):
+            continue
+        for line in scanned.read(part):
+            seq = seq_of(line.data)
+            if seq is not None and begin <= seq < end:
+                found.setdefault(seq, leaf_hash(line.data))
+    return found
+
+
+def _renamed(store: Store, look: Look, found: Diagnosis, expected: Expected) -> list[DayFile]:
+    """Stray files that begin with an entry that is missing."""
+    missing = [gap for gap in found.order.gaps if gap.begin < gap.end]
+    files: list[DayFile] = []
+    for file in look.kind("stray") if missing else []:
+        read = reader_of(store, file)
+        try:
+            data = read(0, file.size)
+        except OSError:
+            continue
+        length = data.rfind(b"\n") + 1
+        first = data[: max(0, data.find(b"\n"))]
+        seq = seq_of(first) if first.startswith(_ENTRY_START) else None
+        if seq is not None and expected.leaf(seq) == leaf_hash(first) and found.damaged(seq):
+            path = None if file.path is None else str(file.path)
+            files.append(DayFile(file.name, "", read, length, len(data) - length, path))
+    return files
+
+
+def _compare_leaves(expected: Expected, stored: Callable[[int, int], bytes]) -> Iterator[Finding]:
+    """Name hashes in `tree/0` that are not those of the proven entries."""
+    for begin in range(0, expected.proven, _PIECE):
+        end = min(begin + _PIECE, expected.proven)
+        if not expected.is_stored(begin, end):
+            yield from compare_hashes("tree/0", 0, begin, expected.leaves(begin, end), stored(begin, end))

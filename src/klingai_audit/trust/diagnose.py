@@ -1,0 +1,195 @@
+"""The slow path: read what is off line by line, compare with what was signed, and name it.
+
+`Diagnosis.look` makes the sequence of signed stretches and foreign lines (`runs`), `findings` words what it
+shows. Entries that nothing proves any more are taken at their word, and their links are checked instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from klingai_audit.ledger.line import parse_members
+from klingai_audit.tlog.merkle import EMPTY_ROOT, leaf_hash
+from klingai_audit.trust.expected import Expected
+from klingai_audit.trust.lines import Fault, examine
+from klingai_audit.trust.place import Range, Scanned, SlowLine
+from klingai_audit.trust.runs import Foreign, Order, Run, order_runs
+from klingai_audit.trust.verdict import Finding
+from klingai_audit.trust.words import gap_findings, moved_findings, tail_findings
+
+__all__ = ["Diagnosis", "diagnose"]
+
+
+@dataclass(slots=True)
+class _Last:
+    """The line before: its leaf hash, its index and time if it states them."""
+
+    leaf: bytes = EMPTY_ROOT
+    seq: int | None = -1
+    time: str = ""
+
+
+@dataclass(slots=True)
+class Diagnosis:
+    """What was found: `order` of the signed entries, `own` entries among them, lines beyond the signed size."""
+
+    size: int
+    findings: list[Finding] = field(default_factory=list)
+    items: list[Run | Foreign] = field(default_factory=list)
+    tail: list[Foreign] = field(default_factory=list)
+    oldest_unsigned: str | None = None
+    own: list[tuple[int, bytes]] = field(default_factory=list)
+    order: Order = field(default_factory=lambda: Order([], [], [], []))
+    sealed: bool = True
+    lines: int = 0
+    bad_lines: int = 0
+
+    def place(self, seq: int) -> tuple[str | None, int | None]:
+        """Return file and line of entry `seq`, or where it should stand."""
+        for run in (*self.order.kept, *self.order.moved):
+            if run.seq <= seq < run.end:
+                return run.file, run.line + seq - run.seq
+        for gap in self.order.gaps:
+            if gap.begin <= seq < gap.end and gap.lines:
+                line = gap.lines[min(seq - gap.begin, len(gap.lines) - 1)]
+                return line.file, line.line
+        return None, None
+
+    def damaged(self, seq: int) -> bool:
+        """Tell whether entry `seq` is changed or gone."""
+        return any(gap.begin <= seq < gap.end for gap in self.order.gaps)
+
+
+def diagnose(scanned: Scanned, expected: Expected, *, whole: bool) -> Diagnosis:
+    """Read every doubtful range again and find what is wrong with the entries `[0, expected.size)`.
+
+    `whole` tells that all ranges are sound and in order (only roots or tree files differ).
+    """
+    found = Diagnosis(expected.size)
+    reader = _Lines(found, expected)
+    scanned.settle()
+    for file in scanned.files:
+        for part in scanned.of(file):
+            if not reader.take_whole(part, whole=whole):
+                for line in scanned.read(part):
+                    reader.take(line)
+        for line in scanned.torn(file):
+            reader.take(line)
+    found.order = order_runs(found.items, expected.size)
+    _move_tail(found)
+    names = {file.name: file.day for file in scanned.files}
+    found.findings += [*reader.findings(), *gap_findings(found.order, expected, names)]
+    found.findings += [*moved_findings(found.order, names, reader.days), *tail_findings(found)]
+    found.bad_lines = _bad_lines(found)
+    return found
+
+
+def _move_tail(found: Diagnosis) -> None:
+    """Foreign lines after the last signed entry, where none is missing, are the unsigned tail."""
+    gaps = found.order.gaps
+    if gaps and gaps[-1].after is None and gaps[-1].begin == gaps[-1].end:
+        found.tail = gaps.pop().lines
+    times = [members.logged_at for line in found.tail if (members := parse_members(line.data)) is not None]
+    found.oldest_unsigned = min(times, default=None)
+
+
+def _bad_lines(found: Diagnosis) -> int:
+    order = found.order
+    misplaced = sum(run.count for run in (*order.moved, *order.copies))
+    return misplaced + sum(len(gap.lines) for gap in order.gaps) + len(found.tail)
+
+
+class _Lines:
+    """Takes the lines in file order and sorts them into runs, foreign lines and tail."""
+
+    def __init__(self, found: Diagnosis, expected: Expected) -> None:
+        self.found = found
+        self.expected = expected
+        self.last = _Last()
+        self.faults: list[Finding] = []
+        self.links: list[Finding] = []
+        self.days: dict[str, set[str]] = {}
+
+    def take_whole(self, part: Range, *, whole: bool) -> bool:
+        """Take a sound range without reading it, if its entries are proven and are those of `tree/0`."""
+        report, expected = part.report, self.expected
+        end = report.base + report.lines
+        proven = expected.is_stored(report.base, end) and report.stored
+        if not report.sound or end > expected.size or not ((whole and end <= expected.proven) or proven):
+            return False
+        if report.base < (self.last.seq or 0) or report.first_time < self.last.time:
+            return False
+        self._run(report.base, report.lines, part.file.name, part.line, report.first_time)
+        self.days[part.file.name].add(report.last_time[:10])
+        self.found.lines += report.lines
+        self.found.own += report.own
+        self.found.sealed = report.sealed
+        self.last = _Last(report.last_leaf, end - 1, report.last_time)
+        return True
+
+    def take(self, line: SlowLine) -> None:
+        """Take one line, read again."""
+        found, expected = self.found, self.expected
+        members, faults = examine(line.data)
+        leaf = leaf_hash(line.data)
+        found.lines += 1
+        found.sealed = members is not None and members.seal is not None
+        seq = None if members is None else members.seq
+        linked = members is not None and members.prev_hash == self.last.leaf
+        proven = None if seq is None else expected.leaf(seq)
+        if members is None or seq is None or seq >= expected.size or (proven is not None and proven != leaf):
+            foreign = Foreign(line.file.name, line.line, seq, line.data, linked, line.ended)
+            found.items.append(foreign)
+        else:
+            if proven is None:
+                self._check_link(line, seq, linked=linked)
+            self._signed(line, seq, members.logged_at, faults)
+        self.last = _Last(leaf, seq, self.last.time if members is None else members.logged_at)
+
+    def _signed(self, line: SlowLine, seq: int, time: str, faults: list[Fault]) -> None:
+        """Take a line that is entry `seq`, as far as anything tells."""
+        file, number = line.file.name, line.line
+        if line.data[118:].startswith((b"log_", b"signing_key_rotated", b"clock_", b"gap_")):
+            self.found.own.append((seq, line.data))
+        for kind, what in faults:
+            self.faults.append(Finding(kind, f"Entry {seq}: {what}", seq, file=file, line=number))
+        if self.last.seq == seq - 1 and time < self.last.time:
+            message = f"Entry {seq} was logged at {time}, before the entry that precedes it ({self.last.time})."
+            self.faults.append(Finding("time_order", message, seq, file=file, line=number))
+        if not line.ended:
+            message = f"Entry {seq} is there, but the line feed after it is not."
+            self.faults.append(Finding("torn_tail", message, seq, file=file, line=number))
+        self._run(seq, 1, file, number, time)
+
+    def _run(self, seq: int, count: int, file: str, line: int, time: str) -> None:
+        items = self.found.items
+        self.days.setdefault(file, set()).add(time[:10])
+        last = items[-1] if items else None
+        if isinstance(last, Run) and (last.end, last.file, last.line + last.count) == (seq, file, line):
+            last.count += count
+        else:
+            items.append(Run(seq, count, file, line, time[:10]))
+
+    def _check_link(self, line: SlowLine, seq: int, *, linked: bool) -> None:
+        if linked or self.last.seq is None or self.last.seq != seq - 1:
+            return
+        message = (
+            f"The link between entries {seq - 1} and {seq} is broken: one of the two was changed after the "
+            f"other was written."
+        )
+        begin = max(0, seq - 1)
+        self.links.append(Finding("link_broken", message, begin, seq + 1, line.file.name, line.line))
+
+    def findings(self) -> Iterator[Finding]:
+        """What is wrong with entries that are signed, or that nothing proves."""
+        yield from self.faults
+        yield from self.links
+        lost = self.expected.lost
+        if lost is not None:
+            message = (
+                f"The entries do not have the root that was signed for size {lost[1]}, though they did at size "
+                f"{lost[0]}: entries {lost[0]} to {lost[1] - 1} were rewritten, links and tree hashes included. "
+                f"No later signed root can be reached from there."
+            )
+            yield Finding("history_rewritten", message, lost[0], lost[1], *self.found.place(lost[0]))

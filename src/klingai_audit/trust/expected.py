@@ -1,0 +1,164 @@
+"""Which leaf hashes were signed: what a damaged log must have held, as far as checkpoints and tree files prove it.
+
+A root commits to everything before it. So the largest signed size at which either the stored hashes or the
+entries have the signed root proves all of that source below it. Above, each stretch between two checkpoints is
+tried with few exchanges between the two sources; where none gives the root, the rest is lost and only a range
+can be named.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from klingai_audit.tlog.merkle import CompactRange
+from klingai_audit.tlog.tile import HASH_BYTES
+from klingai_audit.trust.anchors import Anchor
+from klingai_audit.trust.forest import Forest
+
+__all__ = ["Expected", "build_expected"]
+
+_MAX_EXCHANGES: Final = 6
+_PIECE: Final = 4096
+_LONGEST_TRIED: Final = 1 << 16
+
+Leaves = Callable[[int, int], bytes]
+"""`(begin, end)` -> leaf hashes of entries `[begin, end)`, 32 bytes each, fewer if there are none."""
+
+Claimed = Callable[[int, int], dict[int, bytes]]
+"""`(begin, end)` -> leaf hash of the line that claims to be that entry, for entries `[begin, end)`."""
+
+
+@dataclass(slots=True)
+class Expected:
+    """The proven leaf hashes of entries `[0, proven)`; from there to `size` nothing proves any.
+
+    `lost` is the stretch between two checkpoints in which the first difference lies, None if all is proven.
+    `contradicting` are checkpoints with another root than proven entries have.
+    """
+
+    size: int
+    _stored: Leaves
+    _entries: Leaves
+    proven: int = 0
+    lost: tuple[int, int] | None = None
+    contradicting: list[Anchor] = field(default_factory=list)
+    from_entries: int = 0
+    _exchanged: dict[int, bytes] = field(default_factory=dict)
+    _block: tuple[int, bytes] = (-1, b"")
+
+    def leaf(self, seq: int) -> bytes | None:
+        """Return the proven leaf hash of entry `seq`, or None."""
+        if not 0 <= seq < self.proven:
+            return None
+        number = seq // _PIECE
+        if self._block[0] != number:
+            self._block = number, self.leaves(number * _PIECE, min(self.proven, (number + 1) * _PIECE))
+        at = seq % _PIECE * HASH_BYTES
+        return self._block[1][at : at + HASH_BYTES]
+
+    def leaves(self, begin: int, end: int) -> bytes:
+        """Return proven leaf hashes `[begin, end)`."""
+        middle = min(max(begin, self.from_entries), end)
+        found = bytearray(self._entries(begin, middle) if begin < middle else b"")
+        found += self._stored(middle, end) if middle < end else b""
+        for seq, leaf in self._exchanged.items():
+            if begin <= seq < end:
+                found[(seq - begin) * HASH_BYTES : (seq - begin + 1) * HASH_BYTES] = leaf
+        return bytes(found)
+
+    def is_stored(self, begin: int, end: int) -> bool:
+        """Tell whether the proven hashes `[begin, end)` are those that `tree/0` holds."""
+        return self.from_entries <= begin and end <= self.proven and not any(begin <= s < end for s in self._exchanged)
+
+    def forest(self) -> Forest:
+        """Build the tree over the proven entries."""
+        tree = Forest(self.leaves)
+        for begin in range(0, self.proven, _PIECE):
+            tree.extend(self.leaves(begin, min(begin + _PIECE, self.proven)))
+        return tree
+
+
+def build_expected(
+    size: int, anchors: Sequence[Anchor], stored: Leaves, entries: Forest | None, entry_leaves: Leaves, claimed: Claimed
+) -> Expected:
+    """Find out which leaf hashes the `anchors` (by ascending size, none above `size`) prove.
+
+    `stored` reads `tree/0`; `entries` is the tree over the entries if they are whole and in order, and
+    `entry_leaves` its leaf hashes; `claimed` is asked for short stretches only.
+    """
+    expected = Expected(size, stored, entry_leaves)
+    by_stored = _matching(anchors, stored)
+    by_entries = []
+    if entries is not None:
+        by_entries = [a for a in anchors if a.size <= entries.size and entries.root(a.size) == a.root]
+    from_stored, from_entries = (max((a.size for a in good), default=0) for good in (by_stored, by_entries))
+    expected.proven = max(from_stored, from_entries)
+    if from_entries >= from_stored:
+        expected.from_entries = from_entries
+    good = by_entries if expected.from_entries else by_stored
+    expected.contradicting = [a for a in anchors if a.size <= expected.proven and a not in good]
+    tree = CompactRange()
+    for begin in range(0, expected.proven, _PIECE):
+        tree.extend(expected.leaves(begin, min(begin + _PIECE, expected.proven)))
+    for anchor in anchors:
+        if anchor.size <= expected.proven:
+            continue
+        begin = expected.proven
+        if expected.lost is None and _try_stretch(expected, tree, begin, anchor, stored, claimed):
+            continue
+        expected.lost = expected.lost or (begin, anchor.size)
+    return expected
+
+
+def _matching(anchors: Sequence[Anchor], stored: Leaves) -> list[Anchor]:
+    """Return the anchors whose root the stored leaf hashes have."""
+    tree, found = CompactRange(), list[Anchor]()
+    for anchor in anchors:
+        while tree.size < anchor.size:
+            end = min(tree.size + _PIECE, anchor.size)
+            hashes = stored(tree.size, end)
+            if len(hashes) != (end - tree.size) * HASH_BYTES:
+                return found
+            tree.extend(hashes)
+        if tree.root() == anchor.root:
+            found.append(anchor)
+    return found
+
+
+def _try_stretch(
+    expected: Expected, tree: CompactRange, begin: int, anchor: Anchor, stored: Leaves, claimed: Claimed
+) -> bool:
+    """Try to prove entries `[begin, anchor.size)` with hashes from either source; extends `expected` and `tree`."""
+    if anchor.size - begin > _LONGEST_TRIED:
+        return False
+    count = anchor.size - begin
+    kept = stored(begin, anchor.size)
+    kept += bytes(count * HASH_BYTES - len(kept))
+    base = [kept[at : at + HASH_BYTES] for at in range(0, len(kept), HASH_BYTES)]
+    other = claimed(begin, anchor.size)
+    differing = [seq for seq, leaf in sorted(other.items()) if base[seq - begin] != leaf]
+    missing = [begin + n for n, leaf in enumerate(base) if not any(leaf)]
+    if any(seq not in other for seq in missing):
+        return False
+    for seq in missing:
+        base[seq - begin] = other[seq]
+    free = [seq for seq in differing if seq not in set(missing)]
+    if len(free) > _MAX_EXCHANGES:
+        choices: list[tuple[int, ...]] = [(), tuple(free)]
+    else:
+        choices = [pick for n in range(len(free) + 1) for pick in itertools.combinations(free, n)]
+    for pick in choices:
+        trial = list(base)
+        for seq in pick:
+            trial[seq - begin] = other[seq]
+        grown = tree.copy()
+        grown.extend(b"".join(trial))
+        if grown.root() == anchor.root:
+            tree.extend(b"".join(trial))
+            expected.proven = anchor.size
+            expected._exchanged |= {seq: other[seq] for seq in (*pick, *missing)}  # noqa: SLF001
+            return True
+    return False

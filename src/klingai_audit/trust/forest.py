@@ -1,0 +1,74 @@
+"""The recomputed tree: what the scan's reports add up to, and what the stored hashes must be.
+
+Only the roots of every 256 entries are kept (32 bytes for 256 entries); single leaf hashes come from `tree/0`
+where the scan found it equal to the entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from klingai_audit.tlog.hashing import fold_tile
+from klingai_audit.tlog.merkle import CompactRange, peaks_at
+from klingai_audit.tlog.tile import HASH_BYTES, TILE_WIDTH, node_reader
+from klingai_audit.trust.chunk import Report
+
+__all__ = ["Forest", "hashes_at"]
+
+_TILE_BYTES: Final = TILE_WIDTH * HASH_BYTES
+
+
+def hashes_at(size: int, level: int) -> int:
+    """Return how many hashes tile level `level` has for `size` entries."""
+    return size >> (8 * level)
+
+
+class Forest:
+    """The tree over all entries added so far; `levels[L]` holds the hashes of tile level L, from 1 up."""
+
+    def __init__(self, read_leaves: Callable[[int, int], bytes]) -> None:
+        """`read_leaves(begin, end)` gives leaf hashes of entries added before, 32 bytes each."""
+        self.size = 0
+        self.levels: list[bytearray] = [bytearray(), bytearray()]
+        self._read_leaves = read_leaves
+        self._pending = bytearray()
+
+    def add(self, report: Report) -> None:
+        """Add the leaves of a sound report; its first entry is the next one."""
+        self.extend(report.head)
+        if report.tiles:
+            self._push(1, report.tiles)
+            self.size += len(report.tiles) // HASH_BYTES * TILE_WIDTH
+        self.extend(report.tail)
+
+    def extend(self, leaves: bytes) -> None:
+        """Add leaf hashes, 32 bytes each."""
+        self.size += len(leaves) // HASH_BYTES
+        self._pending += leaves
+        whole = len(self._pending) - len(self._pending) % _TILE_BYTES
+        if whole:
+            tiles = range(0, whole, _TILE_BYTES)
+            self._push(1, b"".join([fold_tile(bytes(self._pending[at : at + _TILE_BYTES])) for at in tiles]))
+            del self._pending[:whole]
+
+    def _push(self, level: int, hashes: bytes) -> None:
+        if not hashes:
+            return
+        if level == len(self.levels):
+            self.levels.append(bytearray())
+        row = self.levels[level]
+        first = len(row) // _TILE_BYTES
+        row += hashes
+        tiles = range(first * _TILE_BYTES, len(row) - _TILE_BYTES + 1, _TILE_BYTES)
+        self._push(level + 1, b"".join([fold_tile(bytes(row[at : at + _TILE_BYTES])) for at in tiles]))
+
+    def root(self, size: int) -> bytes:
+        """Return the 32-byte root of the first `size` entries, `size` at most that of the forest."""
+        rest = size % TILE_WIDTH
+        tree = CompactRange(size - rest, peaks_at(size - rest, node_reader(self._read)))
+        tree.extend(self._read_leaves(size - rest, size))
+        return tree.root()
+
+    def _read(self, level: int, begin: int, end: int) -> bytes:
+        return bytes(self.levels[level][begin * HASH_BYTES : end * HASH_BYTES])

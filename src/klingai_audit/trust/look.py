@@ -1,0 +1,124 @@
+"""Looking at a log that may be growing: what is listed when, and looking again at what is unfinished.
+
+A writer appends entries, then writes tree hashes, then kept checkpoints, then `checkpoint`. So a listing taken
+before the checkpoint is read bounds the derived files from above, one taken after it from below.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from klingai_audit.durable import TEMPORARY_SUFFIX
+from klingai_audit.ledger.store import LogFile, Store
+from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
+from klingai_audit.trust.anchors import kept_size
+from klingai_audit.trust.chunk import Read
+from klingai_audit.trust.place import DayFile
+from klingai_audit.trust.words import day_of
+from klingai_audit.trust.worker import file_reader
+
+__all__ = ["Look", "Watch", "reader_of", "settle_length", "stated_size"]
+
+_PAUSE: Final = 0.05
+
+
+def reader_of(store: Store, file: LogFile) -> Read:
+    """Return a reader of one file of the store."""
+    if file.path is not None:
+        return file_reader(str(file.path))
+
+    def read(begin: int, end: int) -> bytes:
+        with store.view(file.name) as view:
+            return bytes(view[begin:end])
+
+    return read
+
+
+def settle_length(read: Read, size: int) -> tuple[int, int]:
+    """Return (bytes in whole lines, bytes after the last LF) of a file of `size` bytes. Raises: OSError."""
+    end = size
+    while end:
+        begin = max(0, end - MAX_ENTRY_BYTES)
+        at = read(begin, end).rfind(b"\n")
+        if at >= 0:
+            return begin + at + 1, size - (begin + at + 1)
+        end = begin
+    return 0, size
+
+
+def stated_size(note: bytes | None) -> int:
+    """Return the size that a checkpoint states, unproven; 0 if there is none in its form."""
+    lines = (note or b"").split(b"\n", 3)
+    return int(lines[1]) if len(lines) > 3 and lines[1].isdigit() and len(lines[1]) < 19 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look: `before` was listed before the checkpoint `head` was read, `after` after it."""
+
+    before: tuple[LogFile, ...]
+    head: bytes | None
+    after: tuple[LogFile, ...]
+
+    def kind(self, *kinds: str) -> list[LogFile]:
+        """Return the files of these kinds, as listed after the checkpoint was read."""
+        return [file for file in self.after if file.kind in kinds]
+
+    def size_of(self, name: str) -> int:
+        """Return a file's size as listed after the checkpoint was read, 0 if it is not there."""
+        return next((file.size for file in self.after if file.name == name), 0)
+
+    def day_files(self, store: Store) -> list[DayFile]:
+        """Return the files of entries by day, with their whole lines. Raises: OSError."""
+        found = []
+        for file in self.kind("entries"):
+            read = reader_of(store, file)
+            length, torn = settle_length(read, file.size)
+            path = None if file.path is None else str(file.path)
+            found.append(DayFile(file.name, day_of(file.name), read, length, torn, path))
+        return found
+
+    def temporary(self) -> set[tuple[str, tuple[int, ...]]]:
+        """Return names and identities of temporary files."""
+        return {(f.name, f.identity) for f in self.before if f.kind == "stray" and f.name.endswith(TEMPORARY_SUFFIX)}
+
+    def largest_kept(self) -> int:
+        """Return the largest size among the kept checkpoints listed before the checkpoint was read."""
+        return max((kept_size(file.name) or 0 for file in self.before if file.kind == "kept"), default=0)
+
+
+class Watch:
+    """Looks at a store, again and again for up to `patience` seconds while something is unfinished."""
+
+    def __init__(self, store: Store, patience: float, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.store = store
+        self.patience = patience
+        self._sleep = sleep
+
+    def look(self) -> Look:
+        """Look once."""
+        before = self.store.inspect()
+        head = self.store.read_checkpoint()
+        return Look(before, head, self.store.inspect())
+
+    def until_settled(self, first: Look, lines: int, *, torn: bool) -> Look:
+        """Look again until all of `lines` lines are covered, none is torn and nothing temporary lies around."""
+        look, left = first, self.patience
+        while left > 0 and not _settled(first, look, lines, torn=torn):
+            self._sleep(_PAUSE)
+            left -= _PAUSE
+            look = self.look()
+        return look
+
+
+def _settled(first: Look, look: Look, lines: int, *, torn: bool) -> bool:
+    size = stated_size(look.head)
+    if look.head is None or 0 < size < max(lines, first.largest_kept()):
+        return False
+    if first.temporary() & look.temporary():
+        return False
+    grown = sum(file.size for file in look.kind("entries")) > sum(file.size for file in first.kind("entries"))
+    return not torn or (grown and size > lines)

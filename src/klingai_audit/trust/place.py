@@ -1,0 +1,145 @@
+"""Where entries stand: the scanned ranges of the day files in order, and lines read again from them."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from klingai_audit.tlog.hashing import hash_leaves
+from klingai_audit.tlog.merkle import EMPTY_ROOT
+from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
+from klingai_audit.trust.chunk import Read, Report
+from klingai_audit.trust.lines import split_lines
+
+__all__ = ["DayFile", "Range", "Scanned", "SlowLine"]
+
+_HASH = 32
+
+
+@dataclass(slots=True)
+class DayFile:
+    """One file of entries as listed: `length` bytes in whole lines, then `torn` bytes without LF.
+
+    `day` is the day its name states; a stray file that holds entries has none.
+    """
+
+    name: str
+    day: str
+    read: Read
+    length: int
+    torn: int = 0
+    path: str | None = None
+
+
+@dataclass(slots=True)
+class Range:
+    """One scanned range: its file, its report, and the 1-based line number of its first line."""
+
+    file: DayFile
+    report: Report
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlowLine:
+    """One line read again: its bytes, its place, and whether an LF ended it."""
+
+    data: bytes
+    file: DayFile
+    line: int
+    ended: bool
+
+
+@dataclass(slots=True)
+class Scanned:
+    """All ranges in file order."""
+
+    ranges: list[Range] = field(default_factory=list)
+    files: list[DayFile] = field(default_factory=list)
+
+    def list(self, file: DayFile) -> None:
+        """Add a file to the list, which is in the order of the names."""
+        if all(known is not file for known in self.files):
+            self.files.append(file)
+
+    def add(self, file: DayFile, report: Report) -> None:
+        """Add the next report; ranges without a line are left out."""
+        if report.lines:
+            last = self.ranges[-1] if self.ranges else None
+            line = last.line + last.report.lines if last is not None and last.file is file else 1
+            self.ranges.append(Range(file, report, line))
+
+    def settle(self) -> None:
+        """Make extents and line numbers exact where a range was unsound; before anything is read from one.
+
+        A line longer than any entry may reach over several ranges: it belongs to the one in which it begins.
+        """
+        for part, following in zip(self.ranges, [*self.ranges[1:], None], strict=True):
+            report = part.report
+            if not report.sound:
+                same = following is not None and following.file is part.file
+                report.stop = following.report.start if following is not None and same else part.file.length
+                report.lines = part.file.read(report.start, report.stop).count(b"\n")
+            if following is not None and following.file is part.file:
+                following.line = part.line + report.lines
+
+    @property
+    def lines(self) -> int:
+        """How many complete lines there are."""
+        return sum(part.report.lines for part in self.ranges)
+
+    def is_whole(self) -> bool:
+        """Tell whether every range is sound and they follow each other from entry 0 on, by index, link and time."""
+        size, leaf, time = 0, EMPTY_ROOT, ""
+        for part in self.ranges:
+            report = part.report
+            if not report.sound or (report.base, report.first_prev) != (size, leaf) or report.first_time < time:
+                return False
+            size, leaf, time = size + report.lines, report.last_leaf, report.last_time
+        return True
+
+    def place(self, seq: int) -> tuple[str | None, int | None]:
+        """Return file name and line of entry `seq` of a whole log."""
+        at = bisect.bisect_right(self.ranges, seq, key=lambda part: part.report.base) - 1
+        if at < 0 or seq >= self.ranges[at].report.base + self.ranges[at].report.lines:
+            return None, None
+        part = self.ranges[at]
+        return part.file.name, part.line + seq - part.report.base
+
+    def first_line(self) -> bytes | None:
+        """Return the first line there is."""
+        for file in self.files:
+            for line, _ in split_lines(file.read(0, min(file.length + file.torn, MAX_ENTRY_BYTES + 1))):
+                return line
+        return None
+
+    def own(self) -> Sequence[tuple[int, bytes]]:
+        """Return the log's own entries that the scan kept, in order."""
+        return [entry for part in self.ranges for entry in part.report.own]
+
+    def leaves(self, begin: int, end: int) -> bytes:
+        """Hash entries `[begin, end)` of a whole log again."""
+        found: list[bytes] = []
+        for part in self.ranges:
+            base = part.report.base
+            if base < end and begin < base + part.report.lines:
+                lines = [line.data for line in self.read(part)]
+                found.append(hash_leaves(lines[max(0, begin - base) : end - base]))
+        return b"".join(found)
+
+    def read(self, part: Range) -> Iterator[SlowLine]:
+        """Read the lines of one range again."""
+        data = part.file.read(part.report.start, part.report.stop)
+        for number, (line, ended) in enumerate(split_lines(data), part.line):
+            yield SlowLine(line, part.file, number, ended)
+
+    def of(self, file: DayFile) -> Sequence[Range]:
+        """Return the ranges of one file."""
+        return [part for part in self.ranges if part.file is file]
+
+    def torn(self, file: DayFile) -> Iterator[SlowLine]:
+        """Yield what follows the last LF of a file that does not end with one."""
+        if file.torn:
+            lines = sum(part.report.lines for part in self.of(file))
+            yield SlowLine(file.read(file.length, file.length + file.torn), file, lines + 1, ended=False)

@@ -1,0 +1,119 @@
+"""Reading a whole log once: which files, in which ranges, by which process, and what a newer checkpoint adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from klingai_audit.ledger.store import LogFile, Store
+from klingai_audit.trust.chunk import Read, Report, Task
+from klingai_audit.trust.look import Look, Watch, reader_of, stated_size
+from klingai_audit.trust.place import DayFile, Scanned
+from klingai_audit.trust.pool import PARALLEL_FROM, run_tasks
+from klingai_audit.trust.verdict import Finding
+from klingai_audit.trust.worker import file_reader, run_task
+
+__all__ = ["CHUNK_BYTES", "Progress", "Reading"]
+
+CHUNK_BYTES: Final = 2 << 20
+"""Bytes of a day file that one task scans; what a process holds at a time is a small multiple of it."""
+
+Progress = Callable[[int, int], None]
+"""`(bytes done, bytes in all)`, called from the verifying thread."""
+
+
+@dataclass(slots=True)
+class Reading:
+    """What is read of one log. `first_lines` is how many lines the first look held."""
+
+    store: Store
+    decode: bool
+    processes: int
+    progress: Progress | None
+    scanned: Scanned = field(default_factory=Scanned)
+    findings: list[Finding] = field(default_factory=list)
+    first_lines: int = 0
+    readable: bool = True
+    _files: dict[str, LogFile] = field(default_factory=dict)
+
+    def reader(self, name: str) -> Read:
+        """Return a reader of a file by name, of nothing if no look saw it."""
+        file = self._files.get(name)
+        return file_reader(None) if file is None else reader_of(self.store, file)
+
+    def scan(self, look: Look) -> None:
+        """Scan all entry files of the first look."""
+        files = self._day_files(look)
+        for file in files:
+            if file.length + file.torn == 0:
+                self.findings.append(Finding("file_empty", f"{file.name} is empty.", file=file.name))
+        self.scan_files(files)
+        self.first_lines = self.scanned.lines
+
+    def scan_files(self, files: Sequence[DayFile], begin: int = 0) -> None:
+        """Scan `files` from byte `begin` on, after what was scanned before."""
+        path = self._files["tree/0"].path if "tree/0" in self._files else None
+        hashes, read_hashes = None if path is None else str(path), self.reader("tree/0")
+        tasks: list[Task] = []
+        owners: list[DayFile] = []
+        for file in files:
+            for at in range(begin, file.length, CHUNK_BYTES):
+                end = min(at + CHUNK_BYTES, file.length)
+                tasks.append(Task(len(tasks), file.path, file.day, at, end, file.length, hashes, self.decode))
+                owners.append(file)
+            self.scanned.list(file)
+        total, done = sum(file.length - begin for file in files), 0
+        far = hashes is not None and all(file.path for file in files) and total >= PARALLEL_FROM
+
+        def run_here(task: Task) -> Report:
+            return run_task(task, owners[task.number].read, read_hashes)
+
+        for task, report in zip(tasks, run_tasks(tasks, run_here, self.processes if far else 1), strict=True):
+            file = owners[task.number]
+            if report.error:
+                self.cannot_read(file.name, report.error)
+            self.scanned.add(file, report)
+            done += task.end - task.begin
+            if self.progress is not None:
+                self.progress(done, total)
+
+    def look_again(self, watch: Watch, first: Look) -> Look:
+        """Wait for what is unfinished, then take in the lines that a newer checkpoint covers."""
+        files = self.scanned.files
+        torn = bool(files) and files[-1].torn > 0
+        last = watch.until_settled(first, self.first_lines, torn=torn)
+        self._files = {file.name: file for file in last.after}
+        if torn and last.size_of(files[-1].name) == files[-1].length:
+            files[-1].torn = 0
+        wanted = stated_size(last.head) - self.first_lines
+        if last is not first and wanted > 0:
+            self._take_new_lines(last, wanted)
+        return last
+
+    def _take_new_lines(self, look: Look, wanted: int) -> None:
+        """Scan exactly `wanted` lines more, from where the first look ended."""
+        known = {file.name: file for file in self.scanned.files}
+        for fresh in self._day_files(look):
+            file = known.get(fresh.name, fresh)
+            begin = file.length if fresh.name in known else 0
+            data = fresh.read(begin, fresh.length)
+            end = -1
+            while wanted and (at := data.find(b"\n", end + 1)) >= 0:
+                end, wanted = at, wanted - 1
+            if end >= 0:
+                file.length, file.torn = begin + end + 1, 0
+                self.scan_files([file], begin)
+
+    def _day_files(self, look: Look) -> list[DayFile]:
+        self._files = {file.name: file for file in look.after}
+        try:
+            return look.day_files(self.store)
+        except OSError as exc:
+            self.cannot_read("the day files", exc.strerror)
+            return []
+
+    def cannot_read(self, name: str, why: str | None) -> None:
+        """Note that a file cannot be read."""
+        self.readable = False
+        self.findings.append(Finding("file_unreadable", f"{name} cannot be read: {why}.", file=name))

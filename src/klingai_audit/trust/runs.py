@@ -1,0 +1,165 @@
+"""A damaged log as a sequence: stretches of signed entries, and lines that were never signed between them.
+
+Every signed entry says where it belongs (`seq`, under its leaf hash), so order, losses and copies follow from
+where the stretches stand. Pure; `diagnose` makes the sequence and words the findings.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final
+
+__all__ = ["Foreign", "Gap", "Order", "Run", "order_runs", "subtract"]
+
+_WEIGHED_LIMIT: Final = 2000
+
+
+@dataclass(slots=True)
+class Run:
+    """Entries `[seq, seq + count)` on lines from `line` on of `file`; `day` is that of the first one."""
+
+    seq: int
+    count: int
+    file: str
+    line: int
+    day: str = ""
+
+    @property
+    def end(self) -> int:
+        """One past the last entry."""
+        return self.seq + self.count
+
+
+@dataclass(slots=True)
+class Foreign:
+    """A line that is no signed entry: the `seq` it states (`claimed`), and whether it links to the line before."""
+
+    file: str
+    line: int
+    claimed: int | None
+    data: bytes = field(repr=False)
+    linked: bool = False
+    ended: bool = True
+
+
+@dataclass(slots=True)
+class Gap:
+    """Between two stretches in order: entries `[begin, end)` that are nowhere, and the lines that stand there."""
+
+    begin: int
+    end: int
+    lines: list[Foreign]
+    before: Run | None
+    after: Run | None
+
+
+@dataclass(slots=True)
+class Order:
+    """`kept` stretches ascend; `moved` and `copies` stand elsewhere; `gaps` lie before, between and after `kept`."""
+
+    kept: list[Run]
+    moved: list[Run]
+    copies: list[Run]
+    gaps: list[Gap]
+
+
+def subtract(begin: int, end: int, covered: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield the parts of `[begin, end)` outside the half-open ranges `covered`."""
+    at = begin
+    for first, last in sorted(covered):
+        if first > at:
+            yield at, min(first, end)
+        at = max(at, last)
+        if at >= end:
+            return
+    if at < end:
+        yield at, end
+
+
+def order_runs(items: Sequence[Run | Foreign], size: int) -> Order:
+    """Sort out the sequence `items` (in file order) of a log that should hold the entries `[0, size)`."""
+    runs = [item for item in items if isinstance(item, Run)]
+    kept_ids = {id(run) for run in _heaviest_ascent(runs)}
+    kept = [run for run in runs if id(run) in kept_ids]
+    there = [(run.seq, run.end) for run in kept]
+    moved: list[Run] = []
+    copies: list[Run] = []
+    for run in runs:
+        if id(run) in kept_ids:
+            continue
+        fresh = list(subtract(run.seq, run.end, there))
+        for begin, end in fresh:
+            moved.append(Run(begin, end - begin, run.file, run.line + begin - run.seq, run.day))
+        for begin, end in subtract(run.seq, run.end, fresh):
+            copies.append(Run(begin, end - begin, run.file, run.line + begin - run.seq, run.day))
+        there += fresh
+    return Order(kept, moved, copies, list(_gaps(items, kept_ids, there, size)))
+
+
+def _gaps(items: Sequence[Run | Foreign], kept_ids: set[int], there: list[tuple[int, int]], size: int) -> Iterator[Gap]:
+    """One gap per place where entries are nowhere or foreign lines stand."""
+    lines: list[Foreign] = []
+    before: Run | None = None
+    for item in [*items, None]:
+        if isinstance(item, Foreign):
+            lines.append(item)
+        elif item is None or id(item) in kept_ids:
+            begin, end = before.end if before else 0, item.seq if item else size
+            absent = list(subtract(begin, max(begin, end), there))
+            if absent or lines:
+                yield from _split(absent or [(begin, begin)], lines, before, item)
+            lines, before = [], item or before
+
+
+def _split(absent: list[tuple[int, int]], lines: list[Foreign], before: Run | None, after: Run | None) -> Iterator[Gap]:
+    """Deal the lines out to the absent stretches: by what they claim, the rest to the first one."""
+    left = list(lines)
+    for number, (begin, end) in enumerate(absent):
+        last = number == len(absent) - 1
+        mine = [line for line in left if last or (line.claimed is not None and begin <= line.claimed < end)]
+        left = [line for line in left if all(line is not taken for taken in mine)]
+        yield Gap(begin, end, mine, before if number == 0 else None, after if last else None)
+
+
+def _heaviest_ascent(runs: list[Run]) -> list[Run]:
+    """Choose runs whose entries ascend without overlap, with as many entries as possible."""
+    if all(a.end <= b.seq for a, b in pairwise(runs)):
+        return runs
+    return _weighed(runs) if len(runs) <= _WEIGHED_LIMIT else _longest(runs)
+
+
+def _weighed(runs: list[Run]) -> list[Run]:
+    best: list[tuple[int, int]] = []  # entries in the best chain that ends here, and the run before in it
+    for number, run in enumerate(runs):
+        chains = [(best[other][0], other) for other in range(number) if runs[other].end <= run.seq]
+        weight, previous = max(chains, key=lambda chain: chain[0], default=(0, -1))
+        best.append((weight + run.count, previous))
+    at = max(range(len(best)), key=lambda number: best[number][0])
+    chosen = []
+    while at >= 0:
+        chosen.append(runs[at])
+        at = best[at][1]
+    return chosen[::-1]
+
+
+def _longest(runs: list[Run]) -> list[Run]:
+    """Count runs instead of entries where there are very many of them (patience sorting)."""
+    ends: list[int] = []
+    last: list[int] = []
+    previous: list[int] = []
+    for number, run in enumerate(runs):
+        at = bisect_right(ends, run.seq)
+        previous.append(last[at - 1] if at else -1)
+        if at == len(ends):
+            ends.append(run.end)
+            last.append(number)
+        elif run.end < ends[at]:
+            ends[at], last[at] = run.end, number
+    chosen, number = [], last[-1]
+    while number >= 0:
+        chosen.append(runs[number])
+        number = previous[number]
+    return chosen[::-1]

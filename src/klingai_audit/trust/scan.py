@@ -1,0 +1,283 @@
+"""The fast path: one pass over a range of a day file, without parsing JSON for links and leaves.
+
+Everything is checked in bulk, on blocks that fit the processor's cache. The slightest doubt makes the whole
+range unsound, and `diagnose` reads it again line by line and slowly. Format: docs/format.md, sections 2 to 5.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from array import array
+from bisect import bisect_right
+from typing import Final
+from zlib import adler32, crc32
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from klingai_audit.event.record import OUTCOMES, SCHEMA, Event
+from klingai_audit.ledger.line import parse_members
+from klingai_audit.tlog.hashing import fold_tile, hash_leaves
+from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
+from klingai_audit.trust.chunk import Intent, Read, Report, Silence, Task
+
+__all__ = ["HEARTBEAT_LIMIT", "OWN_TYPES", "Line", "find_silences", "scan"]
+
+HEARTBEAT_LIMIT: Final = dt.timedelta(hours=1, minutes=5)
+"""Longest silence of an open log: a heartbeat is due after an hour, and may take a little."""
+
+OWN_TYPES: Final = frozenset(
+    {
+        "clock_stepped",
+        "gap_closed",
+        "gap_opened",
+        "log_closed",
+        "log_created",
+        "log_opened",
+        "log_recovered",
+        "signing_key_rotated",
+    }
+)
+"""Types of entries that verification reads the metadata of."""
+
+_OWN_PREFIXES: Final = tuple(name.encode() + b'"' for name in sorted(OWN_TYPES))
+_OWN_STARTS: Final = frozenset(name[:3] for name in _OWN_PREFIXES)
+_TYPE_AT: Final = 118
+_BLOCK: Final = 1 << 17
+_HASH: Final = 32
+_WIDTH: Final = 256
+_SEAL_NAME: Final = b',"seal":"'
+_SEALS: Final = re.compile(rb"(?:[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])*").fullmatch
+_TYPES: Final = re.compile(r"(?:[a-z][a-z0-9_]*\n)+").fullmatch
+_DIGITS: Final = bytes.maketrans(b"123456789", b"000000000")
+_HEX: Final = bytes.maketrans(b"123456789abcdef", b"000000000000000")
+_TIME_FORM: Final = b"0000-00-00T00:00:00.000000Z"
+_ID_FORM: Final = b"00000000-0000-0000-0000-000000000000"
+_DAY_END: Final = "T23:59:59.999999Z"
+
+
+class Line(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole entry as a closed struct: the event's members, then the ledger's."""
+
+    seq: int
+    logged_at: str
+    prev_hash: str
+    seal: str | UnsetType = UNSET
+
+
+class _Doubt(Exception):
+    """Something is off; the slow pass finds out what."""
+
+
+_decode_lines: Final = msgspec.json.Decoder(Line).decode_lines
+_encode_lines: Final = msgspec.json.Encoder().encode_lines
+
+
+def scan(task: Task, read: Read, read_hashes: Read) -> Report:
+    """Scan the range of `task`; `read` gives bytes of the day file, `read_hashes` of `tree/0`."""
+    begin, end = max(0, task.begin - 1), min(task.end + MAX_ENTRY_BYTES + 1, task.length)
+    data = read(begin, end)
+    start = data.find(b"\n") + 1 if task.begin else 0
+    stop = data.find(b"\n", task.end - begin - 1) + 1 or len(data)
+    if task.begin and (start == 0 or start + begin >= task.end):
+        return Report(task.number, task.end, task.end, 0)  # no line begins in this range
+    scanner = _Scanner(task)
+    try:
+        at = start
+        while at < stop:
+            cut = data.find(b"\n", min(at + _BLOCK, stop) - 1, stop) + 1 or stop
+            scanner.add(data[at:cut])
+            at = cut
+    except (_Doubt, msgspec.MsgspecError, ValueError, RecursionError):
+        return Report(task.number, begin + start, begin + stop, max(1, data.count(b"\n", start, stop)))
+    return scanner.finish(begin + start, begin + stop, read_hashes)
+
+
+class _Scanner:
+    """State of one pass: everything is about the lines added so far."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.report = Report(task.number, 0, 0, 0)
+        self.leaves = bytearray()
+        self.times: list[str] = []
+        self.ids: list[str] = []
+        self.ends = array("Q")
+        self.intents: dict[str, Intent] = {}
+        self.outcomes: set[str] = set()
+
+    @property
+    def seq(self) -> int:
+        """Index of the next entry."""
+        return self.report.base + len(self.leaves) // _HASH
+
+    def add(self, block: bytes) -> None:
+        lines = block.split(b"\n")
+        if lines.pop():
+            raise _Doubt
+        if not self.leaves:
+            first = parse_members(lines[0])
+            if first is None:
+                raise _Doubt
+            self.report.base, self.report.first_prev = first.seq, first.prev_hash
+        if max(map(len, lines)) > MAX_ENTRY_BYTES:
+            raise _Doubt
+        before = bytes(self.leaves[-_HASH:]) or self.report.first_prev
+        leaves = hash_leaves(lines)
+        links = before + leaves[:-_HASH]
+        if self.task.decode:
+            self._decoded(block, lines, links)
+        else:
+            self._positional(lines, links)
+        self.leaves += leaves
+        self.report.sealed = lines[-1][-54:-45] == _SEAL_NAME
+
+    # --- links and order without JSON -------------------------------------------------------------
+
+    def _positional(self, lines: list[bytes], links: bytes) -> None:
+        """Compare the ledger members of each line, by position, with what they must be."""
+        seq, begin = self.seq, 0
+        hexes = links.hex().encode()
+        while begin < len(lines):
+            digits = len(str(seq + begin))
+            end = min(len(lines), 10**digits - seq)
+            times = self._members(lines[begin:end], seq + begin, digits, hexes[64 * begin : 64 * end])
+            self._add_times([time.decode() for time in times])
+            begin = end
+        starts = {line[_TYPE_AT : _TYPE_AT + 3] for line in lines}
+        if starts & _OWN_STARTS:
+            for number, line in enumerate(lines, seq):
+                if line.startswith(_OWN_PREFIXES, _TYPE_AT):
+                    self.report.own.append((number, line))
+
+    @staticmethod
+    def _members(lines: list[bytes], seq: int, digits: int, hexes: bytes) -> list[bytes]:
+        width = 128 + digits
+        sealed, bare, at = -width - 54, -width - 1, 21 + digits
+        found = [line[sealed:-54] if line[-54:-45] == _SEAL_NAME else line[bare:-1] for line in lines]
+        times = [part[at : at + 27] for part in found]
+        wanted = [
+            b',"seq":%d,"logged_at":"%b","prev_hash":"%b"' % (seq + number, time, hexes[64 * number : 64 * number + 64])
+            for number, time in enumerate(times)
+        ]
+        if found != wanted:
+            raise _Doubt
+        seals = [line[-45:] for line in lines if line[-54:-45] == _SEAL_NAME]
+        ends = [line[-1:] for line in lines]
+        if set(ends) != {b"}"} or not _SEALS(b"".join([seal[:-2] for seal in seals])):
+            raise _Doubt
+        if seals and {seal[-2:] for seal in seals} != {b'"}'}:
+            raise _Doubt
+        return times
+
+    def _add_times(self, times: list[str]) -> None:
+        joined = "".join(times).encode("ascii")
+        if joined.translate(_DIGITS) != _TIME_FORM * len(times):
+            raise _Doubt
+        if times != sorted(times) or (self.times and times[0] < self.times[-1]):
+            raise _Doubt
+        day = self.task.day
+        if not times[0].startswith(day) or not day <= times[-1] <= day + _DAY_END:
+            raise _Doubt
+        self.times += times
+
+    # --- format and semantics ---------------------------------------------------------------------
+
+    def _decoded(self, block: bytes, lines: list[bytes], links: bytes) -> None:
+        """Decode every entry into the closed struct and compare its encoding with the bytes."""
+        events: list[Line] = _decode_lines(block)
+        if _encode_lines(events) != block:
+            raise _Doubt
+        seq = self.seq
+        if [event.seq for event in events] != list(range(seq, seq + len(lines))):
+            raise _Doubt
+        if "".join([event.prev_hash for event in events]) != links.hex():
+            raise _Doubt
+        self._add_times([event.logged_at for event in events])
+        seals = [event.seal for event in events if event.seal is not UNSET]
+        if {len(seal) for seal in seals} - {43} or not _SEALS("".join(seals).encode()):
+            raise _Doubt
+        self._heads(lines, events)
+        self._acts(events, seq)
+
+    def _heads(self, lines: list[bytes], events: list[Line]) -> None:
+        ids = [line[24:60] for line in lines]
+        if b"".join(ids).translate(_HEX) != _ID_FORM * len(ids):
+            raise _Doubt
+        times = b"".join([line[75:102] for line in lines])
+        if times.translate(_DIGITS) != _TIME_FORM * len(ids):
+            raise _Doubt
+        types = {event.event_type for event in events}
+        if {event.schema for event in events} != {SCHEMA} or {event.outcome for event in events} - OUTCOMES:
+            raise _Doubt
+        if not _TYPES("\n".join(types) + "\n"):
+            raise _Doubt
+        if types & OWN_TYPES:
+            self.report.own += [(e.seq, lines[i]) for i, e in enumerate(events) if e.event_type in OWN_TYPES]
+        self.ids += [event.event_id[24:] for event in events]
+
+    def _acts(self, events: list[Line], seq: int) -> None:
+        intents, outcomes, ends = self.intents, self.outcomes, self.ends
+        for event in events:
+            cause = event.correlation_id
+            if cause is UNSET:
+                continue
+            metadata = event.metadata
+            if metadata is not UNSET and metadata.get("phase") == "intent":
+                deadline = metadata.get("deadline_s")
+                if isinstance(deadline, int | float):
+                    intents[cause] = Intent(event.seq, event.timestamp, float(deadline))
+            elif event.event_type != "api_key_used" and intents.pop(cause, None) is None:
+                outcomes.add(cause)
+            if event.event_id[14] == "8" and event.resource_id is not UNSET:
+                task = event.resource_id.encode()
+                ends.append(crc32(task) << 32 | adler32(task))
+
+    # --- the result -------------------------------------------------------------------------------
+
+    def finish(self, start: int, stop: int, read_hashes: Read) -> Report:
+        report, leaves = self.report, bytes(self.leaves)
+        report.start, report.stop, report.sound = start, stop, True
+        report.lines = count = len(leaves) // _HASH
+        if not count:
+            return report
+        base, end = report.base, report.base + count
+        report.last_leaf = leaves[-_HASH:]
+        stored = read_hashes(base * _HASH, end * _HASH)
+        report.stored = leaves[: len(stored)] == stored
+        first = min(-base % _WIDTH, count)
+        last = first + (count - first) // _WIDTH * _WIDTH
+        report.head, report.tail = leaves[: first * _HASH], leaves[last * _HASH :]
+        step = _WIDTH * _HASH
+        tiles = range(first * _HASH, last * _HASH, step)
+        report.tiles = b"".join([fold_tile(leaves[at : at + step]) for at in tiles])
+        report.first_time, report.last_time = self.times[0], self.times[-1]
+        report.silences = list(find_silences(self.times, base))
+        report.ids = _fingerprints(self.ids)
+        report.ends = array("Q", sorted(self.ends)).tobytes()
+        report.intents, report.outcomes = self.intents, list(self.outcomes)
+        return report
+
+
+def _fingerprints(ids: list[str]) -> bytes:
+    """The last 48 bits of each id, sorted, as 64-bit numbers of this machine."""
+    numbers = array("Q", bytes.fromhex("".join(["0000" + text for text in ids])))
+    numbers.byteswap()
+    return array("Q", sorted(numbers)).tobytes()
+
+
+def find_silences(times: list[str], base: int) -> list[Silence]:
+    """Find where two neighbours of the ascending `times` lie further apart than a heartbeat allows.
+
+    `base` is the entry of `times[0]`. Steps from hour to hour, not from entry to entry.
+    """
+    found: list[Silence] = []
+    at = 0
+    while at < len(times) - 1:
+        limit = dt.datetime.fromisoformat(times[at]) + HEARTBEAT_LIMIT
+        after = bisect_right(times, limit.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), at)
+        if after == at + 1 and after < len(times):
+            found.append(Silence(base + after, times[at], times[after]))
+        at = max(after - 1, at + 1)
+    return found

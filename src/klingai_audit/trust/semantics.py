@@ -1,0 +1,176 @@
+"""What a whole log says that deserves a note: silence, acts without an outcome, clock steps, gaps, equal ids.
+
+Notes never make the exit code 4. They are drawn from what the scan kept of each range; only suspects are read
+again. Uses 8 bytes of memory an entry for the comparison of ids.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import Final
+
+from klingai_audit.errors import Malformed
+from klingai_audit.event.record import decode_event, event_body
+from klingai_audit.ledger.line import event_type_of, seq_of
+from klingai_audit.trust.chunk import Intent, Silence
+from klingai_audit.trust.epochs import read_metadata
+from klingai_audit.trust.place import Scanned
+from klingai_audit.trust.scan import HEARTBEAT_LIMIT, find_silences
+from klingai_audit.trust.verdict import Finding
+
+__all__ = ["find_notes"]
+
+_SLICES: Final = 16
+_OPEN_WRITER: Final = "?"
+
+
+def find_notes(scanned: Scanned, now: dt.datetime, *, decoded: bool) -> list[Finding]:
+    """Return the notes on a whole log; `decoded` tells that the scan looked at acts and ids too."""
+    notes = [*_silences(scanned, now), *_own(scanned)]
+    if decoded:
+        notes += [*_overdue(scanned, now), *_twice(scanned)]
+    return sorted(notes, key=lambda note: (note.seq or 0, note.kind))
+
+
+def _note(scanned: Scanned, kind: str, message: str, seq: int, end: int | None = None) -> Finding:
+    return Finding(kind, message, seq, end, *scanned.place(seq))
+
+
+def _own(scanned: Scanned) -> Iterator[Finding]:
+    """Clock steps, and gaps that nobody closed."""
+    gaps: list[int] = []
+    for seq, line in scanned.own():
+        kind = event_type_of(line)
+        if kind == "clock_stepped":
+            yield _note(scanned, "clock_step", f"The writer's clock jumped before entry {seq}.", seq)
+        elif kind == "gap_opened":
+            gaps.append(seq)
+        elif kind == "gap_closed" and gaps:
+            gaps.pop()
+    for seq in gaps:
+        yield _note(scanned, "open_gap", f"The gap that entry {seq} opened was never closed.", seq)
+
+
+def _silences(scanned: Scanned, now: dt.datetime) -> Iterator[Finding]:
+    """Silence over an hour while a writer was open; a writer that vanished is blamed once."""
+    writers = _Writers(scanned.own())
+    last = ""
+    size = 0
+    for part in scanned.ranges:
+        report = part.report
+        between = find_silences([last, report.first_time], report.base - 1) if last else []
+        for silence in (*between, *report.silences):
+            yield from _silence(scanned, writers, silence)
+        last, size = report.last_time, report.base + report.lines
+    end = now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    if last and dt.datetime.fromisoformat(last) + HEARTBEAT_LIMIT < now:
+        yield from _silence(scanned, writers, Silence(size, last, end))
+
+
+def _silence(scanned: Scanned, writers: _Writers, silence: Silence) -> Iterator[Finding]:
+    if writers.open_before(silence.seq):
+        before = silence.seq - 1
+        message = (
+            f"After entry {before} the log is silent from {silence.since} to {silence.until}, though a writer was "
+            f"open: either it stopped without closing, or entries are missing that nobody signed."
+        )
+        yield _note(scanned, "heartbeat_gap", message, before, silence.seq)
+
+
+class _Writers:
+    """Which writers are open at which entry, by `log_opened`, `log_closed` and `log_recovered`."""
+
+    def __init__(self, own: Iterable[tuple[int, bytes]]) -> None:
+        self._own = iter(own)
+        self._next = next(self._own, None)
+        self._open: list[str] = []
+
+    def open_before(self, seq: int) -> bool:
+        """Tell whether a writer was open just before entry `seq`; ask in ascending order. Those open are dropped."""
+        while self._next is not None and self._next[0] < seq:
+            self._take(self._next[1])
+            self._next = next(self._own, None)
+        found = bool(self._open)
+        self._open.clear()
+        return found
+
+    def _take(self, line: bytes) -> None:
+        kind = event_type_of(line)
+        if kind == "log_recovered":
+            self._open.clear()
+        elif kind in ("log_opened", "log_closed"):
+            stated = read_metadata(line).get("writer", _OPEN_WRITER)
+            writer = stated if isinstance(stated, str) else _OPEN_WRITER
+            if kind == "log_opened":
+                self._open.append(writer)
+            elif writer in self._open:
+                self._open.remove(writer)
+            elif writer == _OPEN_WRITER and self._open:
+                self._open.pop()
+
+
+def _overdue(scanned: Scanned, now: dt.datetime) -> Iterator[Finding]:
+    """Announced acts whose outcome did not come in time."""
+    waiting: dict[str, Intent] = {}
+    for part in scanned.ranges:
+        for cause in part.report.outcomes:
+            waiting.pop(cause, None)
+        waiting |= part.report.intents
+    for intent in waiting.values():
+        due = dt.datetime.fromisoformat(intent.timestamp) + dt.timedelta(seconds=intent.deadline_s)
+        if due < now:
+            message = f"The act that entry {intent.seq} announced has no outcome; it was due at {due:%Y-%m-%d %H:%M}Z."
+            yield _note(scanned, "intent_overdue", message, intent.seq)
+
+
+def _twice(scanned: Scanned) -> Iterator[Finding]:
+    """Equal event ids, and tasks with two ends. Fingerprints choose suspects, entries decide."""
+    ids = _repeated([part.report.ids for part in scanned.ranges])
+    tasks = _repeated([part.report.ends for part in scanned.ranges])
+    if not ids and not tasks:
+        return
+    seen: dict[str, int] = {}
+    ends: dict[str, tuple[str, int]] = {}
+    for part in scanned.ranges:
+        for line in scanned.read(part):
+            suspect = int(line.data[48:60], 16) in ids
+            if not suspect and (not tasks or line.data[38:39] != b"8"):
+                continue
+            event_id, seq = line.data[24:60].decode(), seq_of(line.data) or 0
+            if suspect and seen.setdefault(event_id, seq) != seq:
+                message = f"Entry {seq} has the same event_id as entry {seen[event_id]}; views show one of them."
+                yield _note(scanned, "equal_event_id", message, seq)
+            task = _task(line.data)
+            if task and line.data[38:39] == b"8":
+                first_id, first = ends.setdefault(task, (event_id, seq))
+                if first_id != event_id:
+                    message = f"Entry {seq} ends a task in another way than entry {first} did."
+                    yield _note(scanned, "two_ends", message, seq)
+
+
+def _task(line: bytes) -> str:
+    try:
+        return decode_event(event_body(line)).get("resource_id") or ""
+    except Malformed:
+        return ""
+
+
+def _repeated(parts: list[bytes]) -> set[int]:
+    """Return numbers that occur more than once in the sorted 64-bit `parts`, a slice of the values at a time."""
+    arrays = [array("Q", part) for part in parts if part]
+    limit = max((numbers[-1] for numbers in arrays), default=0) + 1
+    found: set[int] = set()
+    for step in range(_SLICES):
+        low, high = limit * step // _SLICES, limit * (step + 1) // _SLICES
+        values: list[int] = []
+        for numbers in arrays:
+            values += numbers[bisect_left(numbers, low) : bisect_left(numbers, high)]
+        if len(set(values)) == len(values):
+            continue
+        values.sort()
+        found |= {a for a, b in pairwise(values) if a == b}
+    return found

@@ -1,0 +1,78 @@
+"""A worker process of verification: reads tasks from standard input, writes reports to standard output.
+
+Messages are msgpack, each after its length as 4 bytes big-endian. Started by `pool` as a fresh interpreter, not
+forked and not by `multiprocessing`, so that the caller's main module is never imported again.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from typing import BinaryIO, Final
+
+import msgspec
+
+from klingai_audit.trust.chunk import Read, Report, Task
+from klingai_audit.trust.scan import scan
+
+__all__ = ["file_reader", "main", "read_message", "run_task", "write_message"]
+
+_LENGTH_BYTES: Final = 4
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+def read_message(stream: BinaryIO) -> bytes | None:
+    """Read one message; None at the end of the stream."""
+    head = stream.read(_LENGTH_BYTES)
+    if len(head) < _LENGTH_BYTES:
+        return None
+    length = int.from_bytes(head)
+    body = stream.read(length)
+    return body if len(body) == length else None
+
+
+def write_message(stream: BinaryIO, message: Task | Report) -> None:
+    """Write one message and flush."""
+    body = _encode(message)
+    stream.write(len(body).to_bytes(_LENGTH_BYTES) + body)
+    stream.flush()
+
+
+def file_reader(path: str | None) -> Read:
+    """Return a reader of the file at `path`, of nothing for None. It raises OSError when it reads.
+
+    The file is opened for each read and never mapped: a file that is cut meanwhile gives fewer bytes, no signal.
+    """
+
+    def read(begin: int, end: int) -> bytes:
+        if path is None or begin >= end:
+            return b""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            parts = []
+            while begin < end and (part := os.pread(fd, end - begin, begin)):
+                parts.append(part)
+                begin += len(part)
+        finally:
+            os.close(fd)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    return read
+
+
+def run_task(task: Task, read: Read, read_hashes: Read) -> Report:
+    """Scan one range; a file that cannot be read gives a report with `error`."""
+    try:
+        return scan(task, read, read_hashes)
+    except OSError as exc:
+        return Report(task.number, task.begin, task.end, 0, error=exc.strerror or "it cannot be read")
+
+
+def main() -> None:
+    """Serve tasks until standard input ends."""
+    gc.disable()  # nothing here makes cycles, and collections would cost a tenth
+    decode = msgspec.msgpack.Decoder(Task).decode
+    while (message := read_message(sys.stdin.buffer)) is not None:
+        task = decode(message)
+        write_message(sys.stdout.buffer, run_task(task, file_reader(task.path), file_reader(task.hashes)))
