@@ -41,7 +41,7 @@ SYSTEM_CALLS = {"open", "close", "truncate", "rename", "unlink", "mkdir", "rmdir
 
 _WRITING_OS = re.compile(
     r"(os\.(rename|renames|replace|unlink|remove|rmdir|removedirs|mkdir|makedirs|link|symlink|truncate|ftruncate|write"
-    r"|pwrite|writev|chmod|fchmod|chown|utime|mkfifo)|shutil\.\w+|tempfile\.\w+)"
+    r"|pwrite|writev|chmod|fchmod|chown|utime|mkfifo)|shutil\.(copy|move|rmtree|chown|make_archive|unpack)\w*|tempfile\.\w+)"
 )
 _WRITING_METHODS = {"write_text", "write_bytes", "touch", "symlink_to", "hardlink_to", "chmod"}
 _FORBIDDEN_WORDS = re.compile(r"tamper-?proof|\bcompliant\b|NotImplementedError|pragma: no cover", re.IGNORECASE)

@@ -54,6 +54,7 @@ PLANTED = [
 INNOCENT = [
     ("src/klingai_audit/event/a.py", "open('x')"),
     ("src/klingai_audit/event/a.py", "path.open('rb')"),
+    ("src/klingai_audit/event/a.py", "shutil.which('player')"),
     ("src/klingai_audit/event/a.py", "os.open(folder, os.O_RDONLY)"),
     ("src/klingai_audit/event/a.py", "os.open(os.devnull, os.O_WRONLY)"),
     ("src/klingai_audit/event/a.py", "ops.unlink(path), ops.rename(a, b), ops.mkdir(path, 0o700), ops.rmdir(path)"),
