@@ -50,7 +50,16 @@ def test_a_page_holds_thirty_by_default(sim, ask) -> None:
     made = [ask("POST", LEGACY, {"prompt": "a"}).data["task_id"] for _ in range(35)]
     pages = [[record["task_id"] for record in ask("GET", f"{LEGACY}?pageNum={n}").data] for n in (1, 2)]
     assert pages == [made[:4:-1], made[4::-1]]
+    assert [record["task_id"] for record in ask("GET", LEGACY).data] == pages[0]
     assert len(ask("GET", f"{LEGACY}?pageNum=1&pageSize=500").data) == 35
+
+
+def test_a_search_holds_a_hundred_by_default(sim, ask) -> None:
+    """The default limit is 100, and up to 500 can be asked for."""
+    sim.concurrency["video"] = 1000
+    for _ in range(101):
+        ask.create()
+    assert [ask("POST", "/tasks", body).data["count"] for body in ({}, {"limit": 500})] == [100, 101]
 
 
 def test_the_cursor_walks_through_everything_once(sim, ask, clock) -> None:

@@ -238,7 +238,7 @@ def test_nothing_is_written_to_the_terminal(connection: HTTPConnection, capfd) -
 
 def test_stopping_ends_waiting_connections_at_once(sim: Simulator) -> None:
     """Neither a delayed reply nor an idle keep-alive connection holds up the end, and no thread is left."""
-    before = threading.active_count()
+    before = set(threading.enumerate())
     server = serve(sim)
     idle = HTTPConnection("localhost", server.port, timeout=20)
     _call(idle, "GET", "/tasks?task_ids=1")
@@ -251,9 +251,9 @@ def test_stopping_ends_waiting_connections_at_once(sim: Simulator) -> None:
     begun = time.monotonic()
     server.stop()
     assert time.monotonic() - begun < 5
-    while threading.active_count() > before and time.monotonic() < deadline:
+    while set(threading.enumerate()) - before and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) - before == set()
     idle.close()
     waiting.close()
     server.stop()

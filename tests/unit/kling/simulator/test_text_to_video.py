@@ -33,6 +33,8 @@ LEGACY_TAKEN = {
     "camera, one move": _legacy(camera_control={"type": "simple", "config": {"pan": -10, "zoom": 0}}),
     "camera, a fixed type": _legacy(camera_control={"type": "down_back"}),
     "custom shots without prompt": _custom(SHOTS),
+    "one custom shot": _custom([{"prompt": "a", "duration": 5}]),
+    "six custom shots": _custom([{"prompt": "a" * 512, "duration": "1"}] * 6, duration="6"),
     "shots by the model": _legacy(model_name="kling-v3", multi_shot=True, shot_type="intelligence"),
     "negative prompt": _legacy(negative_prompt="fog"),
 }
@@ -111,6 +113,7 @@ NEW_TAKEN = {
     "4k": ("kling-3.0", _new(resolution="4k", audio="native", multi_shot=False)),
     "square": ("kling-2.5-turbo", _new(aspect_ratio="1:1", duration=10)),
     "shots in the prompt": ("kling-3.0", _new("shot 1, 2, a; shot 2, 3, b;")),
+    "six shots": ("kling-3.0", _new("".join(f"shot {n}, 1, {'a' * 480};" for n in range(1, 7)), duration=6)),
     "shots switched off": ("kling-3.0", _new("shot 1, 2, a; shot 7, 9, b;", multi_shot=False)),
     "prompt that only speaks of shots": ("kling-3.0", _new("a shot 1, 2, 3 of gin")),
 }
