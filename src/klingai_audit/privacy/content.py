@@ -125,8 +125,8 @@ def _text_rule(exact: list[str], ends: list[str]) -> re.Pattern[str] | None:
     cores.sort(key=len, reverse=True)
     sign = r"\\{0,63}[\"']?\s{0,8}"
     return re.compile(
-        rf"(?:{'|'.join(cores)})(?:(?<=prompt){sign}(?:=>|[:=])\s{{0,8}}(?P<line>(?!\\{{0,63}}[\"'])[^\n\"'&]++)"
-        rf"|{sign}(?:=>|[:=])\s{{0,8}}(?P<quoted>{QUOTED})|=(?P<bare>[^\s\"'&;]++))",
+        rf"(?:{'|'.join(cores)})(?:(?<=prompt){sign}(?>=>|[:=])\s{{0,8}}+(?P<line>(?!\\{{0,63}}[\"'])[^\n\"'&]++)"
+        rf"|{sign}(?>=>|[:=])\s{{0,8}}+(?P<quoted>{QUOTED})|=(?!>)(?P<bare>[^\s\"'&;]++))",
         re.IGNORECASE,
     )
 

@@ -137,6 +137,8 @@ class Walk:
     def _under(self, name: str, role: int, item: object, level: int) -> Any:
         if role == _PLAIN:
             return self._value(item, level)
+        if isinstance(item, ToCommit) and item.value is None:
+            return None
         if item is None or item is True or item is False:
             return item
         if role == _SECRET:

@@ -1,0 +1,112 @@
+"""The policy file."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from klingai_audit.errors import InvalidPolicy, StorageError
+from klingai_audit.privacy.policy import EVENT_CLASSES, Policy
+
+
+def test_default_text_is_the_default() -> None:
+    """Every setting of the default text is written out, and leaving it out gives the same."""
+    written, empty = Policy.default(), Policy.parse(b"")
+    assert (empty.privacy, empty.failure, empty.verify, empty.retention) == (
+        written.privacy,
+        written.failure,
+        written.verify,
+        written.retention,
+    )
+    tables = tomllib.loads(Policy.DEFAULT_TEXT)
+    assert ["privacy", "failure", "verify", "retention"] == list(tables)
+    for name, table in tables.items():
+        assert list(getattr(written, name).__struct_fields__) == list(table), name
+
+
+def test_each_setting_is_explained_in_the_default_text() -> None:
+    """In every table but the list of classes, each setting follows a comment."""
+    lines = Policy.DEFAULT_TEXT.split("\n")
+    settings = [number for number, line in enumerate(lines) if " = " in line and not line.startswith(("#", " "))]
+    alone = [lines[number] for number in settings if not lines[number - 1].startswith("#")]
+    assert [f'{name} = "{Policy.default().failure.for_class(name)}"' for name in EVENT_CLASSES[1:]] == alone
+
+
+def test_digest_is_of_the_files_bytes(tmp_path: Path) -> None:
+    """The digest is SHA-256 of the bytes as they are, comments and all."""
+    path = tmp_path / "policy.toml"
+    data = b'# ours\n[privacy]\nactor_ids = "opaque"\n'
+    path.write_bytes(data)
+    policy = Policy.load(path)
+    assert (hashlib.sha256(data).hexdigest(), "opaque") == (policy.digest, policy.privacy.actor_ids)
+    assert hashlib.sha256(Policy.DEFAULT_TEXT.encode()).hexdigest() == Policy.load(None).digest
+
+
+def test_failure_classes() -> None:
+    """Paid calls and what is as grave are refused, reads warned about; an unknown class is refused."""
+    failure = Policy.default().failure
+    assert ["paid_create", "credentials", "admin", "export", "unseal", "download", "delete", "read", "log"] == list(
+        EVENT_CLASSES
+    )
+    expected = {name: "warn" if name == "read" else "refuse" for name in EVENT_CLASSES}
+    assert expected == {name: failure.for_class(name) for name in EVENT_CLASSES}
+    assert "refuse" == failure.for_class("anything")
+    assert "warn" == Policy.parse(b'[failure]\nlog = "warn"').failure.for_class("log")
+
+
+@pytest.mark.parametrize(
+    "text, named",
+    [
+        ("[privcy]", "privcy"),
+        ("[privacy]\nactor_id = 'x'", "privacy"),
+        ("[privacy]\nactor_ids = 'x'", "privacy.actor_ids"),
+        ("[privacy]\ncommit = 'prompt'", "privacy.commit"),
+        ("[privacy]\ncommit = ['Prompt']", "privacy.commit"),
+        ("[privacy]\ncommit = ['*']", "privacy.commit"),
+        ("[privacy]\nrecord_reads = true", "privacy.record_reads"),
+        ("[failure]\nread = 'ignore'", "failure.read"),
+        ("[failure]\nreads = 'warn'", "failure"),
+        ("[verify]\nrequire_checkpoint = 'yes'", "verify.require_checkpoint"),
+        ("[verify]\nepoch_rotation = 'weekly'", "verify.epoch_rotation"),
+        ("[retention]\ndays = 5", "retention"),
+        ("privacy = 1", "privacy"),
+        ("failure = 1", "failure"),
+        ("[privacy", "not TOML"),
+        ("[privacy]\nreads = 'off'\nreads = 'off'", "not TOML"),
+        ("a = \xff", "not TOML"),
+        ("# " + "x" * 70_000, "larger"),
+    ],
+)
+def test_errors_name_file_and_key(text: str, named: str, tmp_path: Path) -> None:
+    """What is unknown or of another kind is refused with the file's name and the key."""
+    path = tmp_path / "policy.toml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InvalidPolicy) as caught:
+        Policy.load(path)
+    assert str(path) in caught.value.message
+    assert named in caught.value.message
+
+
+def test_spool_comes_later() -> None:
+    """The value that a later version knows is refused as such."""
+    with pytest.raises(InvalidPolicy, match=r"failure\.read: `spool` comes with a later version"):
+        Policy.parse(b"[failure]\nread = 'spool'")
+
+
+def test_missing_and_unreadable_files(tmp_path: Path) -> None:
+    """A missing file is an invalid policy, one that cannot be read a storage error, both with the path."""
+    with pytest.raises(InvalidPolicy) as caught:
+        Policy.load(tmp_path / "policy.toml")
+    assert "init" in caught.value.do
+    with pytest.raises(StorageError, match="policy"):
+        (tmp_path / "policy").mkdir()
+        Policy.load(tmp_path / "policy")
+
+
+def test_own_list_of_names_replaces_the_default() -> None:
+    """A list of one's own is taken as it is, the empty one too."""
+    assert ("brief", "*_brief") == Policy.parse(b"[privacy]\ncommit = ['brief', '*_brief']").privacy.commit
+    assert () == Policy.parse(b"[privacy]\ncommit = []").privacy.commit
