@@ -84,6 +84,11 @@ class Desk:
         return len(self._late) + len(self._unconfirmed)
 
     @property
+    def late(self) -> int:
+        """How many entries of acts that happened could not be written so far."""
+        return len(self._late)
+
+    @property
     def cause(self) -> Exception | None:
         """Why the last late entry is late."""
         return self._cause
@@ -251,7 +256,7 @@ class Desk:
     def _tell(self, item: Item, cause: Exception) -> None:
         text = (
             f"{item.entry.event_type} happened and could not be recorded ({type(cause).__name__}); "
-            f"{self.outstanding} entries wait to be written"
+            f"entries waiting: {self.outstanding}"
         )
         _log.error(text)
         with contextlib.suppress(UnrecordedWarning):  # with `-W error` the provider's answer would be lost

@@ -105,7 +105,7 @@ class AuditedTransport(_Audited, httpx2.BaseTransport):
         content = loaded_content(response)
         if content is None:
             attempt.left_open()
-            response.stream = watched_stream(response.stream, watch, asynchronous=False)
+            response.stream = watched_stream(response, watch, asynchronous=False)
         else:
             attempt.finished(watch.loaded(content))
         return response
@@ -144,7 +144,7 @@ class AsyncAuditedTransport(_Audited, httpx2.AsyncBaseTransport):
         content = loaded_content(response)
         if content is None:
             attempt.left_open()
-            response.stream = watched_stream(response.stream, watch, asynchronous=True)
+            response.stream = watched_stream(response, watch, asynchronous=True)
         else:
             await attempt.afinished(watch.loaded(content))
         return response

@@ -89,8 +89,9 @@ class Recorder:
         attempt = self._prepare(request, operation, mark)
         if attempt is None or attempt.joined:
             return attempt
+        self._write_open(older_than=HOP_SECONDS)
         self.desk.catch_up()
-        self._settle(attempt)
+        self._check_nothing_is_late(attempt)
         if attempt.operation.kind == "read":
             return attempt
         item = self._intent_item(attempt)
@@ -110,8 +111,9 @@ class Recorder:
         attempt = self._prepare(request, operation, mark)
         if attempt is None or attempt.joined:
             return attempt
+        self._write_open(older_than=HOP_SECONDS)
         await self.desk.acatch_up()
-        self._settle(attempt)
+        self._check_nothing_is_late(attempt)
         if attempt.operation.kind == "read":
             return attempt
         item = self._intent_item(attempt)
@@ -133,7 +135,7 @@ class Recorder:
         self.desk.catch_up()
         if self.outstanding:
             raise AuditUnavailable(
-                f"{self.outstanding} entries of acts that happened could not be written.",
+                f"Entries of acts that happened and could not be written: {self.outstanding}.",
                 do="Their intents, if written, stand in the log without an outcome: klingai-audit verify names them.",
             ) from self.desk.cause
 
@@ -204,12 +206,11 @@ class Recorder:
         facts = {"kind": found.kind, "fingerprint": self.sink.fingerprint(found.secret)}
         return replace(request, authorization="", credential=facts)
 
-    def _settle(self, attempt: Attempt) -> None:
-        """Write redirects that nobody followed; refuse the act while earlier ones are not recorded."""
-        self._write_open(older_than=HOP_SECONDS)
-        if self.outstanding and self._refuses(attempt):
+    def _check_nothing_is_late(self, attempt: Attempt) -> None:
+        """Refuse the act while earlier ones are not recorded."""
+        if self.desk.late and self._refuses(attempt):
             raise AuditUnavailable(
-                f"{attempt.operation.name} was not sent: {self.outstanding} entries of earlier acts are unwritten.",
+                f"{attempt.operation.name} was not sent. Entries of earlier acts not yet written: {self.desk.late}.",
                 do="Make the log writable again; they are written before the next act. See docs/when-it-fails.md.",
             ) from self.desk.cause
 

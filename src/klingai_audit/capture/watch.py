@@ -232,10 +232,10 @@ def _put_back(request: Any, chunks: list[bytes]) -> bytes:
     return body
 
 
-def watched_stream(inner: Any, watch: Watch, *, asynchronous: bool) -> Any:
+def watched_stream(response: Any, watch: Watch, *, asynchronous: bool) -> Any:
     """Wrap a response's stream so that `watch` sees what passes and the attempt ends with it."""
-    classes = _classes(library_of(inner))
-    return classes.WatchedAsync(inner, watch) if asynchronous else classes.Watched(inner, watch)
+    classes = _classes(library_of(response))
+    return (classes.WatchedAsync if asynchronous else classes.Watched)(response.stream, watch)
 
 
 def chained_stream(

@@ -80,8 +80,8 @@ def text_to_video_order(prompt: str, options: TextToVideo, *, new_design: bool) 
     unknown = sorted(set(options) - set(TextToVideo.__annotations__))
     if unknown:
         raise UsageError(f"text_to_video knows no option {unknown[0]}.")
-    model = options.get("model") or (DEFAULT_MODEL if new_design else DEFAULT_LEGACY_MODEL)
-    if _MODEL(model) is None:
+    model: Any = options.get("model") or (DEFAULT_MODEL if new_design else DEFAULT_LEGACY_MODEL)
+    if not isinstance(model, str) or _MODEL(model) is None:
         raise UsageError("A model's name has letters, digits, dots and hyphens only.")
     legacy = options["legacy"] if options.get("legacy") is not None else is_legacy_model(model)
     if not legacy and not new_design:
