@@ -6,6 +6,7 @@ signs (`publisher`). There is no linger: a batch is what arrived while the last 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import multiprocessing
@@ -26,7 +27,7 @@ from klingai_audit.ledger.receipt import Loops, Receipt, wake_loops
 from klingai_audit.ledger.store import SyncFailed, Transaction
 from klingai_audit.tlog.proof import TlogProof
 
-__all__ = ["MAX_QUEUE", "Appender"]
+__all__ = ["MAX_QUEUE", "Appender", "Observer", "Opening"]
 
 MAX_QUEUE: Final = 10_000
 """Events that may wait for the writer thread; a full queue makes the caller wait, it never drops."""
@@ -58,7 +59,6 @@ class Appender:
         _APPENDERS.add(self)
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
         mutex = threading.Lock()
         self._changed = threading.Condition(mutex)
         self._room = threading.Condition(mutex)
@@ -78,30 +78,38 @@ class Appender:
 
         Raises: LogDamaged and InconsistentCheckpoints (nothing was changed), StorageError.
         """
+        try:
+            self._take_up(created)
+        except BaseException:
+            self._head.ends.close()
+            self._store.close()
+            raise
+        self._publisher.start()
+        self._thread = threading.Thread(target=self._run, name="klingai-audit-writer", daemon=True)
+        self._thread.start()
+        self._opened = True
+        if multiprocessing.parent_process() is not None:
+            multiprocessing.util.Finalize(self, _close_quietly, args=(weakref.ref(self),), exitpriority=20)
+
+    def _take_up(self, created: Sequence[tuple[EncodedEvent, bool]]) -> None:
         head = self._head
         with self._store.transaction() as txn:
             head.load(txn)
             first = list(created) if head.size == 0 else []
             opening = dict(self._opening())
             self._writer = str(opening.get("writer", ""))
-            self._observe(head.append(txn, [*first, head.own("log_opened", opening)]))
+            results = head.append(txn, [*first, head.own("log_opened", opening)])
         head.publish()
-        self._opened = True
-        self._publisher.start()
-        self._thread = threading.Thread(target=self._run, name="klingai-audit-writer", daemon=True)
-        self._thread.start()
-        if multiprocessing.parent_process() is not None:
-            multiprocessing.util.Finalize(self, _close_quietly, args=(weakref.ref(self),), exitpriority=20)
+        head.keys.created()
+        self._observe(results)
 
     def close(self) -> None:
         """Commit what is queued, append `log_closed`, publish, stop the thread; idempotent.
 
         Raises: AuditUnavailable if the closing entry could not be recorded.
         """
-        if self._pid != os.getpid() or not self._opened:
-            return
-        with self._changed:
-            already, self._closing = self._closing, True
+        with self._opening_lock, self._changed:
+            already, self._closing = self._closing or not self._opened, True
             self._changed.notify_all()
             self._room.notify_all()
         if self._thread is not None:
@@ -116,8 +124,7 @@ class Appender:
         """In a forked child: drop queue, thread, keys and inherited descriptors; the first use opens anew."""
         closed = self._closing
         self._store.after_fork()
-        self._head.keys.forget()
-        self._head.ends.close()
+        self._head.after_fork()
         self._reset()
         self._closing = closed
 
@@ -172,9 +179,13 @@ class Appender:
         if not self._opened:
             self._reopen()
         self.flush()
-        with self._store.transaction() as txn:
-            self._head.catch_up(txn)
-            act(self._head, txn)
+        try:
+            with self._store.transaction() as txn:
+                self._head.catch_up(txn)
+                act(self._head, txn)
+        except (SyncFailed, VerificationError) as error:
+            self._stop(error)
+            raise
         self._publisher.committed()
 
     def wait_published(self, size: int, timeout: float | None = None) -> None:
@@ -194,8 +205,9 @@ class Appender:
     def _run(self) -> None:
         while True:
             batch, closing = self._gather()
-            if self._fatal is not None:
-                return  # the publisher stopped the log and told everybody who waits
+            if self._fatal is not None:  # the publisher stopped the log
+                self._stop(self._fatal, batch)
+                return
             try:
                 if batch:
                     self._commit(batch)
@@ -299,6 +311,12 @@ def _after_fork_in_child() -> None:
         appender.after_fork()
 
 
+def _close_all() -> None:
+    for appender in list(_APPENDERS):
+        with contextlib.suppress(KlingAuditError):
+            appender.close()
+
+
 def _close_quietly(reference: weakref.ref[Appender]) -> None:
     """At the end of a `multiprocessing` child, which skips `atexit`."""
     appender = reference()
@@ -308,3 +326,4 @@ def _close_quietly(reference: weakref.ref[Appender]) -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_close_all)

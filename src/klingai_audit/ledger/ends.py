@@ -1,21 +1,35 @@
 """Which end events the log holds: one end per task, whoever reports it (docs/format.md, "Ids").
 
 End events have deterministic ids (UUID version 8). The table is derived: it may be deleted at any time and is
-rebuilt by a scan; recent ends stand in memory, older ones in `ends.sqlite` of the state folder.
+rebuilt by a scan; recent ends stand in memory, older ones in `ends.sqlite` of the state folder. The file says of
+which log it is and through which entry it is complete; one that does not fit this log is discarded.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Final
+
+from klingai_audit.durable import NO_FORK
+from klingai_audit.errors import AuditUnavailable
+from klingai_audit.ledger.state import StateFolder
+from klingai_audit.ledger.store import Store
+from klingai_audit.tlog.merkle import leaf_hash
 
 __all__ = ["EndsTable", "end_id_of"]
 
 _HEADER: Final = b'{"schema":1,"event_id":"'
 _MEMORY_LIMIT: Final = 10_000
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS ends (id TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS through (size INTEGER NOT NULL, origin TEXT NOT NULL, leaf BLOB NOT NULL);
+"""
+
+
+class _Unfit(sqlite3.DatabaseError):
+    """The file is no table of this log's ends."""
 
 
 def end_id_of(entry: bytes) -> str | None:
@@ -28,15 +42,17 @@ def end_id_of(entry: bytes) -> str | None:
 class EndsTable:
     """End event ids and their `seq`. Used under the writer lock only."""
 
-    def __init__(self, path: Path, read_entries: Callable[[int, int], Iterator[bytes]]) -> None:
-        self._path = path
-        self._read_entries = read_entries
+    def __init__(self, state: StateFolder, store: Store) -> None:
+        self._state = state
+        self._store = store
+        self._origin = ""
         self._recent: dict[str, int] = {}
         self._recent_from = 0
         self._database: sqlite3.Connection | None = None
 
-    def begin(self, size: int) -> None:
+    def begin(self, origin: str, size: int) -> None:
         """Start the in-memory part at entry `size`; earlier entries are looked up in the file."""
+        self._origin = origin
         self._recent.clear()
         self._recent_from = size
 
@@ -45,65 +61,73 @@ class EndsTable:
         self._recent.setdefault(event_id, seq)
 
     def find(self, event_id: str, size: int) -> int | None:
-        """Return the `seq` of the first entry with this end id among the first `size` entries, or None."""
-        recent = self._recent.get(event_id)
-        try:
-            seq = self._find(event_id, size)
-            if seq is None or seq == recent or self._holds(seq, event_id):
-                return seq
-        except sqlite3.Error:
-            pass
-        self._discard()
-        return self._find(event_id, size)
+        """Return the `seq` of the first entry with this end id among the first `size` entries, or None.
 
-    def _holds(self, seq: int, event_id: str) -> bool:
-        return any(end_id_of(entry) == event_id for entry in self._read_entries(seq, seq + 1))
-
-    def _discard(self) -> None:
-        """The table contradicts the log or is unreadable: start it anew."""
-        self.close()
-        for path in (self._path, self._path.with_name(self._path.name + "-journal")):
-            with contextlib.suppress(OSError):
-                path.unlink()
+        Raises: AuditUnavailable if that cannot be told.
+        """
+        with NO_FORK:  # a child must not inherit a database in the middle of a transaction
+            for path in (str(self._state.ends), str(self._state.ends), ":memory:"):
+                with contextlib.suppress(sqlite3.Error, OSError):
+                    seq = self._find(self._open(path), event_id, size)
+                    if seq is None or seq == self._recent.get(event_id) or self._holds(seq, event_id):
+                        return seq
+                self.close()
+                self._state.discard_ends()  # it contradicts the log or cannot be used: start it anew
+        raise AuditUnavailable("Whether the log holds this end already cannot be looked up.")
 
     def close(self) -> None:
         """Close the file; the next look-up opens it again."""
         if self._database is not None:
-            self._database.close()
+            with contextlib.suppress(sqlite3.Error):
+                self._database.close()
             self._database = None
 
-    def _find(self, event_id: str, size: int) -> int | None:
-        database = self._open()
+    def after_fork(self) -> None:
+        """In a forked child: close what was inherited (nothing was under way, see `find`)."""
+        self.close()
+
+    def _holds(self, seq: int, event_id: str) -> bool:
+        return any(end_id_of(entry) == event_id for entry in self._store.read_entries(seq, seq + 1))
+
+    def _find(self, database: sqlite3.Connection, event_id: str, size: int) -> int | None:
         through = database.execute("SELECT size FROM through").fetchone()[0]
         if through < self._recent_from:
             found = self._scan(through, self._recent_from)
-            self._store(database, found, self._recent_from)
+            self._write(database, found, self._recent_from)
             through = self._recent_from
-        if len(self._recent) > _MEMORY_LIMIT and through >= self._recent_from:
-            self._store(database, self._recent.items(), size)
-            self.begin(size)
+        if len(self._recent) > _MEMORY_LIMIT:
+            self._write(database, self._recent.items(), size)
+            self.begin(self._origin, size)
         row = database.execute("SELECT seq FROM ends WHERE id = ?", (event_id,)).fetchone()
         return row[0] if row is not None and row[0] < size else self._recent.get(event_id)
 
     def _scan(self, begin: int, end: int) -> Iterator[tuple[str, int]]:
-        for seq, entry in enumerate(self._read_entries(begin, end), begin):
+        for seq, entry in enumerate(self._store.read_entries(begin, end), begin):
             event_id = end_id_of(entry)
             if event_id is not None:
                 yield event_id, seq
 
-    @staticmethod
-    def _store(database: sqlite3.Connection, found: Iterable[tuple[str, int]], through: int) -> None:
+    def _write(self, database: sqlite3.Connection, found: Iterable[tuple[str, int]], through: int) -> None:
         with database:
             database.executemany("INSERT OR IGNORE INTO ends (id, seq) VALUES (?, ?)", found)
-            database.execute("UPDATE through SET size = ?", (through,))
+            database.execute("UPDATE through SET size = ?, leaf = ?", (through, self._leaf(through)))
 
-    def _open(self) -> sqlite3.Connection:
+    def _leaf(self, size: int) -> bytes:
+        """The leaf hash of the last of the first `size` entries; empty for none."""
+        if size == 0:
+            return b""
+        stored = self._store.read_hashes(0, size - 1, size)
+        return stored or b"".join(leaf_hash(entry) for entry in self._store.read_entries(size - 1, size))
+
+    def _open(self, path: str) -> sqlite3.Connection:
         if self._database is None:
-            database = sqlite3.connect(self._path, check_same_thread=False)
-            database.execute("PRAGMA synchronous = OFF")
+            database = self._database = sqlite3.connect(path, timeout=1.0, check_same_thread=False)
             with database:
-                database.execute("CREATE TABLE IF NOT EXISTS ends (id TEXT PRIMARY KEY, seq INTEGER NOT NULL)")
-                database.execute("CREATE TABLE IF NOT EXISTS through (size INTEGER NOT NULL)")
-                database.execute("INSERT INTO through SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM through)")
-            self._database = database
+                database.executescript(_SCHEMA)
+                database.execute(
+                    "INSERT INTO through SELECT 0, ?, x'' WHERE NOT EXISTS (SELECT 1 FROM through)", (self._origin,)
+                )
+            size, origin, leaf = database.execute("SELECT size, origin, leaf FROM through").fetchone()
+            if origin != self._origin or leaf != self._leaf(size):
+                raise _Unfit("ends.sqlite is of another log")
         return self._database

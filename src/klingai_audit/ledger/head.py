@@ -12,30 +12,22 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
-from klingai_audit.errors import LogDamaged
+from klingai_audit.errors import AuditUnavailable, HeadConflict, LogDamaged, LogNotFound
 from klingai_audit.event.record import EncodedEvent, format_time
 from klingai_audit.ledger.clock import Clock
 from klingai_audit.ledger.ends import EndsTable, end_id_of
 from klingai_audit.ledger.handover import handover_note
-from klingai_audit.ledger.heads import known_heads, open_head
-from klingai_audit.ledger.keys import KeyFolder
-from klingai_audit.ledger.line import (
-    compute_seal,
-    event_type_of,
-    has_valid_seal,
-    names_checkpoint,
-    parse_members,
-    splice,
-)
+from klingai_audit.ledger.heads import HeadReader, SignedHead, check_epoch, check_not_forked
+from klingai_audit.ledger.keys import EpochKeys, KeyFolder
+from klingai_audit.ledger.line import compute_seal, is_rotation, names_checkpoint, parse_members, splice
 from klingai_audit.ledger.pace import ClockWatch, parse_logged_at
+from klingai_audit.ledger.recovery import aside, count_acknowledged, joined
+from klingai_audit.ledger.signing import Unpublished, put_in_place
 from klingai_audit.ledger.state import StateFolder
-from klingai_audit.ledger.store import Publication, Pulled, Store, Transaction
-from klingai_audit.ledger.tree import GrowingTree, HashWrite
-from klingai_audit.tlog.checkpoint import Checkpoint
+from klingai_audit.ledger.store import Pulled, Store, Transaction
+from klingai_audit.ledger.tree import GrowingTree
 from klingai_audit.tlog.hashing import hash_leaves
-from klingai_audit.tlog.keys import SignerKey, VerifierKey
 from klingai_audit.tlog.merkle import EMPTY_ROOT, leaf_hash
-from klingai_audit.tlog.note import sign_note
 
 __all__ = ["Appended", "Head", "OwnEvent", "Rotation"]
 
@@ -46,6 +38,8 @@ Rotation = Literal["daily", "never"]
 
 HEARTBEAT_NS: Final = 3_600 * 10**9
 """A log that a writer holds open gets an entry at least this often."""
+
+_CONFLICTS: Final = 3
 
 
 class Appended(NamedTuple):
@@ -77,17 +71,21 @@ class Head:
         self._clock = clock
         self._rotation = rotation
         self._watch = ClockWatch(clock, accept=accept_clock)
+        self._heads = HeadReader(store, state, keys)
         self._tree = GrowingTree()
         self._tree_mutex = threading.Lock()
         self._prev = EMPTY_ROOT
         self._last_ns = 0
         self._last_line = b""
+        self._rotating = False
         self._due: list[EncodedEvent] = []
-        self.ends = EndsTable(state.ends, store.read_entries)
+        self._recovered: list[dict[str, Any]] = []
+        self.ends = EndsTable(state, store)
         self.published = 0
 
     @property
     def size(self) -> int:
+        """Entries that are acknowledged."""
         return self._tree.size
 
     @property
@@ -95,22 +93,22 @@ class Head:
         return self.keys.origin
 
     @property
-    def _verifier(self) -> VerifierKey:
-        return self.keys.log_signer.verifier
-
-    @property
     def silent_ns(self) -> int:
         """How long ago, by this writer's clock, the last entry it knows was logged; 0 for an empty log."""
         return self._clock.now_ns() - self._last_ns if self._last_ns else 0
+
+    def after_fork(self) -> None:
+        """In a forked child: drop the keys and locks that another thread of the parent may have held; `load` anew."""
+        self._tree_mutex = threading.Lock()
+        self.keys.forget()
+        self.ends.after_fork()
 
     # --- opening ----------------------------------------------------------------------------------
 
     def load(self, txn: Transaction) -> None:
         """Take up the log where its last writer left it. Raises: LogDamaged, InconsistentCheckpoints, StorageError."""
         self.keys.resume()
-        self._due.clear()
-        state_missing = not self.state.remembers
-        base, remembered = known_heads(self.store, self.state, self._verifier)
+        base, remembered = self._heads.published(), self._heads.remembered()
         if base is None and not self.keys.pending:
             raise LogDamaged(
                 f"The log at {self.store.url} has no checkpoint although its keys are in use.",
@@ -123,24 +121,30 @@ class Head:
                 f"The tree hashes of {self.store.url} do not lead to the root signed for its {base.size} entries.",
                 kind_of_damage="tree_changed",
             )
+        check_not_forked(self.store, base, remembered)
         self._prev = self.store.read_hashes(0, self.size - 1, self.size) if self.size else EMPTY_ROOT
-        self.ends.begin(self.size)
+        self._rotating, self._last_line = False, b""
+        self.ends.begin(self.origin, self.size)
+        pulled = self._pull(txn, first=True)
         self.state.create()
-        self._accept(txn, self._pull(txn, first=True), remembered)
-        if state_missing and self.size:
-            self._due.append(self._own_event("log_recovered", {"state_missing": True}))
+        self._due.clear()
+        self._recovered = [aside(name, length) for name, length in self.state.unrecorded()]
+        if base is not None and remembered is None:
+            self._recovered.append({"state_missing": True})
+        if base is not None and (remembered is None or remembered.size <= base.size):
+            check_epoch(base, self._last_line, self.keys.current, self.store.url)
+        self._accept(txn, pulled, remembered, remember=True)
         self._finish_rotation()
 
     # --- catching up ------------------------------------------------------------------------------
 
     def catch_up(self, txn: Transaction) -> None:
         """Take over what other writers appended since; put aside what nobody acknowledged."""
+        self._finish_rotation()
         pulled = self._pull(txn, first=False)
         if not pulled.entries and not pulled.torn:
             return
-        note = self.store.read_checkpoint()
-        signed = None if note is None else open_head(note, self._verifier, self.store.url)
-        self._accept(txn, pulled, signed)
+        self._accept(txn, pulled, self._heads.published())
         self._finish_rotation()
 
     def _pull(self, txn: Transaction, *, first: bool) -> Pulled:
@@ -149,7 +153,8 @@ class Head:
             pulled = txn.pull(self.size, counted=True)
             if not self._is_last(pulled.before):
                 raise LogDamaged(
-                    f"Entry {self.size - 1} of {self.store.url} is not the one that was signed.", kind_of_damage="entry_changed"
+                    f"Entry {self.size - 1} of {self.store.url} is not the one that was signed.",
+                    kind_of_damage="entry_changed",
                 )
         if first and pulled.before is not None:
             self._remember_line(pulled.before)
@@ -158,8 +163,11 @@ class Head:
     def _is_last(self, line: bytes | None) -> bool:
         return line is not None and leaf_hash(line) == self._prev
 
-    def _accept(self, txn: Transaction, pulled: Pulled, signed: Checkpoint | None) -> None:
-        """Move the head over pulled lines: those under `signed`, then up to the last valid seal."""
+    def _accept(self, txn: Transaction, pulled: Pulled, signed: SignedHead | None, *, remember: bool = False) -> None:
+        """Move the head over pulled lines: those under `signed`, then up to the last valid seal.
+
+        With `remember`, `signed` is what a writer had signed and not yet published when it died.
+        """
         lines = pulled.entries
         covered = 0
         if signed is not None and signed.size > self.size:
@@ -169,48 +177,31 @@ class Head:
                     f"{self.store.url} holds {self.size + len(lines)} entries, but {signed.size} were signed.",
                     kind_of_damage="rollback",
                 )
+            if any(is_rotation(line) for line in lines[:covered]):
+                self.keys.resume()
             self._advance(lines[:covered], hash_leaves(lines[:covered]))
             if self._tree.root() != signed.root:
                 raise LogDamaged(
                     f"The entries of {self.store.url} up to {signed.size} do not have the signed root.",
-                    kind_of_damage="tree_changed",
+                    kind_of_damage="history_rewritten",
                 )
-            if any(event_type_of(line) == "signing_key_rotated" for line in lines[:covered]):
-                self.keys.resume()
+            if remember:
+                check_epoch(signed, self._last_line, self.keys.current, self.store.url)
+                self._publish(signed=signed)
         rest = lines[covered:]
         if not rest and not pulled.torn:
             return
-        accepted = self._acknowledged(rest)
+        accepted = count_acknowledged(rest, self.size, self._prev, self.keys, self.store.url)
         self._advance(rest[:accepted], hash_leaves(rest[:accepted]))
         if accepted < len(rest) or pulled.torn:
             left = b"".join(line + b"\n" for line in rest[accepted:]) + pulled.torn
-            self._put_aside(txn, left, accepted)
-
-    def _acknowledged(self, lines: Sequence[bytes]) -> int:
-        """How many of these unsigned lines were acknowledged: linked, and up to the last valid seal."""
-        tail, origin = self.keys.current.tail, self.origin
-        seq, prev, accepted = self.size, self._prev, 0
-        for index, line in enumerate(lines):
-            members = parse_members(line)
-            if members is None or members.seq != seq or members.prev_hash != prev:
-                break
-            if members.seal is not None and has_valid_seal(tail, origin, line):
-                accepted = index + 1
-            seq, prev = seq + 1, leaf_hash(line)
-        for line in lines[accepted:]:
-            if has_valid_seal(tail, origin, line):
-                raise LogDamaged(
-                    f"Acknowledged entries of {self.store.url} after entry {self.size + accepted} were changed.",
-                    kind_of_damage="link_broken",
-                )
-        return accepted
+            self._put_aside(txn, left, accepted + (covered if remember else 0))
 
     def _put_aside(self, txn: Transaction, data: bytes, kept: int) -> None:
-        name = self.state.put_aside(data)
+        found = aside(self.state.put_aside(data), len(data))
+        self._recovered = [other for other in self._recovered if other.get("set_aside") != found["set_aside"]]
+        self._recovered.append({"entries": kept, **found})
         txn.cut(self.size)
-        self._due.append(
-            self._own_event("log_recovered", {"entries": kept, "set_aside": {"sha256": name, "bytes": len(data)}})
-        )
 
     def _advance(self, lines: Sequence[bytes], hashes: bytes) -> None:
         if not lines:
@@ -228,6 +219,7 @@ class Head:
 
     def _remember_line(self, line: bytes) -> None:
         self._last_line = line
+        self._rotating = is_rotation(line)
         members = parse_members(line)
         if members is not None:
             self._last_ns = max(self._last_ns, parse_logged_at(members.logged_at))
@@ -238,46 +230,60 @@ class Head:
         """Append (event, once) pairs as one batch; durable and sealed on return; one result for each pair.
 
         Requires `catch_up` in this transaction. The log's own events that are due come first.
-        Raises: AuditUnavailable (nothing was appended), SyncFailed.
+        Raises: AuditUnavailable (nothing was appended), SyncFailed, LogDamaged.
         """
+        for _ in range(_CONFLICTS):
+            try:
+                return self._append_due(txn, events)
+            except HeadConflict:
+                self.catch_up(txn)
+        raise AuditUnavailable(
+            f"Something that is no writer keeps writing into the day file of {self.store.url}.",
+            do="Find out what it is; what it wrote is in the state folder, in aside/.",
+        )
+
+    def _append_due(self, txn: Transaction, events: Sequence[tuple[EncodedEvent, bool]]) -> list[Appended]:
         now = self._clock.now_ns()
         stepped = self._watch.check(now, self._last_ns)
-        if self._rotation == "daily" and self._last_ns and _day(now) > _day(self._last_ns):
-            self._rotate(txn, now)
         if stepped is not None:
             self._due.append(self._own_event("clock_stepped", stepped))
-        due, self._due = self._due, []
-        try:
-            return self._append(txn, [(event, False) for event in due] + list(events), now)[len(due) :]
-        except BaseException:
-            self._due = due
-            raise
+        if self._rotation == "daily" and self._last_ns and _day(now) > _day(self._last_ns):
+            self._rotate(txn, now)
+        if self.state.restored:
+            self.state.restored = False
+            self._recovered.append({"state_missing": True})
+        recovered = joined(self._recovered)
+        due = [(self._own_event("log_recovered", metadata), False) for metadata in recovered]
+        due += [(event, False) for event in self._due]
+        results = self._append(txn, [*due, *events], now)[len(due) :]
+        self._due.clear()
+        self._recovered.clear()
+        for metadata in recovered:
+            if "set_aside" in metadata:
+                self.state.recorded(metadata["set_aside"]["sha256"])
+        return results
 
     def _append(self, txn: Transaction, events: Sequence[tuple[EncodedEvent, bool]], now: int) -> list[Appended]:
         logged_ns = max(now, self._last_ns)
         logged_at = format_time(logged_ns).encode()
+        places = self._places_of(events)
+        last = max((index for index, place in enumerate(places) if place is None), default=-1)
         results: list[Appended] = []
         lines: list[bytes] = []
         hashes: list[bytes] = []
-        fresh: dict[str, Appended] = {}
         seq, prev = self.size, self._prev
-        last = self._last_new(events)
-        for index, (event, once) in enumerate(events):
-            if once:
-                first = fresh.get(event.event_id) or self._held(event.event_id)
-                if first is not None:
-                    results.append(first)
-                    continue
+        for index, (event, _once) in enumerate(events):
+            place = places[index]
+            if place is not None:
+                results.append(results[place]._replace(line=b"") if isinstance(place, int) else place)
+                continue
             line = splice(event.body, seq, logged_at, prev)
             if index == last:
                 line = compute_seal(self.keys.current.tail, self.origin, line)
             prev = leaf_hash(line)
-            appended = Appended(seq, prev, line)
-            if once:
-                fresh[event.event_id] = Appended(seq, prev, b"")
             lines.append(line)
             hashes.append(prev)
-            results.append(appended)
+            results.append(Appended(seq, prev, line))
             seq += 1
         if lines:
             txn.append(lines, self.size, dt.datetime.fromtimestamp(logged_ns // 10**9, dt.UTC).date())
@@ -285,81 +291,63 @@ class Head:
             self._watch.committed(now)
         return results
 
-    def _last_new(self, events: Sequence[tuple[EncodedEvent, bool]]) -> int:
-        """Index of the last event that the log does not hold yet: the one that bears the seal."""
-        for index in range(len(events) - 1, -1, -1):
-            event, once = events[index]
-            if not once:
-                return index
-            earlier = any(other.event_id == event.event_id for other, again in events[:index] if again)
-            if not earlier and self._held(event.event_id) is None:
-                return index
-        return -1
+    def _places_of(self, events: Sequence[tuple[EncodedEvent, bool]]) -> Sequence[Appended | int | None]:
+        """Where each event stands already: in the log, at an index of this batch, or (None) nowhere yet."""
+        if not any(once for _event, once in events):
+            return [None] * len(events)
+        places: list[Appended | int | None] = []
+        first: dict[str, int] = {}
+        for index, (event, once) in enumerate(events):
+            place: Appended | int | None = None
+            if once:
+                place = self._held(event.event_id) or first.get(event.event_id)
+            if place is None:
+                first.setdefault(event.event_id, index)
+            places.append(place)
+        return places
 
     def _held(self, event_id: str) -> Appended | None:
         seq = self.ends.find(event_id, self.size)
         if seq is None:
             return None
-        line = next(self.store.read_entries(seq, seq + 1))
-        return Appended(seq, leaf_hash(line), b"")
+        for line in self.store.read_entries(seq, seq + 1):
+            return Appended(seq, leaf_hash(line), b"")
+        raise AuditUnavailable(f"Entry {seq} of {self.store.url} cannot be read.")
 
     # --- publishing -------------------------------------------------------------------------------
 
     def publish(self) -> None:
         """Sign the tree as this writer knows it and replace the checkpoint; durable on return.
 
-        May run beside `append` in another thread. Order: tree hashes synced, head remembered, checkpoints kept,
-        `checkpoint` replaced. Raises: AuditUnavailable (try again later), SyncFailed, LogDamaged.
+        May run beside `append` in another thread. Raises: AuditUnavailable (try again later), SyncFailed, LogDamaged,
+        InconsistentCheckpoints.
         """
-        if self.size == self.published:
-            return
+        if self.size != self.published:
+            self._publish()
+
+    def _publish(self, *, signed: SignedHead | None = None, surely: bool = False) -> None:
         with self.store.publication() as publication:
             with self._tree_mutex:
-                size, root, signers = self.size, self._tree.root(), self._signers
-                marks, writes = self._tree.take()
+                signers = self.keys.log_signer, self.keys.current.signer
+                work = Unpublished(self.size, self._tree.root(), signers, *self._tree.take())
             try:
-                self._publish(publication, size, root, marks, writes, signers)
+                put_in_place(publication, self._heads, self.state, work, signed=signed, surely=surely)
             except BaseException:
                 with self._tree_mutex:
-                    self._tree.put_back(marks, writes)
+                    self._tree.put_back(work.marks, work.writes)
                 raise
-            self.published = size
-
-    def _publish(
-        self,
-        publication: Publication,
-        size: int,
-        root: bytes,
-        marks: list[tuple[int, bytes]],
-        writes: list[HashWrite],
-        signers: tuple[SignerKey, SignerKey],
-    ) -> None:
-        note = self.store.read_checkpoint()
-        there = 0 if note is None else open_head(note, self._verifier, self.store.url).size
-        if there >= size:
-            return  # another process published these entries with its own
-        for level, begin, hashes in writes:
-            publication.put_hashes(level, begin, hashes)
-        publication.sync_hashes()
-        note = self._sign(size, root, signers)
-        self.state.write_head(note)
-        for kept_size, kept_root in marks:
-            if kept_size > there:
-                publication.put_kept(kept_size, self._sign(kept_size, kept_root, signers))
-        publication.put_checkpoint(note)
-
-    @property
-    def _signers(self) -> tuple[SignerKey, SignerKey]:
-        return self.keys.log_signer, self.keys.current.signer
-
-    def _sign(self, size: int, root: bytes, signers: tuple[SignerKey, SignerKey]) -> bytes:
-        return sign_note(Checkpoint(self.origin, size, root).text(), *signers)
+            self.published = work.size
 
     # --- rotation ---------------------------------------------------------------------------------
 
     def rotate(self, txn: Transaction) -> None:
         """End the current epoch now; requires `catch_up`. Durable on return; a crash inside is finished by `load`."""
-        self._rotate(txn, self._clock.now_ns())
+        for _ in range(_CONFLICTS):
+            try:
+                return self._rotate(txn, self._clock.now_ns())
+            except HeadConflict:
+                self.catch_up(txn)
+        raise AuditUnavailable(f"Something that is no writer keeps writing into the day file of {self.store.url}.")
 
     def _rotate(self, txn: Transaction, now: int) -> None:
         successor = self.keys.prepare_next()
@@ -372,14 +360,26 @@ class Head:
         self._finish_rotation()
 
     def _finish_rotation(self) -> None:
-        """Publish the handover and promote the successor if the last entry names it."""
-        if event_type_of(self._last_line) != "signing_key_rotated":
+        """If the last entry ends an epoch: publish the handover and promote the successor, unless that is done.
+
+        Nothing is appended before. Raises: AuditUnavailable, SyncFailed, LogNotFound without the successor's keys.
+        """
+        if not self._rotating:
             return
-        successor = self.keys.next_keys()
-        if successor is None or successor.signer.verifier.format().encode() not in self._last_line:
-            return
-        self.publish()
-        self.keys.promote()
+        self.keys.resume()
+        if not self._is_named(self.keys.current):
+            successor = self.keys.next_keys()
+            if successor is None or not self._is_named(successor):
+                raise LogNotFound(
+                    f"The keys folder {self.keys.path} lacks the epoch key that entry {self.size - 1} names.",
+                    do="Restore the keys folder; without that key the log cannot be continued.",
+                )
+            self._publish(surely=True)
+            self.keys.promote()
+        self._rotating = False
+
+    def _is_named(self, keys: EpochKeys) -> bool:
+        return keys.signer.verifier.format().encode() in self._last_line
 
     # --- the log's own events ---------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from klingai_audit.durable import OPS, PRIVATE_MODE, FileOps, is_private, read_optional
+from klingai_audit.durable import NO_FORK, OPS, PRIVATE_MODE, FileOps, is_private, read_optional
 from klingai_audit.errors import AuditUnavailable, LogNotFound, Malformed, UnsafePermissions
 from klingai_audit.tlog.note import SignerKey, VerifierKey
 
@@ -66,19 +66,26 @@ class KeyFolder:
 
     def exists(self) -> bool:
         """Tell whether this folder holds, or began to hold, a log's keys."""
-        return (self.path / "log.key").exists() or self.pending
+        return self._has("log.key") or self.pending
 
     @property
     def pending(self) -> bool:
-        """Tell whether an `init` began here and was not finished."""
-        return (self.path / "init.pending").exists()
+        """Tell whether an `init` began here and was not finished. Raises: AuditUnavailable."""
+        return self._has("init.pending")
+
+    def _has(self, name: str) -> bool:
+        try:
+            return (self.path / name).exists()
+        except OSError as exc:
+            raise AuditUnavailable(f"The keys folder {self.path} cannot be read: {exc.strerror}.") from exc
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Exclude other processes that create keys here; creates the folder."""
+        """Exclude other processes that create or move keys here; creates the folder."""
         try:
             self._ops.make_folder(self.path, _FOLDER_MODE)
-            fd = self._ops.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            with NO_FORK:
+                fd = self._ops.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as exc:
             raise AuditUnavailable(
                 f"The keys folder {self.path} cannot be created or opened: {exc.strerror}.",
@@ -88,13 +95,16 @@ class KeyFolder:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
-            self._ops.close(fd)
+            os.close(fd)
 
     def create(self, origin: str) -> None:
         """Create the keys of a new log, completing what a cut-off `create` began; durable on return.
 
-        Requires `locked()`. `init.pending` stays until `created()`; the origin of a half-finished init wins.
+        Requires `locked()`. `init.pending` stays until `created()`; the origin of a half-finished init wins. Does
+        nothing if another process finished an init since the caller looked. Raises: AuditUnavailable.
         """
+        if not self.pending and self._has("log.key"):
+            return
         try:
             self._create(origin)
         except OSError as exc:
@@ -102,7 +112,7 @@ class KeyFolder:
 
     def _create(self, origin: str) -> None:
         pending = read_optional(self.path / "init.pending")
-        if pending is None or not pending.endswith(b"\n"):
+        if pending is None:
             self._write("init.pending", f"{origin}\n".encode())
         else:
             origin = pending.decode().removesuffix("\n")
@@ -154,8 +164,8 @@ class KeyFolder:
 
     def reload(self) -> EpochKeys:
         """Read the epoch in force again: another process may have rotated."""
-        self._current = None
-        return self.current
+        current = self._current = self._read_epoch(self.path, max(self._epochs()))
+        return current
 
     def forget(self) -> None:
         """Drop every private key from this process's memory (after a fork, on close)."""
@@ -196,37 +206,52 @@ class KeyFolder:
         Durable on return; a crash anywhere inside is completed by `resume`.
         """
         epoch = self.current.epoch + 1
-        try:
+        with self.locked():
             self._promote(epoch)
+            self.reload()
+
+    def resume(self) -> None:
+        """Finish a promotion that a crash cut short, then read the epoch in force.
+
+        Raises: LogNotFound, UnsafePermissions, Malformed; AuditUnavailable if the promotion cannot be finished.
+        """
+        self._epochs()  # a folder without keys is not a place to lock
+        with self.locked():
+            epochs = self._epochs()
+            if len(epochs) > 1:
+                self._promote(max(epochs))
+            self.reload()
+
+    def _promote(self, epoch: int) -> None:
+        try:
+            self._move_in(epoch)
+            for old in self._epochs():
+                if old < epoch:
+                    self._ops.destroy(self.path / f"tail-{old}.key")
+                    self._ops.destroy(self.path / f"epoch-{old}.key")
+            self._remove_next()
         except OSError as exc:
             raise AuditUnavailable(
                 f"The epoch keys in {self.path} cannot be replaced: {exc.strerror}.",
                 do="Make the keys folder writable and open the log again; the rotation then completes itself.",
             ) from exc
-        self.reload()
 
-    def resume(self) -> None:
-        """Finish a promotion that a crash cut short, then read the epoch in force; under the writer lock."""
-        epochs = self._epochs()
-        if len(epochs) > 1:
-            try:
-                self._promote(max(epochs))
-            except OSError as exc:
-                raise AuditUnavailable(f"The rotation in {self.path} cannot be finished: {exc.strerror}.") from exc
-        self.reload()
+    def _move_in(self, epoch: int) -> None:
+        # The private epoch key moves first: two of them in the folder mean that a promotion is under way. Whoever
+        # moved it may have died before its new name was durable, so the folder is synced before anything else goes.
+        key, tail, pub = _names(epoch)
+        for names in ((key,), (tail, pub)):
+            for name in names:
+                if (self.path / "next" / name).exists():
+                    self._ops.rename(self.path / "next" / name, self.path / name)
+            self._ops.sync_folder(self.path)
 
-    def _promote(self, epoch: int) -> None:
-        # The private epoch key moves first: two of them in the folder mean that a promotion is under way.
+    def _remove_next(self) -> None:
+        # After power loss a name may still stand here for a file that also has its new name: unlink, do not overwrite.
         folder = self.path / "next"
-        for name in _names(epoch):
-            if (folder / name).exists():
-                self._ops.rename(folder / name, self.path / name)
-                self._ops.sync_folder(self.path)
-        for old in self._epochs():
-            if old < epoch:
-                self._ops.destroy(self.path / f"tail-{old}.key")
-                self._ops.destroy(self.path / f"epoch-{old}.key")
         if folder.is_dir():
+            for left in sorted(folder.iterdir()):
+                self._ops.unlink(left)
             self._ops.rmdir(folder)
             self._ops.sync_folder(self.path)
 

@@ -15,11 +15,13 @@ from typing import Final
 
 __all__ = [
     "KEPT_INTERVAL",
+    "ROTATED",
     "SEAL_BYTES",
     "LedgerMembers",
     "compute_seal",
     "event_type_of",
     "has_valid_seal",
+    "is_rotation",
     "names_checkpoint",
     "parse_members",
     "seq_of",
@@ -32,6 +34,9 @@ KEPT_INTERVAL: Final = 4096
 SEAL_BYTES: Final = 54
 """Length of `,"seal":"<43 base64url>"}`, the end of a sealed entry."""
 
+ROTATED: Final = "signing_key_rotated"
+"""The type of the entry that ends an epoch."""
+
 _SEAL_CONTEXT: Final = b"klingai-audit/seal/v1\0"
 _EVENT_TYPE_AT: Final = 118
 _TAIL: Final = re.compile(
@@ -39,7 +44,8 @@ _TAIL: Final = re.compile(
     rb',"prev_hash":"([0-9a-f]{64})"(?:,"seal":"([A-Za-z0-9_-]{43})")?\}\Z'
 )
 _TAIL_MAX: Final = 197 + 12
-_NAMED: Final = (b'signing_key_rotated"', b'log_closed"')
+_ROTATION: Final = ROTATED.encode() + b'"'
+_NAMED: Final = (_ROTATION, b'log_closed"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ def compute_seal(tail_key: bytes, origin: str, unsealed: bytes) -> bytes:
 
 def has_valid_seal(tail_key: bytes, origin: str, entry: bytes) -> bool:
     """Tell whether the entry ends with a seal that the tail key made."""
-    if entry[-SEAL_BYTES:-46] != b',"seal":' or entry[-2:] != b'"}':
+    if entry[-SEAL_BYTES:-45] != b',"seal":"' or entry[-2:] != b'"}':
         return False
     return hmac.compare_digest(entry[-45:-2], _mac(tail_key, origin, entry[:-SEAL_BYTES]))
 
@@ -101,6 +107,11 @@ def event_type_of(entry: bytes) -> str:
 def names_checkpoint(entry: bytes) -> bool:
     """Tell whether the checkpoint that ends with this entry is kept: a handover or a closing."""
     return entry.startswith(_NAMED, _EVENT_TYPE_AT)
+
+
+def is_rotation(entry: bytes) -> bool:
+    """Tell whether this entry ends an epoch."""
+    return entry.startswith(_ROTATION, _EVENT_TYPE_AT)
 
 
 def _mac(tail_key: bytes, origin: str, covered: bytes) -> bytes:

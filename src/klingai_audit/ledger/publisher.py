@@ -67,7 +67,9 @@ class Publisher:
         """Block until a signed checkpoint covers `size` entries. Raises: AuditUnavailable."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._covers(size):
-            lock = self._register().add_thread()
+            waiters = Waiters()
+            lock = waiters.add_thread()
+            self._register(waiters)
             if self._covers(size):
                 return
             left = -1 if deadline is None else max(0.0, deadline - time.monotonic())
@@ -77,17 +79,18 @@ class Publisher:
     async def published(self, size: int) -> None:
         """Await a signed checkpoint that covers `size` entries. Raises: AuditUnavailable."""
         while not self._covers(size):
-            future = self._register().add_task()
+            waiters = Waiters()
+            future = waiters.add_task()
+            self._register(waiters)
             if self._covers(size):
                 return
             await future
 
-    def _register(self) -> Waiters:
-        waiters = Waiters()
+    def _register(self, waiters: Waiters) -> None:
+        """Let the next `_note` wake `waiters`, which has its waiter in it already."""
         with self._wake:
             self._waiting.append(waiters)
             self._wake.notify()
-        return waiters
 
     def _covers(self, size: int) -> bool:
         if self._head.published >= size:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from klingai_audit.ledger.appender import Appender
     from klingai_audit.tlog.proof import TlogProof
 
-__all__ = ["Receipt", "State", "Waiters"]
+__all__ = ["Loops", "Receipt", "State", "Waiters", "wake_loops"]
 
 State = Literal["durable", "published"]
 """`durable`: synced and sealed; `published`: under a signed checkpoint (docs/format.md)."""
@@ -105,14 +106,16 @@ class Receipt:
         since, or when time is up (the entry may still become durable).
         """
         _check_state(state)
+        deadline = None if timeout is None else time.monotonic() + timeout
         if not self.done:
             self._check_process()
             lock = self._waiters.add_thread()
-            if not self._settled() and not lock.acquire(timeout=-1 if timeout is None else timeout):
+            if not self._settled() and not lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
                 raise AuditUnavailable(f"The entry was not durable within {timeout} s.", do="It may still become so.")
         seq = self._raise_or_seq()
         if state == "published":
-            self._appender.wait_published(seq + 1, timeout)
+            self._check_process()
+            self._appender.wait_published(seq + 1, None if deadline is None else deadline - time.monotonic())
         return self
 
     def __await__(self) -> Generator[Any, None, Receipt]:
@@ -128,6 +131,7 @@ class Receipt:
                 await future
         seq = self._raise_or_seq()
         if state == "published":
+            self._check_process()
             await self._appender.published(seq + 1)
         return self
 

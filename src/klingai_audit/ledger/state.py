@@ -1,14 +1,17 @@
 """The state folder: what a log's writers remember outside the log (docs/format.md, "Places").
 
-`heads/`, `failed-sync`, `aside/` are evidence: a log opened without them says so in `log_recovered`.
+`heads/`, `failed-sync`, `aside/` are evidence: a log opened without them says so in `log_recovered`. A file in
+`aside/` is named by the SHA-256 of its bytes, with `.new` appended until an entry of the log names it.
 `ends.sqlite` and whatever views keep here may be deleted at will. `OriginMemory` is this machine's
 memory of which key belongs to which origin; only `init` and `open` write it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Final
 
@@ -22,13 +25,16 @@ FAILED_SYNC: Final = "failed-sync"
 """Name of the mark that a failed sync leaves in the state folder."""
 
 _FOLDER_MODE: Final = 0o750
+_NEW: Final = ".new"
+_UNRECORDED: Final = re.compile(r"([0-9a-f]{64})\.new")
 
 
 class StateFolder:
-    """The writers' memory of one log."""
+    """The writers' memory of one log. `restored` tells that it vanished and was made anew while in use."""
 
     def __init__(self, path: Path, ops: FileOps = OPS) -> None:
         self.path = path
+        self.restored = False
         self._ops = ops
 
     @property
@@ -36,16 +42,27 @@ class StateFolder:
         """Where the table of end events stands (derived; may be deleted)."""
         return self.path / "ends.sqlite"
 
+    def discard_ends(self) -> None:
+        """Remove the table of end events, if it can be removed."""
+        for path in (self.ends, self.ends.with_name(self.ends.name + "-journal")):
+            with contextlib.suppress(OSError):
+                self._ops.unlink(path)
+
     @property
     def remembers(self) -> bool:
         """Tell whether a signed head was ever remembered here."""
-        return (self.path / "heads" / "head").exists()
+        try:
+            return (self.path / "heads" / "head").exists()
+        except OSError as exc:
+            raise self._unavailable("cannot be read", exc) from exc
 
     def create(self) -> None:
         """Create the folders; durable on return. Raises: AuditUnavailable."""
         try:
             for folder in (self.path, self.path / "heads", self.path / "aside"):
                 self._ops.make_folder(folder, _FOLDER_MODE)
+        except SyncError as exc:
+            raise self._failed_sync(".", exc) from exc
         except OSError as exc:
             raise AuditUnavailable(
                 f"The state folder {self.path} cannot be created: {exc.strerror}.",
@@ -53,29 +70,71 @@ class StateFolder:
             ) from exc
 
     def read_head(self) -> bytes | None:
-        """Return the last signed checkpoint that this log's writers remembered, or None."""
-        return read_optional(self.path / "heads" / "head")
+        """Return the last signed checkpoint that this log's writers remembered, or None. Raises: AuditUnavailable."""
+        try:
+            return read_optional(self.path / "heads" / "head")
+        except OSError as exc:
+            raise self._unavailable("cannot be read", exc) from exc
 
     def write_head(self, note: bytes) -> None:
         """Remember a signed checkpoint; durable on return. Raises: AuditUnavailable, SyncFailed."""
+        if not (self.path / "heads").is_dir():
+            self.create()
+            self.restored = True
         try:
             self._ops.replace(self.path / "heads" / "head", note, mode=PRIVATE_MODE)
         except SyncError as exc:
-            raise SyncFailed(f"Syncing {self.path / 'heads'} failed: {exc.strerror}.", do=_RECOVER) from exc
+            raise self._failed_sync("heads", exc) from exc
         except OSError as exc:
-            raise AuditUnavailable(f"The signed head cannot be remembered in {self.path}: {exc.strerror}.") from exc
+            raise self._unavailable("cannot remember the signed head", exc) from exc
+
+    # --- what was put aside -----------------------------------------------------------------------
 
     def put_aside(self, data: bytes) -> str:
-        """Keep bytes that no writer acknowledged; returns their file name; durable on return."""
+        """Keep bytes that no writer acknowledged; returns their SHA-256 in hex; durable on return.
+
+        Raises: AuditUnavailable (nothing was changed in the log), SyncFailed.
+        """
         name = hashlib.sha256(data).hexdigest()
         try:
-            self._ops.replace(self.path / "aside" / name, data, mode=PRIVATE_MODE)
+            self._ops.replace(self.path / "aside" / (name + _NEW), data, mode=PRIVATE_MODE)
+        except SyncError as exc:
+            raise self._failed_sync("aside", exc) from exc
         except OSError as exc:
-            raise AuditUnavailable(
-                f"Unacknowledged bytes at the end of the log cannot be put aside in {self.path}: {exc.strerror}.",
-                do="Make room in the state folder; nothing was changed in the log.",
-            ) from exc
+            raise self._unavailable("cannot keep unacknowledged bytes from the end of the log", exc) from exc
         return name
+
+    def unrecorded(self) -> list[tuple[str, int]]:
+        """List what was put aside and is named by no entry yet: (SHA-256 in hex, bytes). Raises: AuditUnavailable."""
+        try:
+            found = [(match[1], path.stat().st_size) for path, match in self._new_files()]
+        except FileNotFoundError:
+            return []
+        except OSError as exc:
+            raise self._unavailable("cannot be read", exc) from exc
+        return sorted(found)
+
+    def _new_files(self) -> list[tuple[Path, re.Match[str]]]:
+        matches = [(path, _UNRECORDED.fullmatch(path.name)) for path in (self.path / "aside").iterdir()]
+        return [(path, match) for path, match in matches if match is not None]
+
+    def recorded(self, name: str) -> None:
+        """Note that an entry of the log names these bytes; if the note is lost, another entry will name them again."""
+        path = self.path / "aside" / name
+        with contextlib.suppress(OSError):
+            self._ops.rename(path.with_name(name + _NEW), path)
+
+    # --- errors -----------------------------------------------------------------------------------
+
+    def _failed_sync(self, what: str, exc: OSError) -> SyncFailed:
+        self._ops.leave_mark(self.path / FAILED_SYNC, f"{what}: {exc.strerror}\n".encode())
+        return SyncFailed(f"Syncing {self.path / what} failed: {exc.strerror}.", do=_RECOVER)
+
+    def _unavailable(self, what: str, exc: OSError) -> AuditUnavailable:
+        return AuditUnavailable(
+            f"The state folder {self.path} {what}: {exc.strerror}.",
+            do="Check that it is there, writable, and has room.",
+        )
 
 
 _RECOVER: Final = "Every writer of this log is stopped. Run: klingai-audit recover"

@@ -81,8 +81,8 @@ class Transaction(Protocol):
     def append(self, entries: Sequence[bytes], begin: int, day: dt.date) -> None:
         """Append `entries` as entries `[begin, begin + len)`, all or none; durable on return.
 
-        `day` is the UTC day of the batch, never before the last batch's. Raises: AuditUnavailable (cut back,
-        nothing remains), SyncFailed.
+        `day` is the UTC day of the batch, never before the last batch's. Raises: HeadConflict (the log does not
+        end at `begin`: pull again), AuditUnavailable (cut back, nothing remains), SyncFailed, LogDamaged.
         """
         ...
 
@@ -149,15 +149,18 @@ class Store(Protocol):
         ...
 
     def inspect(self) -> tuple[LogFile, ...]:
-        """List everything found in the log's place: entry files by day, then the rest by name."""
+        """List everything found in the log's place: entry files by day, then the rest by name. Raises: OSError."""
         ...
 
     def view(self, name: str) -> AbstractContextManager[memoryview]:
-        """Give the whole file `name` of `inspect` as read-only bytes (mapped where possible)."""
+        """Give the whole file `name` of `inspect` as read-only bytes (mapped where possible). Raises: OSError."""
         ...
 
-    def recover_sync(self, keep: Callable[[str, bytes], None]) -> None:
-        """After a failed sync: rewrite the last entry file from what can be read, sync, and clear the mark."""
+    def recover_sync(self, keep: Callable[[str, bytes], None], *, covered: int = 0) -> None:
+        """After a failed sync: rewrite the last entry file from what can be read, sync, and clear the mark.
+
+        `keep` first gets the file's name and what it holds beyond the log's first `covered` entries.
+        """
         ...
 
     def after_fork(self) -> None:

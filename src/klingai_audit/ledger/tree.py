@@ -57,6 +57,7 @@ class GrowingTree:
 
     @property
     def size(self) -> int:
+        """Number of leaves."""
         return self._range.size
 
     def root(self) -> bytes:

@@ -6,24 +6,24 @@ import datetime as dt
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from klingai_audit.ledger.line import seq_of
-
 __all__ = [
     "DAY_FILE",
-    "DayFile",
+    "count_to",
     "day_name",
     "find_line",
     "line_before",
     "list_days",
     "offset_after",
     "offset_of",
+    "read_from",
     "read_lines",
 ]
 
+_CLAIM: Final = re.compile(rb',"seq":(0|[1-9][0-9]{0,15}),"logged_at":"[^"]{27}","prev_hash":"[^"]{64}"[^{}]{0,64}\}\Z')
+_CLAIM_BYTES: Final = 256
 DAY_FILE: Final = re.compile(r"audit-([0-9]{4}-[0-9]{2}-[0-9]{2})\.jsonl")
 _CHUNK: Final = 1 << 20
 _MAX_FIRST_LINE: Final = 1 << 17
@@ -35,33 +35,58 @@ def day_name(day: dt.date) -> str:
     return f"audit-{day.isoformat()}.jsonl"
 
 
-@dataclass(frozen=True, slots=True)
-class DayFile:
-    """One day file; `first` is the index of its first entry (None while the file is empty)."""
-
-    path: Path
-    first: int | None
-
-
-def list_days(folder: Path) -> list[DayFile]:
+def list_days(folder: Path) -> list[Path]:
     """List the day files by day."""
-    paths = sorted(path for path in folder.iterdir() if DAY_FILE.fullmatch(path.name))
-    return [DayFile(path, _first_seq(path)) for path in paths]
+    with os.scandir(folder) as found:
+        return [folder / name for name in sorted(entry.name for entry in found if DAY_FILE.fullmatch(entry.name))]
 
 
 def _first_seq(path: Path) -> int | None:
     with path.open("rb") as file:
         line = file.readline(_MAX_FIRST_LINE)
-    return seq_of(line.removesuffix(b"\n")) if line else None
+    return _claimed_seq(line.removesuffix(b"\n"))
 
 
-def find_line(days: list[DayFile], seq: int) -> tuple[int, int] | None:
-    """Return (index into `days`, lines to skip there) for entry `seq`; None beyond what claims to be there."""
+def _claimed_seq(line: bytes) -> int | None:
+    """The index that a line claims to have; whether it has is for others to check."""
+    match = _CLAIM.search(line, max(0, len(line) - _CLAIM_BYTES))
+    return None if match is None else int(match[1])
+
+
+def find_line(days: list[Path], seq: int) -> tuple[int, int] | None:
+    """Return (index into `days`, lines to skip there) for entry `seq`, by what the files' first lines claim.
+
+    None beyond what claims to be there. The first entry is sought in the first file, whatever the others claim.
+    """
+    if seq == 0:
+        return (0, 0) if days else None
     for index in range(len(days) - 1, -1, -1):
-        first = days[index].first
+        first = _first_seq(days[index])
         if first is not None and first <= seq:
             return index, seq - first
     return None
+
+
+def count_to(days: list[Path], line: int) -> tuple[int, int] | None:
+    """Return (index into `days`, byte offset) where the log's line number `line` starts, counting every line.
+
+    `line` counts from 0; the place may be the end of a file. None if there are fewer lines.
+    """
+    for index, path in enumerate(days):
+        offset = offset_of(path, line)
+        if offset is not None:
+            return index, offset
+        line -= _lines_in(path)
+    return None
+
+
+def _lines_in(path: Path) -> int:
+    lines, last = 0, b"\n"
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK):
+            lines += chunk.count(b"\n")
+            last = chunk[-1:]
+    return lines if last == b"\n" else lines + 1
 
 
 def offset_of(path: Path, line: int) -> int | None:
@@ -99,7 +124,7 @@ def offset_after(path: Path, seq: int) -> int | None:
     while (found := data.rfind(needle, 0, end)) >= 0:
         stop = data.find(b"\n", found)
         start = data.rfind(b"\n", 0, found) + 1
-        if stop >= 0 and (start or begin == 0) and seq_of(data[start:stop]) == seq:
+        if stop >= 0 and (start or begin == 0) and _claimed_seq(data[start:stop]) == seq:
             return begin + stop + 1
         end = found
     return None
@@ -117,6 +142,14 @@ def read_lines(path: Path, skip: int = 0) -> Iterator[tuple[bytes, bool]]:
                 yield line[:-1], True
             else:
                 yield line, False
+
+
+def read_from(path: Path, offset: int) -> tuple[bytes, tuple[int, int]]:
+    """Return the file's bytes from `offset` on, and which file they are from (device, inode)."""
+    with path.open("rb", buffering=0) as file:
+        info = os.fstat(file.fileno())
+        file.seek(offset)
+        return file.read(), (info.st_dev, info.st_ino)
 
 
 def line_before(path: Path, offset: int) -> bytes | None:

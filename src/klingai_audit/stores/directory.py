@@ -7,7 +7,6 @@ of the day file. Everything else is derived from it and written before the check
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import threading
@@ -17,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from klingai_audit.durable import OPS, PRIVATE_MODE, TEMPORARY_SUFFIX, FileOps, read_optional
+from klingai_audit.durable import OPS, TEMPORARY_SUFFIX, FileOps, read_optional
 from klingai_audit.errors import AuditUnavailable
 from klingai_audit.ledger.store import FileKind, LogFile, SyncFailed
-from klingai_audit.stores.days import DAY_FILE, find_line, list_days, read_lines
+from klingai_audit.stores.days import DAY_FILE, count_to, find_line, list_days, read_from, read_lines
 from klingai_audit.stores.directory_publisher import DirectoryPublication
 from klingai_audit.stores.directory_writer import DirectoryTransaction, Tail
 from klingai_audit.stores.filesystem import check_file_system
+from klingai_audit.stores.lock import FolderLock
 
 __all__ = ["DirectoryStore"]
 
@@ -51,8 +51,8 @@ class DirectoryStore:
         self.hash_files: dict[int, int] = {}
         self._mutex = threading.RLock()
         self._publish_mutex = threading.RLock()
-        self._folder_fd: int | None = None
-        self._tree_fd: int | None = None
+        self._lock = FolderLock(path, ops)
+        self._publish_lock = FolderLock(path / "tree", ops)
         self._listed: _Unchanged | None = None
 
     # --- life -------------------------------------------------------------------------------------
@@ -62,6 +62,8 @@ class DirectoryStore:
             return any(path.name == "checkpoint" or DAY_FILE.fullmatch(path.name) for path in self.path.iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError as exc:
+            raise self._unreadable(self.path, exc) from exc
 
     def create(self) -> None:
         check_file_system(self.path)
@@ -87,74 +89,62 @@ class DirectoryStore:
             self._drop_tree_descriptors()
 
     def _drop_entry_descriptors(self) -> None:
+        self._lock.drop()
+        self._forget_entries()
+
+    def _forget_entries(self) -> None:
         if self.tail is not None:
             _close(self.tail.fd)
-        _close(self._folder_fd)
         self.tail = None
-        self._folder_fd = None
         self._listed = None
 
     def _drop_tree_descriptors(self) -> None:
+        self._publish_lock.drop()
+        self._forget_tree()
+
+    def _forget_tree(self) -> None:
         for fd in self.hash_files.values():
             _close(fd)
-        _close(self._tree_fd)
         self.hash_files.clear()
-        self._tree_fd = None
 
     # --- writing ----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def transaction(self, *, recovering: bool = False) -> Iterator[DirectoryTransaction]:
         with self._mutex:
-            self._folder_fd = fd = self._lock(self.path, self._folder_fd, self._drop_entry_descriptors)
             try:
+                if not self._lock.acquire():
+                    self._forget_entries()
+                    check_file_system(self.path)
                 if not recovering:
                     self.refuse_after_failed_sync()
                 yield DirectoryTransaction(self)
             finally:
-                with contextlib.suppress(OSError):
-                    fcntl.flock(fd, fcntl.LOCK_UN)
+                self._lock.release()
 
     @contextlib.contextmanager
     def publication(self) -> Iterator[DirectoryPublication]:
         with self._publish_mutex:
-            self._tree_fd = fd = self._lock(self.path / "tree", self._tree_fd, self._drop_tree_descriptors)
             try:
+                if not self._publish_lock.acquire():
+                    self._forget_tree()
+                self.refuse_after_failed_sync()
                 yield DirectoryPublication(self)
             finally:
-                with contextlib.suppress(OSError):
-                    fcntl.flock(fd, fcntl.LOCK_UN)
-
-    def _lock(self, folder: Path, fd: int | None, drop: Callable[[], None]) -> int:
-        """Lock the folder that stands at this path now; `drop` closes what belongs to an earlier one."""
-        for _ in range(2):
-            try:
-                held = self.ops.open(folder, os.O_RDONLY | os.O_DIRECTORY) if fd is None else fd
-                fcntl.flock(held, fcntl.LOCK_EX)
-                by_name, by_lock = folder.stat(), os.fstat(held)
-            except OSError as exc:
-                drop()
-                raise AuditUnavailable(
-                    f"The log folder {folder} is not there as a folder: {exc.strerror}.",
-                    do="Nothing was recorded. Put the folder back (or restore it) and open the log again.",
-                ) from exc
-            if (by_name.st_dev, by_name.st_ino) == (by_lock.st_dev, by_lock.st_ino):
-                return held
-            drop()
-            if fd is None:
-                _close(held)
-            fd = None
-        raise AuditUnavailable(f"The log folder {folder} keeps being replaced.", do="Find out what replaces it.")
+                self._publish_lock.release()
 
     def refuse_after_failed_sync(self) -> None:
         """Raises: SyncFailed if a failed sync was noted and not yet recovered from."""
-        if self.mark.exists():
+        try:
+            marked = self.mark.exists()
+        except OSError as exc:
+            raise self._unreadable(self.mark, exc) from exc
+        if marked:
             raise SyncFailed(f"A sync of this log failed earlier (noted in {self.mark}).", do=_RECOVER)
 
     def note_failed_sync(self, what: Path, exc: OSError) -> SyncFailed:
         """Leave the mark that stops every writer and return the error to raise."""
-        with contextlib.suppress(OSError):
-            self.ops.replace(self.mark, f"{what.name}: {exc.strerror}\n".encode(), mode=PRIVATE_MODE)
+        self.ops.leave_mark(self.mark, f"{what.name}: {exc.strerror}\n".encode())
         return SyncFailed(f"Syncing {what} failed: {exc.strerror}. What is durable is unknown.", do=_RECOVER)
 
     def folder_unchanged(self) -> bool:
@@ -172,21 +162,20 @@ class DirectoryStore:
         settled = coarse is not None and mtime < time.clock_gettime_ns(coarse)
         self._listed = _Unchanged(mtime, settled)
 
-    def recover_sync(self, keep: Callable[[str, bytes], None]) -> None:
+    def recover_sync(self, keep: Callable[[str, bytes], None], *, covered: int = 0) -> None:
         """Rewrite the last day file from what can still be read and clear the mark; under `recovering` lock.
 
         Pages of a failed sync may be dropped at any moment, so a copy is synced and takes the name.
         """
-        days = list_days(self.path)
         try:
-            if days:
-                last = days[-1].path
-                data = last.read_bytes()
-                keep(last.name, data)
-                self.ops.replace(last, data, mode=0o640)
+            days = list_days(self.path)
+            for last in days[-1:]:
+                index, offset = count_to(days, covered) or (len(days) - 1, 0)
+                keep(last.name, read_from(last, offset if days[index] == last else 0)[0])
+                self.ops.renew(last)
             for level in sorted((self.path / "tree").iterdir()):
                 if level.suffix != TEMPORARY_SUFFIX:
-                    self.ops.replace(level, level.read_bytes())
+                    self.ops.renew(level)
             if self.mark.exists():
                 self.ops.unlink(self.mark)
                 self.ops.sync_folder(self.mark.parent)
@@ -195,7 +184,7 @@ class DirectoryStore:
                 f"Recovery of {self.path} could not write: {exc.strerror}.",
                 do="Repair or replace the disk first; the log was left as it is.",
             ) from exc
-        self._drop_entry_descriptors()
+        self._forget_entries()
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -209,17 +198,30 @@ class DirectoryStore:
         try:
             return read_optional(self.path / name)
         except OSError as exc:
-            raise AuditUnavailable(f"{self.path / name} cannot be read: {exc.strerror}.") from exc
+            raise self._unreadable(self.path / name, exc) from exc
+
+    @staticmethod
+    def _unreadable(path: Path, exc: OSError) -> AuditUnavailable:
+        return AuditUnavailable(f"{path} cannot be read: {exc.strerror}.", do="Check that it is there and readable.")
 
     def read_hashes(self, level: int, begin: int, end: int) -> bytes:
+        path = self.path / "tree" / str(level)
         try:
-            with (self.path / "tree" / str(level)).open("rb") as file:
+            with path.open("rb") as file:
                 file.seek(begin * 32)
                 return file.read((end - begin) * 32)
         except FileNotFoundError:
             return b""
+        except OSError as exc:
+            raise self._unreadable(path, exc) from exc
 
     def read_entries(self, begin: int, end: int | None = None) -> Iterator[bytes]:
+        try:
+            yield from self._read_entries(begin, end)
+        except OSError as exc:
+            raise self._unreadable(self.path, exc) from exc
+
+    def _read_entries(self, begin: int, end: int | None) -> Iterator[bytes]:
         days = list_days(self.path)
         place = find_line(days, begin)
         if place is None:
@@ -227,7 +229,7 @@ class DirectoryStore:
         index, skip = place
         left = None if end is None else end - begin
         for day in days[index:]:
-            for line, complete in read_lines(day.path, skip):
+            for line, complete in read_lines(day, skip):
                 if left is not None:
                     if left <= 0:
                         return
@@ -238,22 +240,31 @@ class DirectoryStore:
             skip = 0
 
     def locate(self, seq: int) -> tuple[str, int] | None:
+        try:
+            return self._locate(seq)
+        except OSError as exc:
+            raise self._unreadable(self.path, exc) from exc
+
+    def _locate(self, seq: int) -> tuple[str, int] | None:
         days = list_days(self.path)
         place = find_line(days, seq)
         if place is None:
             return None
         index, skip = place
-        for _line, complete in read_lines(days[index].path, skip):
-            return (days[index].path.name, skip + 1) if complete else None
+        for _line, complete in read_lines(days[index], skip):
+            return (days[index].name, skip + 1) if complete else None
         return None
 
     def inspect(self) -> tuple[LogFile, ...]:
-        found = [self._describe(path) for path in sorted(_walk(self.path))]
+        found = [file for path in sorted(_walk(self.path)) if (file := self._describe(path)) is not None]
         return tuple(sorted(found, key=lambda file: (file.kind != "entries", file.name)))
 
-    def _describe(self, path: Path) -> LogFile:
+    def _describe(self, path: Path) -> LogFile | None:
         name = path.relative_to(self.path).as_posix()
-        info = path.lstat()
+        try:
+            info = path.lstat()
+        except FileNotFoundError:  # a temporary file of a living writer
+            return None
         return LogFile(name, _kind(name, path), info.st_size, path, (info.st_dev, info.st_ino))
 
     @contextlib.contextmanager
@@ -275,13 +286,12 @@ def _close(fd: int | None) -> None:
 def _walk(folder: Path) -> Iterator[Path]:
     """Yield everything below `folder` that is not one of the two folders a log has."""
     try:
-        entries = list(os.scandir(folder))
+        entries = sorted(folder.iterdir())
     except FileNotFoundError:
         return
-    for entry in entries:
-        path = Path(entry.path)
-        if entry.is_dir(follow_symlinks=False) and entry.name in ("tree", "checkpoints"):
-            yield from (Path(inner.path) for inner in os.scandir(path))
+    for path in entries:
+        if path.name in ("tree", "checkpoints") and path.is_dir() and not path.is_symlink():
+            yield from path.iterdir()
         else:
             yield path
 

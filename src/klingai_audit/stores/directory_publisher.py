@@ -30,21 +30,18 @@ class DirectoryPublication:
         try:
             fd = self._current_hash_file(level, path)
             if fd is None:
-                new = not path.exists()
-                fd = self._store.hash_files[level] = self._ops.open(path, os.O_RDWR | os.O_CREAT)
-                if new:
-                    self._ops.sync_folder(path.parent)
+                fd = self._ops.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+                self._store.hash_files[level] = fd
+                self._ops.sync_folder(path.parent)  # whoever made the name may have died before it was durable
             if os.fstat(fd).st_size < begin * _HASH:
                 raise LogDamaged(
                     f"tree/{level} is shorter than the {begin} hashes that were written to it.",
                     kind_of_damage="tree_short",
                 )
-            offset, view = begin * _HASH, memoryview(hashes)
-            while view:
-                count = self._ops.write_at(fd, bytes(view), offset)
-                offset, view = offset + count, view[count:]
-            if os.fstat(fd).st_size > offset:
-                self._ops.truncate(fd, offset)
+            self._ops.write_all_at(fd, hashes, begin * _HASH)
+            end = begin * _HASH + len(hashes)
+            if os.fstat(fd).st_size > end:
+                self._ops.truncate(fd, end)
         except SyncError as exc:
             raise self._store.note_failed_sync(path, exc) from exc
         except OSError as exc:

@@ -11,9 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from klingai_audit.durable import SyncError
-from klingai_audit.errors import AuditUnavailable, LogDamaged
+from klingai_audit.errors import AuditUnavailable, HeadConflict, LogDamaged
 from klingai_audit.ledger.store import Pulled
-from klingai_audit.stores.days import DayFile, day_name, find_line, line_before, list_days, offset_after, offset_of
+from klingai_audit.stores.days import (
+    DAY_FILE,
+    count_to,
+    day_name,
+    find_line,
+    line_before,
+    list_days,
+    offset_after,
+    offset_of,
+    read_from,
+)
 
 if TYPE_CHECKING:
     from klingai_audit.stores.directory import DirectoryStore
@@ -21,17 +31,26 @@ if TYPE_CHECKING:
 __all__ = ["DirectoryTransaction", "Tail"]
 
 _ENTRY_MODE: Final = 0o640
+_LOOK_BACK: Final = 4_096
+_APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW
 
 
 @dataclass(slots=True)
 class Tail:
-    """The open day file that receives the next batch: `size` entries lie before byte `offset` of it."""
+    """Where the log ends: `size` entries end at byte `offset` of the newest day file.
+
+    `fd` appends to it (None until needed); `named` tells whether this process made the file's name durable.
+    """
 
     path: Path
-    fd: int
     identity: tuple[int, int]
     size: int
     offset: int
+    fd: int | None = None
+    named: bool = False
+
+
+_NOTHING: Final = Pulled([], b"")
 
 
 class DirectoryTransaction:
@@ -40,101 +59,113 @@ class DirectoryTransaction:
     def __init__(self, store: DirectoryStore) -> None:
         self._store = store
         self._ops = store.ops
+        self._looked: tuple[int, list[Path], int] | None = None
 
-    # --- entries ----------------------------------------------------------------------------------
+    # --- taking over ------------------------------------------------------------------------------
 
     def pull(self, begin: int, *, counted: bool = False) -> Pulled:
         try:
             return self._pull(begin, counted=counted)
         except OSError as exc:
-            raise AuditUnavailable(f"The entries in {self._store.path} cannot be read: {exc.strerror}.") from exc
+            raise AuditUnavailable(
+                f"The entries in {self._store.path} cannot be read: {exc.strerror}.",
+                do="Nothing was recorded. Put the folder back or repair its permissions, and try again.",
+            ) from exc
 
     def _pull(self, begin: int, *, counted: bool) -> Pulled:
-        store = self._store
-        tail = store.tail
-        if tail is not None and tail.size == begin and not counted and self._still_last(tail):
-            length = os.fstat(tail.fd).st_size
-            if length == tail.offset:
-                return Pulled([], b"")
-            if length < tail.offset:
-                raise _missing(store.path, begin)
-        entries: list[bytes] = []
-        torn = b""
-        days = list_days(store.path)
-        index, offset = self._position(days, begin, counted=counted)
-        before = self._line_before(days, index, offset)
-        for number in range(index, len(days)):
-            lines = _read_from(days[number].path, offset).split(b"\n")
-            torn = lines.pop()
-            entries += lines
-            if torn and number < len(days) - 1:
-                entries.append(torn)
-                torn = b""
-            offset = 0
-        if days and not torn:
-            self._open_tail(days[-1].path, begin + len(entries))
-        else:
-            self._drop_tail()
-        store.folder_listed()
-        return Pulled(entries, torn, before)
-
-    def _position(self, days: list[DayFile], begin: int, *, counted: bool) -> tuple[int, int]:
-        """Where entry `begin` starts: index of the day file, byte offset in it."""
         tail = self._store.tail
-        if tail is not None and tail.size == begin and not counted and self._same_file(tail):
-            for index, day in enumerate(days):
-                if day.path == tail.path:
-                    return index, tail.offset
-        if begin == 0:
-            return 0, 0
-        place = find_line(days, begin - 1)
-        if place is None:
-            raise _missing(self._store.path, begin)
-        index, skip = place
-        offset = None if counted else offset_after(days[index].path, begin - 1)
-        if offset is None:
-            offset = offset_of(days[index].path, skip + 1)
-        if offset is None:
-            raise _missing(self._store.path, begin)
-        return index, offset
+        if tail is not None and tail.size == begin and not counted:
+            info = _stat(tail.path)
+            if info is not None and (info.st_dev, info.st_ino) == tail.identity and self._is_newest(tail.path):
+                if info.st_size == tail.offset:
+                    return _NOTHING
+                if info.st_size < tail.offset:
+                    raise _missing(self._store.path, begin)
+                return self._read(begin, [tail.path], tail.offset)
+        self._store.folder_listed()
+        days = list_days(self._store.path)
+        index, offset = self._place(days, begin, counted=counted)
+        return self._read(begin, days[index:], offset, days[:index])
 
-    @staticmethod
-    def _line_before(days: list[DayFile], index: int, offset: int) -> bytes | None:
-        return line_before(days[index].path, offset) if index < len(days) else None
-
-    def _still_last(self, tail: Tail) -> bool:
-        if not self._same_file(tail):
-            return False
+    def _is_newest(self, path: Path) -> bool:
         if self._store.folder_unchanged():
             return True
-        names = (path.name for path in self._store.path.iterdir())
-        newest = max((name for name in names if name.startswith("audit-")), default="")
         self._store.folder_listed()
-        return newest == tail.path.name
+        with os.scandir(self._store.path) as found:
+            return max((entry.name for entry in found if DAY_FILE.fullmatch(entry.name)), default="") == path.name
+
+    def _place(self, days: list[Path], begin: int, *, counted: bool) -> tuple[int, int]:
+        """Where entry `begin` starts: index of the day file, byte offset in it."""
+        if begin == 0:
+            return 0, 0
+        place = count_to(days, begin) if counted else self._claimed_place(days, begin)
+        if place is None:
+            raise _missing(self._store.path, begin)
+        return place
 
     @staticmethod
-    def _same_file(tail: Tail) -> bool:
-        try:
-            info = tail.path.stat()
-        except OSError:
-            return False
-        return (info.st_dev, info.st_ino) == tail.identity
+    def _claimed_place(days: list[Path], begin: int) -> tuple[int, int] | None:
+        """The place by what lines claim to be; anything but None may be wrong."""
+        place = find_line(days, begin - 1)
+        if place is None:
+            return count_to(days, begin)
+        index, skip = place
+        offset = offset_after(days[index], begin - 1)
+        if offset is None:
+            offset = offset_of(days[index], skip + 1)
+        return count_to(days, begin) if offset is None else (index, offset)
 
-    def _open_tail(self, path: Path, size: int) -> Tail:
-        tail = self._store.tail
-        if tail is None or tail.path != path or not self._same_file(tail):
-            self._drop_tail()
-            fd = self._ops.open(path, os.O_WRONLY | os.O_APPEND)
-            info = os.fstat(fd)
-            tail = self._store.tail = Tail(path, fd, (info.st_dev, info.st_ino), size, info.st_size)
-        tail.size, tail.offset = size, os.fstat(tail.fd).st_size
-        return tail
+    def _read(self, begin: int, paths: list[Path], offset: int, earlier: Sequence[Path] = ()) -> Pulled:
+        """Read all lines from byte `offset` of the first path on, and note where the log ends."""
+        self._looked = (begin, paths, offset)
+        entries: list[bytes] = []
+        before, torn, tail = None, b"", None
+        for number, path in enumerate(paths):
+            look_back = min(offset, _LOOK_BACK) if number == 0 else 0
+            at = offset if number == 0 else 0
+            data, identity = read_from(path, at - look_back)
+            if number == 0:
+                before = self._before(data[:look_back], path, offset, earlier)
+                data = data[look_back:]
+            lines = data.split(b"\n")
+            torn = lines.pop()
+            entries += lines
+            tail = Tail(path, identity, 0, at + len(data) - len(torn))
+            if torn and number < len(paths) - 1:
+                entries.append(torn)
+                torn = b""
+        self._know(tail, begin + len(entries))
+        return Pulled(entries, torn, before)
+
+    @staticmethod
+    def _before(data: bytes, path: Path, offset: int, earlier: Sequence[Path]) -> bytes | None:
+        start = data.rfind(b"\n", 0, -1) + 1
+        if start:
+            return data[start:-1]
+        if offset == 0 and earlier:
+            path = earlier[-1]
+            offset = path.stat().st_size
+        return line_before(path, offset)
+
+    def _know(self, tail: Tail | None, size: int) -> None:
+        """Take `tail` as the log's end; an open descriptor of the same file stays open."""
+        old = self._store.tail
+        if tail is not None:
+            tail.size = size
+            if old is not None and old.path == tail.path and old.identity == tail.identity:
+                tail.fd, tail.named = old.fd, old.named
+                old.fd = None
+        self._drop_tail()
+        self._store.tail = tail
 
     def _drop_tail(self) -> None:
-        if self._store.tail is not None:
+        tail = self._store.tail
+        if tail is not None and tail.fd is not None:
             with contextlib.suppress(OSError):
-                os.close(self._store.tail.fd)
-            self._store.tail = None
+                os.close(tail.fd)
+        self._store.tail = None
+
+    # --- cutting off ------------------------------------------------------------------------------
 
     def cut(self, size: int) -> None:
         try:
@@ -147,62 +178,77 @@ class DirectoryTransaction:
             ) from exc
 
     def _cut(self, size: int) -> None:
-        self._drop_tail()
-        days = list_days(self._store.path)
-        place = find_line(days, size - 1) if size else None
-        last = place[0] if place is not None else -1
-        for day in days[last + 1 :]:
-            self._ops.unlink(day.path)
-            self._ops.sync_folder(self._store.path)
+        begin, paths, offset = self._looked or (0, list_days(self._store.path), 0)
+        place = _count_from(paths, offset, size - begin)
         if place is None:
-            return
-        path = days[last].path
-        offset = offset_of(path, place[1] + 1)
-        if offset is None:
             raise _missing(self._store.path, size)
-        fd = self._ops.open(path, os.O_WRONLY | os.O_APPEND)
-        try:
-            self._ops.truncate(fd, offset)
-            self._ops.sync(fd)
-        finally:
-            self._ops.close(fd)
+        self._drop_tail()
+        index, offset = place
+        keep = index + 1 if offset else index
+        for path in reversed(paths[keep:]):
+            self._ops.unlink(path)
+        if offset:
+            fd = self._ops.open(paths[index], _APPEND)
+            try:
+                self._ops.truncate(fd, offset)
+                self._ops.sync(fd)
+            finally:
+                self._ops.close(fd)
+        self._ops.sync_folder(self._store.path)
+        self._looked = None
+        for newest in list_days(self._store.path)[-1:]:
+            info = newest.stat()
+            end = offset if offset and newest == paths[index] else info.st_size
+            self._store.tail = Tail(newest, (info.st_dev, info.st_ino), size, end, named=True)
+
+    # --- appending --------------------------------------------------------------------------------
 
     def append(self, entries: Sequence[bytes], begin: int, day: dt.date) -> None:
-        tail = self._tail_for(begin, day)
+        tail, fd = self._tail_for(begin, day)
+        if os.fstat(fd).st_size != tail.offset:
+            self._drop_tail()
+            raise HeadConflict(f"{tail.path} grew while this writer held the lock.")
         data = b"\n".join(entries) + b"\n"
         try:
-            written = self._ops.write(tail.fd, data)
+            written = self._ops.write(fd, data)
             short = written != len(data)
             reason = f"only {written} of {len(data)} bytes fit" if short else ""
         except OSError as exc:
             short, reason = True, exc.strerror or "the write failed"
         if short:
-            self._cut_back(tail)
+            self._cut_back(tail, fd)
             raise AuditUnavailable(
                 f"The batch could not be written to {tail.path}: {reason}. Nothing of it remains in the log.",
                 do="Make room on the disk (or repair it) and try again.",
             )
         try:
-            self._ops.sync(tail.fd)
+            self._ops.sync(fd)
         except OSError as exc:
             raise self._store.note_failed_sync(tail.path, exc) from exc
         tail.size += len(entries)
         tail.offset += len(data)
+        if os.fstat(fd).st_size != tail.offset:
+            raise LogDamaged(
+                f"Something else wrote into {tail.path} beside this writer, who holds the lock.",
+                kind_of_damage="entry_inserted",
+            )
 
-    def _tail_for(self, begin: int, day: dt.date) -> Tail:
+    def _tail_for(self, begin: int, day: dt.date) -> tuple[Tail, int]:
+        """The log's end in the day's file, open for appending, its name durable."""
         store = self._store
         path = store.path / day_name(day)
         tail = store.tail
-        if tail is not None and tail.path == path and tail.size == begin:
-            return tail
+        if begin != (0 if tail is None else tail.size):
+            raise HeadConflict(f"The log in {store.path} does not end after {begin} entries.")
         try:
-            if tail is not None and tail.path != path and tail.offset == 0:
-                self._drop_tail()
-                self._ops.unlink(tail.path)
-            with contextlib.suppress(FileExistsError):
-                self._ops.close(self._ops.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _ENTRY_MODE))
-            self._ops.sync_folder(store.path)
-            return self._open_tail(path, begin)
+            if tail is None or tail.path != path:
+                return self._start_day(path, tail, begin)
+            if tail.fd is None:
+                tail.fd = self._open(tail)
+            if not tail.named:
+                self._ops.sync_folder(store.path)
+                tail.named = True
+            return tail, tail.fd
         except SyncError as exc:
             raise store.note_failed_sync(store.path, exc) from exc
         except OSError as exc:
@@ -210,12 +256,65 @@ class DirectoryTransaction:
                 f"The day file {path} cannot be opened: {exc.strerror}.", do="Check permissions and free space."
             ) from exc
 
-    def _cut_back(self, tail: Tail) -> None:
+    def _start_day(self, path: Path, last: Tail | None, begin: int) -> tuple[Tail, int]:
+        if last is not None and last.offset == 0:  # made for another day, and its first batch never came
+            self._drop_tail()
+            self._ops.unlink(last.path)
+            raise HeadConflict(f"{last.path} was empty.")
+        if last is not None and last.path.name > path.name:
+            raise LogDamaged(
+                f"{last.path} bears a later day than its entries, which were logged before {path.name}.",
+                kind_of_damage="file_renamed",
+            )
         try:
-            self._ops.truncate(tail.fd, tail.offset)
-            self._ops.sync(tail.fd)
+            fd = self._ops.open(path, _APPEND | os.O_CREAT | os.O_EXCL, _ENTRY_MODE)
+        except FileExistsError as exc:
+            raise HeadConflict(f"{path} came into being while this writer held the lock.") from exc
+        info = os.fstat(fd)
+        tail = Tail(path, (info.st_dev, info.st_ino), begin, 0, fd)
+        self._know(tail, begin)
+        self._ops.sync_folder(self._store.path)
+        tail.named = True
+        return tail, fd
+
+    def _open(self, tail: Tail) -> int:
+        fd = self._ops.open(tail.path, _APPEND)
+        info = os.fstat(fd)
+        if (info.st_dev, info.st_ino) == tail.identity:
+            return fd
+        os.close(fd)
+        self._drop_tail()
+        raise HeadConflict(f"{tail.path} was replaced while this writer held the lock.")
+
+    def _cut_back(self, tail: Tail, fd: int) -> None:
+        try:
+            self._ops.truncate(fd, tail.offset)
+            self._ops.sync(fd)
         except OSError as exc:
             raise self._store.note_failed_sync(tail.path, exc) from exc
+        if tail.offset == 0:
+            self._drop_tail()
+            with contextlib.suppress(OSError):  # an empty day file is in nobody's way, only untidy
+                self._ops.unlink(tail.path)
+
+
+def _count_from(paths: Sequence[Path], offset: int, lines: int) -> tuple[int, int] | None:
+    """Return (index into `paths`, byte offset) after `lines` lines from byte `offset` of the first path on."""
+    if lines == 0:
+        return 0, offset
+    for index, path in enumerate(paths):
+        data, _ = read_from(path, offset)
+        found = data.count(b"\n")
+        if lines <= found:
+            at = -1
+            for _ in range(lines):
+                at = data.index(b"\n", at + 1)
+            return index, offset + at + 1
+        if not data.endswith(b"\n") and lines == found + 1 and index < len(paths) - 1:
+            return index, offset + len(data)
+        lines -= found if data.endswith(b"\n") or not data else found + 1
+        offset = 0
+    return None
 
 
 def _missing(folder: Path, begin: int) -> LogDamaged:
@@ -224,7 +323,8 @@ def _missing(folder: Path, begin: int) -> LogDamaged:
     )
 
 
-def _read_from(path: Path, offset: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read()
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except OSError:
+        return None

@@ -8,10 +8,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
-from klingai_audit.errors import LogDamaged
+from klingai_audit.errors import HeadConflict, LogDamaged
 from klingai_audit.ledger.store import FileKind, LogFile, Pulled
 
-__all__ = ["MemoryStore"]
+__all__ = ["MemoryPublication", "MemoryStore", "MemoryTransaction"]
 
 _HASH = 32
 
@@ -87,7 +87,7 @@ class MemoryStore:
                 files["checkpoint"] = self.checkpoint
             return files
 
-    def recover_sync(self, keep: Callable[[str, bytes], None]) -> None:
+    def recover_sync(self, keep: Callable[[str, bytes], None], *, covered: int = 0) -> None:
         """Nothing to recover: memory has no sync."""
 
     def after_fork(self) -> None:
@@ -116,6 +116,8 @@ class MemoryTransaction:
         del self._store.days[size:]
 
     def append(self, entries: Sequence[bytes], begin: int, day: dt.date) -> None:
+        if begin != len(self._store.entries):
+            raise HeadConflict(f"The log does not end after {begin} entries.")
         self._store.entries += entries
         self._store.days += [day] * len(entries)
 

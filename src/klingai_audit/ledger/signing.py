@@ -1,0 +1,85 @@
+"""Putting a signed head in place: tree hashes, remembered head, kept checkpoints, `checkpoint`; in this order.
+
+Used under the store's publication lock, which is not the writer lock: entries go on being appended meanwhile.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from klingai_audit.errors import InconsistentCheckpoints
+from klingai_audit.ledger.heads import HeadReader, SignedHead
+from klingai_audit.ledger.state import StateFolder
+from klingai_audit.ledger.store import Publication
+from klingai_audit.ledger.tree import HashWrite
+from klingai_audit.tlog.checkpoint import Checkpoint
+from klingai_audit.tlog.keys import SignerKey
+from klingai_audit.tlog.note import sign_note
+
+__all__ = ["Unpublished", "put_in_place"]
+
+
+class Unpublished(NamedTuple):
+    """What one writer has to publish: size and root of its tree, and who signs it (log key, epoch key).
+
+    `marks` are sizes with their roots at which a checkpoint is kept; `writes` hashes that the store may not hold yet.
+    """
+
+    size: int
+    root: bytes
+    signers: tuple[SignerKey, SignerKey]
+    marks: list[tuple[int, bytes]]
+    writes: list[HashWrite]
+
+    def sign(self, size: int, root: bytes) -> bytes:
+        """Return the checkpoint of `size` entries with the two lines of its signers."""
+        return sign_note(Checkpoint(self.signers[0].name, size, root).text(), *self.signers)
+
+
+def put_in_place(
+    publication: Publication,
+    heads: HeadReader,
+    state: StateFolder,
+    work: Unpublished,
+    *,
+    signed: SignedHead | None = None,
+    surely: bool = False,
+) -> None:
+    """Publish `work` unless a checkpoint of its size or a larger one is published already; durable on return.
+
+    A published one may not be durable yet if its writer died; with `surely` it is made so. `signed` is the head of
+    that size if it was signed before. Raises: AuditUnavailable, SyncFailed, LogDamaged, InconsistentCheckpoints.
+    """
+    there = heads.published()
+    if there is not None and there.size >= work.size:
+        if there.size == work.size:
+            _check_same(there, work)
+        if surely:
+            publication.put_checkpoint(there.note)
+        return
+    for level, begin, hashes in work.writes:
+        publication.put_hashes(level, begin, hashes)
+    publication.sync_hashes()
+    note = work.sign(work.size, work.root) if signed is None else signed.note
+    remembered = heads.remembered()
+    if remembered is not None and remembered.size == work.size:
+        _check_same(remembered, work)
+    if remembered is None or remembered.size <= work.size:
+        state.write_head(note)
+    for size, root in work.marks:
+        if there is not None and size <= there.size:
+            continue
+        kept = heads.kept(size)
+        if kept is None or kept.root != root:
+            publication.put_kept(size, work.sign(size, root))
+    publication.put_checkpoint(note)
+
+
+def _check_same(head: SignedHead, work: Unpublished) -> None:
+    if head.root != work.root:
+        raise InconsistentCheckpoints(
+            f"Another checkpoint of the same {work.size} entries is signed, with another root.",
+            older=head.note,
+            newer=work.sign(work.size, work.root),
+            do="This is a fork. Preserve the log as it is and run: klingai-audit verify",
+        )

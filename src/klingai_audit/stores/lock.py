@@ -1,0 +1,63 @@
+"""A lock that is a folder: `flock` on the folder that stands at a path at this moment."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+from klingai_audit.durable import NO_FORK, FileOps
+from klingai_audit.errors import AuditUnavailable
+
+__all__ = ["FolderLock"]
+
+
+class FolderLock:
+    """Excludes other processes, and other descriptors of this one. Not for two threads at once.
+
+    The kernel keeps such a lock until every copy of the descriptor is closed: forked children call `drop`.
+    """
+
+    def __init__(self, path: Path, ops: FileOps) -> None:
+        self._path = path
+        self._ops = ops
+        self._fd: int | None = None
+
+    def acquire(self) -> bool:
+        """Lock the folder; False if it is not the one locked before. Raises: AuditUnavailable."""
+        known = self._fd is not None
+        for _ in range(3):
+            try:
+                if self._locked():
+                    return known
+            except OSError as exc:
+                self.drop()
+                raise AuditUnavailable(
+                    f"The log folder {self._path} is not there as a folder: {exc.strerror}.",
+                    do="Nothing was recorded. Put the folder back (or restore it) and open the log again.",
+                ) from exc
+            self.drop()
+            known = False
+        raise AuditUnavailable(f"The log folder {self._path} keeps being replaced.", do="Find out what replaces it.")
+
+    def _locked(self) -> bool:
+        if self._fd is None:
+            with NO_FORK:
+                self._fd = self._ops.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        by_name, by_lock = self._path.stat(), os.fstat(self._fd)
+        return (by_name.st_dev, by_name.st_ino) == (by_lock.st_dev, by_lock.st_ino)
+
+    def release(self) -> None:
+        """Let others in; the descriptor stays for the next time."""
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def drop(self) -> None:
+        """Close the descriptor, which also unlocks unless another process inherited it."""
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._fd)
+        self._fd = None
