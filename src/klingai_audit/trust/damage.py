@@ -17,6 +17,7 @@ from klingai_audit.trust.expected import Expected, build_expected
 from klingai_audit.trust.forest import Forest
 from klingai_audit.trust.look import Look, reader_of
 from klingai_audit.trust.place import DayFile, Scanned
+from klingai_audit.trust.quick import Start
 from klingai_audit.trust.reading import Reading
 from klingai_audit.trust.verdict import Finding, Unsigned
 
@@ -31,7 +32,8 @@ class State:
     """What the entries are: `root(size)`, `place(seq)`, `own` entries, and what is wrong with them.
 
     Epochs and checkpoints are judged up to the size `limit`, below which no entry is changed or gone.
-    `levels` are the computed tree levels. `renamed` are stray files that hold entries.
+    `levels` are the computed tree levels. `renamed` are stray files that hold entries. `orderly_tail` tells that
+    the lines beyond the signed size link to the log and end with a seal.
     """
 
     root: Roots
@@ -44,24 +46,30 @@ class State:
     bad_lines: int = 0
     unsigned: Unsigned = field(default_factory=Unsigned)
     renamed: Collection[str] = ()
+    orderly_tail: bool = False
 
 
-def whole_state(reading: Reading, anchors: Sequence[Anchor], size: int) -> State | None:
-    """Return the state of a log in which nothing is off among entries, `tree/0` and signed roots; else None."""
+def whole_state(reading: Reading, start: Start | None, anchors: Sequence[Anchor], size: int) -> State | None:
+    """Return the state of a log in which nothing is off among entries, `tree/0` and signed roots; else None.
+
+    `start` is where a quick verification began.
+    """
     scanned = reading.scanned
     if not reading.readable or not scanned.is_whole() or scanned.lines != size or not size:
         return None
     if any(file.torn or not file.day for file in scanned.files):
         return None
-    if not all(part.report.stored for part in scanned.ranges) or not scanned.ranges[-1].report.sealed:
+    if not all(part.report.stored for part in scanned.ranges):
         return None
-    forest = _forest(reading)
+    if scanned.ranges and not scanned.ranges[-1].report.sealed:
+        return None
+    forest = _forest(reading, start)
     if any(anchor.size > size or forest.root(anchor.size) != anchor.root for anchor in anchors):
         return None
     return State(forest.root, scanned.place, scanned.own(), forest.levels, size, lambda _seq: False)
 
 
-def _forest(reading: Reading) -> Forest:
+def _forest(reading: Reading, start: Start | None = None) -> Forest:
     """The tree over all scanned entries of a log that is whole."""
     stored = reading.reader("tree/0")
 
@@ -69,7 +77,7 @@ def _forest(reading: Reading) -> Forest:
         hashes = stored(begin * HASH_BYTES, end * HASH_BYTES)
         return hashes if len(hashes) == (end - begin) * HASH_BYTES else reading.scanned.leaves(begin, end)
 
-    forest = Forest(leaves)
+    forest = Forest(leaves) if start is None else start.forest
     for part in reading.scanned.ranges:
         forest.add(part.report)
     return forest
@@ -108,8 +116,9 @@ def damaged_state(reading: Reading, anchors: Sequence[Anchor], size: int, look: 
         bad_lines=found.bad_lines,
         unsigned=Unsigned(sum(line.ended for line in found.tail), found.oldest_unsigned),
         renamed={file.name for file in renamed},
+        orderly_tail=found.sealed and all(line.linked and line.ended for line in found.tail),
     )
-    if seal_due and not found.sealed and not found.tail and found.lines:
+    if seal_due and not found.sealed and found.lines == size and not found.tail and not found.damaged(size - 1):
         file, line = found.place(size - 1)
         message = f"Entry {size - 1}, the last one, has no seal: no writer ever acknowledged it."
         state.findings.append(Finding("seal_missing", message, size - 1, file=file, line=line))

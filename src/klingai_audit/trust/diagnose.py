@@ -6,7 +6,7 @@ shows. Entries that nothing proves any more are taken at their word, and their l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from klingai_audit.ledger.line import parse_members
@@ -18,16 +18,15 @@ from klingai_audit.trust.runs import Foreign, Order, Run, order_runs
 from klingai_audit.trust.verdict import Finding
 from klingai_audit.trust.words import gap_findings, moved_findings, tail_findings
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = ["Diagnosis", "LineReader", "diagnose"]
 
 
 @dataclass(slots=True)
 class _Last:
-    """The line before: its leaf hash, its index and time if it states them."""
+    """The line before: its leaf hash, and its index if it states one."""
 
     leaf: bytes = EMPTY_ROOT
     seq: int | None = -1
-    time: str = ""
 
 
 @dataclass(slots=True)
@@ -64,10 +63,10 @@ class Diagnosis:
 def diagnose(scanned: Scanned, expected: Expected, *, whole: bool) -> Diagnosis:
     """Read every doubtful range again and find what is wrong with the entries `[0, expected.size)`.
 
-    `whole` tells that all ranges are sound and in order (only roots or tree files differ).
+    `whole` tells that all ranges are sound and in order, so that entries proven as such need no second look.
     """
     found = Diagnosis(expected.size)
-    reader = _Lines(found, expected)
+    reader = LineReader(found, expected)
     scanned.settle()
     for file in scanned.files:
         for part in scanned.of(file):
@@ -76,13 +75,25 @@ def diagnose(scanned: Scanned, expected: Expected, *, whole: bool) -> Diagnosis:
                     reader.take(line)
         for line in scanned.torn(file):
             reader.take(line)
-    found.order = order_runs(found.items, expected.size)
-    _move_tail(found)
     names = {file.name: file.day for file in scanned.files}
+    found.items = _by_true_day(found.items, names, reader.days)
+    found.own = sorted(dict(found.own).items())
+    found.order = order_runs(found.items, 0, expected.size)
+    _move_tail(found)
     found.findings += [*reader.findings(), *gap_findings(found.order, expected, names)]
     found.findings += [*moved_findings(found.order, names, reader.days), *tail_findings(found)]
     found.bad_lines = _bad_lines(found)
     return found
+
+
+def _by_true_day(
+    items: list[Run | Foreign], names: Mapping[str, str], logged: Mapping[str, set[str]]
+) -> list[Run | Foreign]:
+    """Put the items of renamed files where the days of their entries belong."""
+    true = {file: min(days) if len(days := logged.get(file, {day})) == 1 else day for file, day in names.items()}
+    # A copy of a day file, or one with lines of several days, stays where its name puts it.
+    held = [day for file, day in true.items() if day == names[file]]
+    return sorted(items, key=lambda item: names[item.file] if true[item.file] in held else true[item.file])
 
 
 def _move_tail(found: Diagnosis) -> None:
@@ -100,13 +111,14 @@ def _bad_lines(found: Diagnosis) -> int:
     return misplaced + sum(len(gap.lines) for gap in order.gaps) + len(found.tail)
 
 
-class _Lines:
+class LineReader:
     """Takes the lines in file order and sorts them into runs, foreign lines and tail."""
 
     def __init__(self, found: Diagnosis, expected: Expected) -> None:
         self.found = found
         self.expected = expected
         self.last = _Last()
+        self.signed = (-1, "")  # the signed entry before, and its time
         self.faults: list[Finding] = []
         self.links: list[Finding] = []
         self.days: dict[str, set[str]] = {}
@@ -115,17 +127,18 @@ class _Lines:
         """Take a sound range without reading it, if its entries are proven and are those of `tree/0`."""
         report, expected = part.report, self.expected
         end = report.base + report.lines
-        proven = expected.is_stored(report.base, end) and report.stored
-        if not report.sound or end > expected.size or not ((whole and end <= expected.proven) or proven):
+        stored = expected.is_stored(report.base, end) and report.stored
+        proven = stored or (whole and end <= expected.from_entries)
+        if not report.sound or not proven:
             return False
-        if report.base < (self.last.seq or 0) or report.first_time < self.last.time:
+        if report.base < self.signed[0] or report.first_time < self.signed[1]:
             return False
         self._run(report.base, report.lines, part.file.name, part.line, report.first_time)
         self.days[part.file.name].add(report.last_time[:10])
         self.found.lines += report.lines
         self.found.own += report.own
         self.found.sealed = report.sealed
-        self.last = _Last(report.last_leaf, end - 1, report.last_time)
+        self.last, self.signed = _Last(report.last_leaf, end - 1), (end - 1, report.last_time)
         return True
 
     def take(self, line: SlowLine) -> None:
@@ -145,7 +158,7 @@ class _Lines:
             if proven is None:
                 self._check_link(line, seq, linked=linked)
             self._signed(line, seq, members.logged_at, faults)
-        self.last = _Last(leaf, seq, self.last.time if members is None else members.logged_at)
+        self.last = _Last(leaf, seq)
 
     def _signed(self, line: SlowLine, seq: int, time: str, faults: list[Fault]) -> None:
         """Take a line that is entry `seq`, as far as anything tells."""
@@ -154,9 +167,10 @@ class _Lines:
             self.found.own.append((seq, line.data))
         for kind, what in faults:
             self.faults.append(Finding(kind, f"Entry {seq}: {what}", seq, file=file, line=number))
-        if self.last.seq == seq - 1 and time < self.last.time:
-            message = f"Entry {seq} was logged at {time}, before the entry that precedes it ({self.last.time})."
+        if self.signed[0] == seq - 1 and time < self.signed[1]:
+            message = f"Entry {seq} was logged at {time}, before the entry that precedes it ({self.signed[1]})."
             self.faults.append(Finding("time_order", message, seq, file=file, line=number))
+        self.signed = (seq, time)
         if not line.ended:
             message = f"Entry {seq} is there, but the line feed after it is not."
             self.faults.append(Finding("torn_tail", message, seq, file=file, line=number))

@@ -55,11 +55,11 @@ def check_tree(
     needed = itertools.takewhile(lambda level: hashes_at(size, level), itertools.count())
     for name in sorted({*before, *after, *(f"tree/{level}" for level in needed)}):
         level = int(name.removeprefix("tree/"))
-        least, most = hashes_at(size, level) * HASH_BYTES, hashes_at(lines, level) * HASH_BYTES
+        least, most = (hashes_at(count, level) * HASH_BYTES for count in (size, max(size, lines)))
         if after.get(name, 0) < least:
-            have = after.get(name, 0) // HASH_BYTES
-            message = f"{name} holds {have} hashes; the checkpoint of size {size} needs {least // HASH_BYTES}."
-            yield Finding("tree_short", message, have << 8 * level, size, name)
+            have = after.get(name, 0) / HASH_BYTES
+            message = f"{name} holds {have:g} hashes; the checkpoint of size {size} needs {least // HASH_BYTES}."
+            yield Finding("tree_short", message, file=name)
         elif before.get(name, 0) > most or (name in before and not most):
             message = f"{name} has {before[name]} bytes; the entries account for {most}."
             yield Finding("tree_long", message, file=name)
@@ -109,19 +109,27 @@ def read_anchors(
         anchor, faults = read_anchor(file.name, read(file)(0, file.size), trusted, claimed, kept_size(file.name))
         findings += faults
         anchors += [] if anchor is None else [anchor]
+    foreign = [finding for finding in findings if finding.kind == "foreign_key"]
+    if len(foreign) > 1:
+        findings = [finding for finding in findings if finding.kind != "foreign_key"]
+        message = f"{foreign[0].message} The same holds for {len(foreign) - 1} more checkpoint(s)."
+        findings.append(Finding("foreign_key", message, file=foreign[0].file, line=foreign[0].line))
     return head, sorted(anchors, key=lambda anchor: (anchor.size, anchor.file != "checkpoint")), findings
 
 
 def check_roots(anchors: Sequence[Anchor], root: Roots, epochs: Epochs) -> Iterator[Finding]:
     """Check each checkpoint's root, as far as the entries are proven, and its epoch line."""
+    agreed = 0
     for anchor in anchors:
         have = root(anchor.size)
-        if have is not None and have != anchor.root:
+        if have == anchor.root:
+            agreed = anchor.size
+        elif have is not None:
             message = (
                 f"{anchor.file} signs another root for size {anchor.size} than the log has, whose later signed size "
                 f"confirms it: two signed histories exclude each other."
             )
-            yield Finding("checkpoint_root", message, 0, anchor.size, anchor.file)
+            yield Finding("checkpoint_root", message, agreed, anchor.size, anchor.file)
         yield from epochs.check(anchor)
 
 
@@ -137,8 +145,7 @@ def check_kept_set(
     have = {kept_size(file.name): file.name for file in last.kind("kept")}
     for missing in sorted(wanted.keys() - have.keys()):
         message = f"The kept checkpoint of size {missing} is missing; {wanted[missing]}."
-        begin = max((s for s in have if s is not None and s < missing), default=0)
-        yield Finding("kept_missing", message, begin, missing, f"checkpoints/{missing:020}")
+        yield Finding("kept_missing", message, file=f"checkpoints/{missing:020}")
     ahead = {kept_size(file.name) for file in first.before if file.kind == "kept"}
     for other, name in have.items():
         if other is None or other in wanted:

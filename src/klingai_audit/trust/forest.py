@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from klingai_audit.errors import Malformed
 from klingai_audit.tlog.hashing import fold_tile
 from klingai_audit.tlog.merkle import CompactRange, peaks_at
-from klingai_audit.tlog.tile import HASH_BYTES, TILE_WIDTH, node_reader
+from klingai_audit.tlog.tile import HASH_BYTES, TILE_WIDTH, RangeReader, node_reader
 from klingai_audit.trust.chunk import Report
 
 __all__ = ["Forest", "hashes_at"]
@@ -33,6 +34,26 @@ class Forest:
         self.levels: list[bytearray] = [bytearray(), bytearray()]
         self._read_leaves = read_leaves
         self._pending = bytearray()
+
+    @classmethod
+    def resume(cls, size: int, read: RangeReader, read_leaves: Callable[[int, int], bytes]) -> Forest:
+        """Start with the stored hashes `read(level, begin, end)` of the first `size` entries, taken as they are.
+
+        Raises: Malformed if hashes are missing.
+        """
+        forest = cls(read_leaves)
+        forest.size = size
+        level = 1
+        while count := hashes_at(size, level):
+            hashes = read(level, 0, count)
+            if len(hashes) != count * HASH_BYTES:
+                raise Malformed(f"Tree level {level} holds fewer than {count} hashes.")
+            forest.levels[level:] = [bytearray(hashes), bytearray()]
+            level += 1
+        forest._pending += read(0, size - size % TILE_WIDTH, size)
+        if len(forest._pending) != size % TILE_WIDTH * HASH_BYTES:
+            raise Malformed(f"Tree level 0 holds fewer than {size} hashes.")
+        return forest
 
     def add(self, report: Report) -> None:
         """Add the leaves of a sound report; its first entry is the next one."""

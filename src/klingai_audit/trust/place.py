@@ -21,7 +21,8 @@ _HASH = 32
 class DayFile:
     """One file of entries as listed: `length` bytes in whole lines, then `torn` bytes without LF.
 
-    `day` is the day its name states; a stray file that holds entries has none.
+    `day` is the day its name states; a stray file that holds entries has none. Lines are read from byte `begin`
+    on, where line `first_line` begins.
     """
 
     name: str
@@ -30,6 +31,8 @@ class DayFile:
     length: int
     torn: int = 0
     path: str | None = None
+    begin: int = 0
+    first_line: int = 1
 
 
 @dataclass(slots=True)
@@ -53,10 +56,12 @@ class SlowLine:
 
 @dataclass(slots=True)
 class Scanned:
-    """All ranges in file order."""
+    """All ranges in file order. The entries `[0, base)` count as verified; `leaf` is the last one's leaf hash."""
 
     ranges: list[Range] = field(default_factory=list)
     files: list[DayFile] = field(default_factory=list)
+    base: int = 0
+    leaf: bytes = EMPTY_ROOT
 
     def list(self, file: DayFile) -> None:
         """Add a file to the list, which is in the order of the names."""
@@ -67,7 +72,7 @@ class Scanned:
         """Add the next report; ranges without a line are left out."""
         if report.lines:
             last = self.ranges[-1] if self.ranges else None
-            line = last.line + last.report.lines if last is not None and last.file is file else 1
+            line = last.line + last.report.lines if last is not None and last.file is file else file.first_line
             self.ranges.append(Range(file, report, line))
 
     def settle(self) -> None:
@@ -86,12 +91,12 @@ class Scanned:
 
     @property
     def lines(self) -> int:
-        """How many complete lines there are."""
-        return sum(part.report.lines for part in self.ranges)
+        """How many complete lines there are, those that were not read again included."""
+        return self.base + sum(part.report.lines for part in self.ranges)
 
     def is_whole(self) -> bool:
-        """Tell whether every range is sound and they follow each other from entry 0 on, by index, link and time."""
-        size, leaf, time = 0, EMPTY_ROOT, ""
+        """Tell whether every range is sound and they follow each other from `base` on, by index, link and time."""
+        size, leaf, time = self.base, self.leaf, ""
         for part in self.ranges:
             report = part.report
             if not report.sound or (report.base, report.first_prev) != (size, leaf) or report.first_time < time:
@@ -108,11 +113,14 @@ class Scanned:
         return part.file.name, part.line + seq - part.report.base
 
     def first_line(self) -> bytes | None:
-        """Return the first line there is."""
-        for file in self.files:
-            for line, _ in split_lines(file.read(0, min(file.length + file.torn, MAX_ENTRY_BYTES + 1))):
-                return line
-        return None
+        """Return the first line of the first file that begins with `log_created`, else of the first file."""
+        firsts = [self._first_of(file) for file in self.files]
+        created = (line for line in firsts if line.startswith(b'log_created"', 118))
+        return next(created, firsts[0] if firsts else None)
+
+    @staticmethod
+    def _first_of(file: DayFile) -> bytes:
+        return next((line for line, _ in split_lines(file.read(0, MAX_ENTRY_BYTES + 1))), b"")
 
     def own(self) -> Sequence[tuple[int, bytes]]:
         """Return the log's own entries that the scan kept, in order."""

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from klingai_audit.ledger.store import LogFile, Store
+from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.trust.chunk import Read, Report, Task
 from klingai_audit.trust.look import Look, Watch, reader_of, stated_size
 from klingai_audit.trust.place import DayFile, Scanned
 from klingai_audit.trust.pool import PARALLEL_FROM, run_tasks
+from klingai_audit.trust.quick import Start, find_start
+from klingai_audit.trust.remember import Memory
 from klingai_audit.trust.verdict import Finding
 from klingai_audit.trust.worker import file_reader, run_task
 
@@ -42,28 +45,35 @@ class Reading:
         file = self._files.get(name)
         return file_reader(None) if file is None else reader_of(self.store, file)
 
-    def scan(self, look: Look) -> None:
-        """Scan all entry files of the first look."""
+    def scan(self, look: Look, memory: Memory | None, trusted: VerifierKey | None) -> Start | None:
+        """Scan the entry files of the first look, from where `memory` ends if the log still begins so."""
         files = self._day_files(look)
         for file in files:
             if file.length + file.torn == 0:
                 self.findings.append(Finding("file_empty", f"{file.name} is empty.", file=file.name))
+        start = None if memory is None else find_start(memory, trusted, files, self.reader)
+        if start is not None:
+            self.scanned.base, self.scanned.leaf = start.size, start.leaf
+            self.scanned.files += start.skipped
+            files = files[len(start.skipped) :]
+            files[0].begin, files[0].first_line = start.offset, start.line
         self.scan_files(files)
         self.first_lines = self.scanned.lines
+        return start
 
-    def scan_files(self, files: Sequence[DayFile], begin: int = 0) -> None:
-        """Scan `files` from byte `begin` on, after what was scanned before."""
+    def scan_files(self, files: Sequence[DayFile]) -> None:
+        """Scan `files`, each from its `begin` on, after what was scanned before."""
         path = self._files["tree/0"].path if "tree/0" in self._files else None
         hashes, read_hashes = None if path is None else str(path), self.reader("tree/0")
         tasks: list[Task] = []
         owners: list[DayFile] = []
         for file in files:
-            for at in range(begin, file.length, CHUNK_BYTES):
+            for at in range(file.begin, file.length, CHUNK_BYTES):
                 end = min(at + CHUNK_BYTES, file.length)
                 tasks.append(Task(len(tasks), file.path, file.day, at, end, file.length, hashes, self.decode))
                 owners.append(file)
             self.scanned.list(file)
-        total, done = sum(file.length - begin for file in files), 0
+        total, done = sum(file.length - file.begin for file in files), 0
         far = hashes is not None and all(file.path for file in files) and total >= PARALLEL_FROM
 
         def run_here(task: Task) -> Report:
@@ -102,8 +112,8 @@ class Reading:
             while wanted and (at := data.find(b"\n", end + 1)) >= 0:
                 end, wanted = at, wanted - 1
             if end >= 0:
-                file.length, file.torn = begin + end + 1, 0
-                self.scan_files([file], begin)
+                file.begin, file.length, file.torn = begin, begin + end + 1, 0
+                self.scan_files([file])
 
     def _day_files(self, look: Look) -> list[DayFile]:
         self._files = {file.name: file for file in look.after}

@@ -6,7 +6,7 @@ where the stretches stand. Pure; `diagnose` makes the sequence and words the fin
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -79,8 +79,12 @@ def subtract(begin: int, end: int, covered: Iterable[tuple[int, int]]) -> Iterat
         yield at, end
 
 
-def order_runs(items: Sequence[Run | Foreign], size: int) -> Order:
-    """Sort out the sequence `items` (in file order) of a log that should hold the entries `[0, size)`."""
+def order_runs(items: Sequence[Run | Foreign], begin: int | None, size: int | None) -> Order:
+    """Sort out the sequence `items` (in file order) of what should hold the entries `[begin, size)`.
+
+    None stands for the first or the last entry that is there.
+    """
+    items = list(_cut_at_borders(items))
     runs = [item for item in items if isinstance(item, Run)]
     kept_ids = {id(run) for run in _heaviest_ascent(runs)}
     kept = [run for run in runs if id(run) in kept_ids]
@@ -91,15 +95,33 @@ def order_runs(items: Sequence[Run | Foreign], size: int) -> Order:
         if id(run) in kept_ids:
             continue
         fresh = list(subtract(run.seq, run.end, there))
-        for begin, end in fresh:
-            moved.append(Run(begin, end - begin, run.file, run.line + begin - run.seq, run.day))
-        for begin, end in subtract(run.seq, run.end, fresh):
-            copies.append(Run(begin, end - begin, run.file, run.line + begin - run.seq, run.day))
+        moved += [_part(run, *part) for part in fresh]
+        copies += [_part(run, *part) for part in subtract(run.seq, run.end, fresh)]
         there += fresh
-    return Order(kept, moved, copies, list(_gaps(items, kept_ids, there, size)))
+    first = kept[0].seq if kept and begin is None else begin or 0
+    end = kept[-1].end if kept and size is None else size or 0
+    return Order(kept, moved, copies, list(_gaps(items, kept_ids, there, (first, end))))
 
 
-def _gaps(items: Sequence[Run | Foreign], kept_ids: set[int], there: list[tuple[int, int]], size: int) -> Iterator[Gap]:
+def _cut_at_borders(items: Sequence[Run | Foreign]) -> Iterator[Run | Foreign]:
+    """Cut runs where others begin or end, so that any two are the same entries or none in common."""
+    borders = sorted({border for item in items if isinstance(item, Run) for border in (item.seq, item.end)})
+    for item in items:
+        if isinstance(item, Foreign):
+            yield item
+            continue
+        inner = borders[bisect_right(borders, item.seq) : bisect_left(borders, item.end)]
+        for begin, end in pairwise([item.seq, *inner, item.end]):
+            yield _part(item, begin, end)
+
+
+def _part(run: Run, begin: int, end: int) -> Run:
+    return Run(begin, end - begin, run.file, run.line + begin - run.seq, run.day)
+
+
+def _gaps(
+    items: Sequence[Run | Foreign], kept_ids: set[int], there: list[tuple[int, int]], whole: tuple[int, int]
+) -> Iterator[Gap]:
     """One gap per place where entries are nowhere or foreign lines stand."""
     lines: list[Foreign] = []
     before: Run | None = None
@@ -107,7 +129,7 @@ def _gaps(items: Sequence[Run | Foreign], kept_ids: set[int], there: list[tuple[
         if isinstance(item, Foreign):
             lines.append(item)
         elif item is None or id(item) in kept_ids:
-            begin, end = before.end if before else 0, item.seq if item else size
+            begin, end = before.end if before else whole[0], item.seq if item else whole[1]
             absent = list(subtract(begin, max(begin, end), there))
             if absent or lines:
                 yield from _split(absent or [(begin, begin)], lines, before, item)

@@ -78,6 +78,7 @@ def _kinds() -> dict[str, FindingKind]:
                 "The entries do not have the root that was signed; nothing tells which.",
                 ("edit",),
             ),
+            "unexplained": ("The log does not have its signed root, and no cause could be named.", ("edit",)),
             "entry_inserted": ("A line that was never signed stands among signed ones.", ("insert",)),
             "entry_duplicated": ("A signed entry stands there twice.", ("insert",)),
             "entry_moved": ("A signed entry stands at another place than it had.", ("reorder",)),
@@ -142,6 +143,7 @@ def _kinds() -> dict[str, FindingKind]:
             "key_disagreement": ("Two places name different keys for this log.", ("foreign_key",)),
             "epoch_signature": ("The epoch's signature is missing or does not verify.", ()),
             "epoch_misused": ("A later epoch's key signed what an earlier one had closed.", ("key_theft",)),
+            "epoch_replaced": ("The first epoch's key is not the one you kept.", ("key_theft",)),
             "handover_invalid": ("A handover is not what the outgoing epoch signed.", ("key_theft",)),
             "memory_invalid": ("The remembered checkpoint is not one of this log.", ()),
         },
@@ -152,6 +154,7 @@ def _kinds() -> dict[str, FindingKind]:
         {
             "heartbeat_gap": ("Over an hour of silence although a writer was open.", ()),
             "intent_overdue": ("An act was announced and its outcome never came.", ()),
+            "unpublished": ("Lines that no checkpoint covers yet; policy tolerates them.", ()),
             "clock_step": ("The writer's clock jumped.", ()),
             "open_gap": ("Events could not be recorded, and the gap was not closed.", ()),
             "equal_event_id": ("Two entries have the same event_id; views show one.", ()),

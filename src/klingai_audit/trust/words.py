@@ -124,7 +124,8 @@ def moved_findings(order: Order, days: Mapping[str, str], logged: Mapping[str, s
         if not runs:
             continue
         begin, end = min(run.seq for run in runs), max(run.end for run in runs)
-        message = f"{_span(begin, end).capitalize()} stand in {name}; they belong in audit-{min(seen)}.jsonl."
+        verb = "belongs" if end - begin == 1 else "belong"
+        message = f"{name} holds {_span(begin, end)}, which {verb} in audit-{min(seen)}.jsonl."
         yield Finding("file_renamed", message, begin, end, name, runs[0].line)
     for name, seen in logged.items():
         if len(seen) > 1 or name not in renamed:
@@ -134,10 +135,12 @@ def moved_findings(order: Order, days: Mapping[str, str], logged: Mapping[str, s
                 yield Finding("wrong_day", message, None if run is None else run.seq, file=name)
     for run in order.moved:
         if run.file not in renamed:
-            message = f"{_span(run.seq, run.end).capitalize()} stand at another place than they had."
+            verb = "stands" if run.count == 1 else "stand"
+            message = f"{_span(run.seq, run.end).capitalize()} {verb} at another place than before."
             yield Finding("entry_moved", message, run.seq, run.end, run.file, run.line)
     for run in order.copies:
-        message = f"{_span(run.seq, run.end).capitalize()} stand here a second time."
+        verb = "stands" if run.count == 1 else "stand"
+        message = f"{_span(run.seq, run.end).capitalize()} {verb} here a second time."
         yield Finding("entry_duplicated", message, run.seq, run.end, run.file, run.line)
 
 
@@ -148,10 +151,8 @@ def tail_findings(found: Diagnosis) -> Iterator[Finding]:
         first = whole[0]
         linked = "They link to the log" if all(line.linked for line in whole) else "They do not even link to the log"
         message = f"{len(whole)} line(s) follow that no checkpoint covers. {linked}; nothing proves who wrote them."
-        seqs = [line.claimed for line in whole if line.claimed is not None]
-        begin, end = (min(seqs), max(seqs) + 1) if seqs else (None, None)
-        yield Finding("unsigned_tail", message, begin, end, first.file, first.line)
+        yield Finding("unsigned_tail", message, found.size, found.size + len(whole), first.file, first.line)
     for line in found.tail:
         if not line.ended:
             message = f"The log ends with {len(line.data)} bytes that are no whole line."
-            yield Finding("torn_tail", message, line.claimed, file=line.file, line=line.line)
+            yield Finding("torn_tail", message, file=line.file, line=line.line)

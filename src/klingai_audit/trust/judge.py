@@ -1,0 +1,187 @@
+"""Weighing what was read: the steps of docs/format.md, section 10, from files and a key to the verdict."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from klingai_audit.ledger.store import Store
+from klingai_audit.tlog.keys import VerifierKey
+from klingai_audit.trust.anchors import Anchor
+from klingai_audit.trust.assess import Grounds, assess
+from klingai_audit.trust.damage import State, damaged_state, whole_state
+from klingai_audit.trust.epochs import Epochs, FirstEntry
+from klingai_audit.trust.evidence import (
+    check_kept_set,
+    check_memory,
+    check_roots,
+    check_strays,
+    check_tree,
+    read_anchors,
+)
+from klingai_audit.trust.look import Look, reader_of
+from klingai_audit.trust.quick import Start
+from klingai_audit.trust.reading import Reading
+from klingai_audit.trust.remember import Memory
+from klingai_audit.trust.semantics import find_notes
+from klingai_audit.trust.verdict import Finding, Unsigned, Verdict
+
+__all__ = ["Judge", "Terms", "missing_log"]
+
+_NAMED_TYPES: Final = ("signing_key_rotated", "log_closed")
+_LOG_ITSELF: Final = "the log itself"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the caller trusts and demands; `findings` were made before the log was read.
+
+    `tolerant`: lines that no checkpoint covers are a note if they link to the log and end with a seal.
+    """
+
+    trusted: VerifierKey | None
+    key_source: str
+    epoch_key: VerifierKey | None
+    remembered: bytes | None
+    tolerant: bool
+    now: dt.datetime
+    findings: tuple[Finding, ...]
+
+
+def missing_log(store: Store, terms: Terms) -> Verdict:
+    """Return the verdict on a place where a log is remembered and nothing is."""
+    message = f"There is no log at {store.url}, but a signed checkpoint of it is remembered."
+    findings = (*terms.findings, Finding("log_missing", message))
+    return _verdict(store, terms, terms.trusted, findings, Grounds())
+
+
+class Judge:
+    """Weighs what was read of one log."""
+
+    def __init__(self, store: Store, terms: Terms, reading: Reading, start: Start | None) -> None:
+        """`start` is where a quick verification began, None if everything was read."""
+        self.store = store
+        self.terms = terms
+        self.reading = reading
+        self.start = start
+        self.findings: list[Finding] = [*terms.findings]
+
+    def judge(self, first: Look, last: Look) -> Verdict:
+        """Go through the steps and return the verdict; `first` and `last` are the looks around the reading."""
+        terms, reading = self.terms, self.reading
+        # Step 2: signed checkpoints. The log's own claim about its key comes first, to tell a foreign key from noise.
+        entry = FirstEntry(reading.scanned.first_line())
+        key = terms.trusted or entry.log_key
+        head, anchors, faults = read_anchors(last, lambda f: reader_of(self.store, f), terms.trusted, entry.log_key)
+        size = head.size if head is not None else max((a.size for a in anchors), default=reading.scanned.lines)
+        # Steps 3 to 5: entries, links, tree.
+        whole = whole_state(reading, self.start, anchors, size)
+        state = whole or damaged_state(reading, anchors, size, last, seal_due=last is first)
+        self.findings += [*reading.findings, *self._tolerated(state), *faults]
+        self.findings += check_tree(first, last, reading.first_lines, size, state.levels, reading.reader)
+        # Steps 6 and 7: first entry and epochs.
+        if not state.damaged(0):
+            self.findings += entry.check(terms.trusted, terms.epoch_key, state.place)
+        epochs = self._epochs(entry, state)
+        # Step 8: kept checkpoints.
+        judged = [anchor for anchor in anchors if anchor.size <= state.limit]
+        self.findings += [*epochs.findings, *check_roots(judged, state.root, epochs)]
+        named = self._named(state)
+        if head is not None:
+            self.findings += check_kept_set(first, last, size, named, state.damaged)
+        # Step 1 comes late: a stray file may have turned out to hold entries.
+        self.findings += check_strays(first, last, state.renamed)
+        # Step 9: memory.
+        old, faults = check_memory(terms.remembered, head, key, size, state.root)
+        self.findings += faults
+        if whole is None and not self.findings:
+            message = "The quick pass over the log failed, and the slow one found no cause. Please report this."
+            self.findings.append(Finding("unexplained", message))
+        broken = any(finding.severity == "broken" for finding in self.findings)
+        if not broken:
+            self.findings += find_notes(reading.scanned, terms.now, decoded=reading.decode)
+        grounds = Grounds(
+            size=size if anchors else 0,
+            reached=bool(anchors) and state.root(size) is not None,
+            key_id=key.key_id.hex() if key else "",
+            key_source=terms.key_source,
+            remembered=old if not faults else None,
+            epochs=len(epochs.keys),
+            closed=epochs.ends[-1] if epochs.ends else 0,
+            first_epoch_pinned=terms.epoch_key is not None,
+            quick_from=None if self.start is None else self.start.size,
+        )
+        memory = None if broken or head is None else _memory(key, head, epochs, named)
+        lines = reading.scanned.lines
+        covered = 0 if head is None else size
+        return _verdict(
+            self.store, terms, key, self.findings, grounds, covered, lines, state.bad_lines, state.unsigned, memory
+        )
+
+    def _tolerated(self, state: State) -> list[Finding]:
+        """Turn an orderly unsigned tail into a note where policy says so."""
+        if not self.terms.tolerant or not state.orderly_tail:
+            return state.findings
+        return [
+            Finding("unpublished", f.message, f.seq, f.seq_end, f.file, f.line) if f.kind == "unsigned_tail" else f
+            for f in state.findings
+        ]
+
+    def _epochs(self, entry: FirstEntry, state: State) -> Epochs:
+        epochs = Epochs(entry.origin, None if state.damaged(0) else entry.epoch_key)
+        if self.start is not None:
+            epochs = self.start.epochs(entry.origin or "")
+        for seq, line in state.own:
+            if _is_type(line, "signing_key_rotated") and seq < state.limit:
+                epochs.rotate(seq, line, state.root(seq), state.place)
+        return epochs
+
+    def _named(self, state: State) -> dict[int, str]:
+        """Sizes at which entries ask for a kept checkpoint, and the type of those entries."""
+        before = () if self.start is None else self.start.memory.named
+        named = dict.fromkeys(before, "verified before")
+        named |= {seq + 1: kind for seq, line in state.own for kind in _NAMED_TYPES if _is_type(line, kind)}
+        return named
+
+
+def _is_type(line: bytes, kind: str) -> bool:
+    return line.startswith(kind.encode() + b'"', 118)
+
+
+def _memory(key: VerifierKey | None, head: Anchor, epochs: Epochs, named: dict[int, str]) -> Memory | None:
+    keys = [epoch.format() for epoch in epochs.keys if epoch is not None]
+    if key is None or len(keys) != len(epochs.keys):
+        return None
+    sizes = tuple(sorted(size for size in named if size <= head.size))
+    return Memory(key.format(), head.data.decode(), head.size, tuple(keys), tuple(epochs.ends), sizes)
+
+
+def _verdict(
+    store: Store,
+    terms: Terms,
+    key: VerifierKey | None,
+    findings: Sequence[Finding],
+    grounds: Grounds,
+    size: int = 0,
+    total: int = 0,
+    bad_lines: int = 0,
+    unsigned: Unsigned | None = None,
+    memory: Memory | None = None,
+) -> Verdict:
+    return Verdict(
+        scope="log",
+        log=store.url,
+        origin=None if key is None else key.name,
+        key=None if key is None else key.format(),
+        key_source=terms.key_source or _LOG_ITSELF,
+        size=size,
+        total=total,
+        valid=max(0, total - bad_lines),
+        findings=tuple(findings),
+        threats=assess(findings, grounds),
+        unsigned=unsigned or Unsigned(),
+        quick_from=grounds.quick_from,
+        memory=memory,
+    )
