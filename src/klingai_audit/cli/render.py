@@ -21,12 +21,11 @@ if TYPE_CHECKING:
 
 OUTCOME_STYLES: Final = {"success": "green", "failure": "red", "blocked": "yellow", "unknown": "magenta"}
 
+_MARKS: Final = {"success": "●", "failure": "✗", "blocked": "■", "unknown": "?"}
 _WIDE: Final = 110
 _DETAIL_MEMBERS: Final = ("phase", "model", "status", "code", "error", "bytes", "command")
 _SHOWN_MEMBERS: Final = (
     "event_id",
-    "event_type",
-    "outcome",
     "actor_type",
     "team",
     "project",
@@ -52,47 +51,55 @@ def format_moment(moment: dt.datetime, *, short: bool = False) -> str:
     return moment.astimezone(dt.UTC).strftime("%m-%d %H:%M:%S" if short else "%Y-%m-%d %H:%M:%S")
 
 
-def detail_of(entry: EntryView, style: ActorStyle = "mask") -> str:
-    """Return what the columns do not say: action, resource and telling metadata, as one inert line."""
-    resource = entry.resource(style)
-    parts = [entry.action or ""]
-    if entry.resource_type or resource:
-        parts.append("/".join(part for part in (entry.resource_type, resource) if part))
-    if entry.team:
-        parts.append(f"team={entry.team}")
+def detail_of(entry: EntryView, style: ActorStyle = "mask", *, resource: bool = True) -> str:
+    """Return what the columns do not say, as one inert line: resource, telling metadata, action, team."""
+    parts = []
+    if resource and (entry.resource_type or entry.resource_id):
+        parts.append("/".join(part for part in (entry.resource_type, entry.resource(style)) if part))
     metadata = entry.metadata
     parts += [f"{name}={one_line(metadata[name], 40)}" for name in _DETAIL_MEMBERS if name in metadata]
+    parts.append(entry.action or "")
+    if entry.team:
+        parts.append(f"team={entry.team}")
     return inert(" ".join(part for part in parts if part))
 
 
+def mark_of(entry: EntryView) -> str:
+    """Return one character for how it went; an intent is not an outcome yet."""
+    return "○" if entry.metadata.get("phase") == "intent" else _MARKS.get(entry.outcome, "●")
+
+
 class RowLayout:
-    """Columns of one-line entries for a given width: seq, time (UTC), type, actor, outcome, detail."""
+    """Columns of one-line entries for a given width: seq, time (UTC), type, actor, outcome, detail.
+
+    On a narrow terminal the outcome is a mark and a colour, and the year is left out.
+    """
 
     def __init__(self, width: int, style: ActorStyle = "mask") -> None:
         self._style: ActorStyle = style
-        self._short = width < _WIDE
-        fixed = (7, 14 if self._short else 19, 26, 18 if self._short else 26, 7)
+        self._narrow = width < _WIDE
+        fixed = (6, 14, 1, 26, 17) if self._narrow else (7, 19, 7, 26, 20)
         self._widths = (*fixed, max(0, width - sum(fixed) - len(fixed)))
 
     def head(self) -> Text:
         """Return the line of column names."""
-        names = ("    seq", "time (UTC)", "type", "actor", "outcome", "detail")
+        names = ("   seq", "time (UTC)", "" if self._narrow else "outcome", "type", "actor", "detail")
         return Text(" ".join(map(fit, names, self._widths)).rstrip(), style="bold")
 
     def row(self, entry: EntryView) -> Text:
         """Return one entry as one line that fits the width."""
-        seq, time, kind, actor, outcome, detail = self._widths
+        seq, time, outcome, kind, actor, detail = self._widths
         style = OUTCOME_STYLES.get(entry.outcome, "")
         row = Text.assemble(
             (str(entry.seq).rjust(seq), "dim"),
             " ",
-            fit(format_moment(entry.timestamp, short=self._short), time),
+            fit(format_moment(entry.timestamp, short=self._narrow), time),
+            " ",
+            (mark_of(entry) if self._narrow else fit(inert(entry.outcome), outcome), style),
             " ",
             (fit(inert(entry.event_type), kind), style),
             " ",
             fit(inert(entry.actor(self._style) or "-"), actor),
-            " ",
-            (fit(inert(entry.outcome), outcome), style),
             " ",
             fit(detail_of(entry, self._style), detail),
         )
@@ -111,6 +118,8 @@ def entry_table(entry: EntryView, place: str | None, style: ActorStyle = "mask")
             table.add_row(Text(inert(name)), Text(inert(value), style=styling))
 
     row("seq", str(entry.seq))
+    row("event_type", entry.event_type)
+    row("outcome", entry.outcome, OUTCOME_STYLES.get(entry.outcome, ""))
     row("stored in", place)
     row("happened", entry.timestamp.isoformat())
     row("logged", entry.logged_at.isoformat())
@@ -119,7 +128,7 @@ def entry_table(entry: EntryView, place: str | None, style: ActorStyle = "mask")
     row("on_behalf_of", None if entry.on_behalf_of is None else entry.show_person(entry.on_behalf_of, style))
     row("resource_id", entry.resource(style))
     for name in _SHOWN_MEMBERS:
-        row(name, getattr(entry, name), OUTCOME_STYLES.get(entry.outcome, "") if name == "outcome" else "")
+        row(name, getattr(entry, name))
     for name, value in entry.metadata.items():
         row(f"  {name}", one_line(value))
     return table

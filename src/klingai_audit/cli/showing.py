@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from klingai_audit.cli.render import OUTCOME_STYLES, activity_table, detail_of, entry_table, fit, format_moment
+from klingai_audit.cli.render import OUTCOME_STYLES, activity_table, detail_of, entry_table, fit, format_moment, mark_of
 from klingai_audit.views.inert import inert
 
 if TYPE_CHECKING:
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from klingai_audit.views.activity import Activity
     from klingai_audit.views.entry import ActorStyle, EntryView
     from klingai_audit.views.story import Story
-
-_MARKS: Final = {"success": "●", "failure": "✗", "blocked": "■", "unknown": "?"}
 
 
 def draw_entry(session: Session, entry: EntryView, place: tuple[str, int] | None, style: ActorStyle) -> None:
@@ -36,20 +34,21 @@ def draw_story(session: Session, story: Story, style: ActorStyle) -> None:
         session.say(
             (f"  {_offset(step.since_start)} ", "dim"),
             "└─" if position == last else "├─",
-            (_MARKS.get(entry.outcome, "●"), colour),
+            (mark_of(entry), colour),
             " ",
             (fit(inert(entry.event_type), 26), colour),
-            (f" seq {entry.seq}", "dim"),
-            f"  {detail_of(entry, style)}",
+            (f" seq {entry.seq:<5}", "dim"),
+            f" {detail_of(entry, style, resource=False)}",
         )
     session.say(*_closing(story))
 
 
 def draw_activity(session: Session, activity: Activity) -> None:
     """Print one person's summary."""
+    events = f"{activity.total_events:,} event{'' if activity.total_events == 1 else 's'}"
     days = f"{activity.period_days} day{'' if activity.period_days == 1 else 's'}"
     known = "" if activity.actor_id is None or activity.actor_id == activity.actor else f" ({inert(activity.actor_id)})"
-    session.say((inert(activity.actor), "bold"), f"{known}: {activity.total_events:,} events in the last {days}")
+    session.say((inert(activity.actor), "bold"), f"{known}: {events} in the last {days}")
     if activity.first_activity is None or activity.last_activity is None:
         return
     first, latest = format_moment(activity.first_activity), format_moment(activity.last_activity)

@@ -13,21 +13,21 @@ from rich.text import Text
 from klingai_audit.views.inert import inert
 
 THREAT_WORDS: Final = {
-    "edit": "an entry was changed",
-    "insert": "an entry was slipped in",
-    "delete": "an entry was taken out",
-    "reorder": "entries were reordered",
-    "head_cut": "the beginning was cut off",
-    "tail_cut": "the end was cut off",
-    "rollback": "an older state was put back",
-    "fork": "two histories are shown to two readers",
-    "back_dating": "entries were dated back",
-    "foreign_key": "all was rewritten under another key",
-    "key_holder": "whoever holds the keys rewrote it",
-    "key_theft": "a thief of the keys rewrites the past",
-    "quantum": "a quantum computer forged signatures",
+    "edit": "changing an entry",
+    "insert": "slipping an entry in",
+    "delete": "taking an entry out",
+    "reorder": "reordering entries",
+    "head_cut": "cutting off the beginning",
+    "tail_cut": "cutting off the end",
+    "rollback": "putting back an older state",
+    "fork": "showing two histories to two readers",
+    "back_dating": "dating entries back",
+    "foreign_key": "rewriting all under another key",
+    "key_holder": "rewriting by whoever holds the keys",
+    "key_theft": "rewriting the past with stolen keys",
+    "quantum": "forging by quantum computer",
 }
-"""Threat → what it would mean."""
+"""Threat → what somebody would have done."""
 
 _STATES: Final = {
     "ruled_out": ("ruled out", "green"),
@@ -55,39 +55,55 @@ def headline(verdict: dict[str, Any]) -> Text:
             ("BROKEN", "bold red"),
             f": {number} in {scope} of {count}. Do not repair anything; copy the files as they are, then read below.",
         )
-    states = {threat["threat"]: threat["state"] for threat in verdict["threats"]}
-    open_threats = [THREAT_WORDS.get(name, name) for name, state in states.items() if state == "not_ruled_out"]
+    if verdict.get("scope") == "file":
+        return Text.assemble(
+            ("The links hold", "bold green"),
+            f" in this file of {count}. No signature was checked: whoever edits can compute links anew. "
+            "Nothing is said about other files or the end of the log.",
+        )
+    return Text.assemble(
+        ("No change found", "bold green"), f" in the log of {count}, {_basis(verdict)}. {_limits(verdict)}"
+    )
+
+
+def _basis(verdict: dict[str, Any]) -> str:
     key = verdict.get("key") or {}
-    source = _KEY_SOURCES.get(key.get("source", ""), key.get("source") or "no key")
-    basis = f"judged by {inert(source)}" if key.get("vkey") else "no signature was checked"
-    parts: list[str | tuple[str, str]] = [
-        ("No change found", "bold green"),
-        f" in {scope} of {count}, {basis}. ",
-    ]
+    if not key.get("vkey"):
+        return "judged by nothing but its own claim of its key"
+    source = key.get("source") or "a key"
+    return f"judged by {inert(_KEY_SOURCES.get(source, source))}"
+
+
+def _limits(verdict: dict[str, Any]) -> str:
+    parts = []
     quick_from = verdict.get("quick_from")
     if quick_from:
-        parts.append(f"Entries before {quick_from:,} were checked by an earlier run, not now. ")
+        parts.append(f"Entries before {quick_from:,} were checked by an earlier run, not now.")
     unsigned = (verdict.get("unsigned") or {}).get("entries", 0)
     if unsigned:
-        parts.append(f"{unsigned:,} at the end are not signed yet. ")
-    if scope == "this file":
-        parts.append("Says nothing about other files or the end of the log.")
-    elif open_threats:
-        parts.append(f"Does not establish that not {_either(open_threats)}, nor that the log saw every act.")
-    else:
-        parts.append("Does not establish that the log saw every act.")
-    return Text.assemble(*parts)
+        parts.append(f"{unsigned:,} at the end are not signed yet.")
+    open_threats = [
+        THREAT_WORDS.get(threat["threat"], threat["threat"])
+        for threat in verdict["threats"]
+        if threat["state"] == "not_ruled_out"
+    ]
+    if open_threats:
+        parts.append(f"Not ruled out: {'; '.join(open_threats)}.")
+    parts.append("It cannot tell what the log never saw.")
+    return " ".join(parts)
 
 
 def threat_table(verdict: dict[str, Any]) -> Table:
     """Return one row per threat: state, by what, and what to do where it is not ruled out."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("could it be that …", no_wrap=True)
-    table.add_column("answer", no_wrap=True)
-    table.add_column("because / do this", overflow="fold")
+    table.add_column("threat", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("by what → what to do", overflow="fold")
+    above = ""
     for threat in verdict["threats"]:
         state, style = _STATES.get(threat["state"], (threat["state"], ""))
-        reason = " — ".join(inert(threat[name]) for name in ("by", "do") if threat.get(name))
+        reason = " → ".join(inert(threat[name]) for name in ("by", "do") if threat.get(name))
+        reason, above = ("as above" if reason and reason == above else reason), reason
         words = THREAT_WORDS.get(threat["threat"], threat["threat"])
         table.add_row(Text(inert(words)), Text(inert(state), style=style), Text(reason))
     return table
@@ -117,7 +133,3 @@ def place_of(finding: dict[str, Any]) -> str:
         line = finding.get("line")
         parts.append(inert(finding["file"]) + (f":{line}" if line is not None else ""))
     return ", ".join(parts) or "the log"
-
-
-def _either(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]

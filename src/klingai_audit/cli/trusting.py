@@ -1,0 +1,216 @@
+"""`verify` and `drill`: whether the log is what was signed, and whether we would notice if it were not."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from cyclopts import Parameter
+
+from klingai_audit.cli.options import Record
+from klingai_audit.cli.session import Session, SessionArgument
+
+if TYPE_CHECKING:
+    from klingai_audit.config import Places
+    from klingai_audit.trust.reading import Progress
+    from klingai_audit.trust.verdict import Verdict
+    from klingai_audit.upkeep.drill import DrillResult
+
+EXIT_BROKEN: Final = 4
+
+
+def verify(
+    file: Annotated[Path | None, Parameter(name="FILE", help="One day file; without it, the whole log.")] = None,
+    /,
+    *,
+    key: Annotated[str | None, Parameter(help="The log's public key: a vkey, or a file that holds one.")] = None,
+    epoch_key: Annotated[
+        str | None, Parameter(help="Public key of epoch 0, likewise. Default: the keys folder's, if it is there.")
+    ] = None,
+    quick: Annotated[
+        bool, Parameter(help="Begin where this machine's last whole verification ended; the verdict says so.")
+    ] = False,
+    proofs_only: Annotated[bool, Parameter(help="Links, tree and signatures; entries are not decoded.")] = False,
+    trust_first_key: Annotated[bool, Parameter(help="Believe the log's own claim of its key.")] = False,
+    record: Record = False,
+    session: SessionArgument,
+) -> int:
+    """Check the log against its signed tree: changed, missing, added or reordered entries, by name and place.
+
+    Exit code 0 if nothing is broken, else 4. Reads only; needs the public key alone.
+    """
+    if file is not None:
+        return _verify_file(session, file)
+    with _progress(session) as progress:
+        verdict = check_log(
+            session,
+            key=key,
+            epoch_key=epoch_key,
+            quick=quick,
+            proofs_only=proofs_only,
+            first_use=trust_first_key,
+            progress=progress,
+        )
+    if record:
+        verdict = verdict.with_recorded(_record(session, verdict))
+    told = verdict.to_json()
+    if session.as_json:
+        session.emit(told)
+    else:
+        draw_verdict(session, told)
+    return verdict.exit_code
+
+
+def check_log(
+    session: Session,
+    *,
+    key: str | None = None,
+    epoch_key: str | None = None,
+    quick: bool = False,
+    proofs_only: bool = False,
+    first_use: bool = False,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Verify the session's log with what is known here: the trusted key, other places' keys, the remembered head.
+
+    Raises: NoTrustedKey, LogNotFound, Malformed (the key that was given).
+    """
+    from klingai_audit.config import open_store, trusted_key
+    from klingai_audit.errors import LogNotFound
+    from klingai_audit.ledger.state import StateFolder
+    from klingai_audit.trust.verify import verify as check
+
+    places = session.places
+    remembered = StateFolder(places.state).read_head()
+    others = _other_keys(places)
+    try:
+        trusted = trusted_key(places, key, first_use=first_use)
+        vkey, source = trusted.vkey, trusted.source
+    except LogNotFound:
+        if remembered is None:
+            raise
+        vkey, source = next(((vkey, where) for vkey, where in others), (None, ""))
+    return check(
+        open_store(places),
+        key=vkey,
+        key_source=source,
+        also=[(other, where) for other, where in others if where != source],
+        epoch_key=_first_epoch_key(places, epoch_key),
+        remembered=remembered,
+        proofs_only=proofs_only,
+        progress=progress,
+    )
+
+
+def _first_epoch_key(places: Places, option: str | None) -> str | None:
+    """Return epoch 0's vkey as given (a vkey or a file), else as the keys folder holds it, else None."""
+    from klingai_audit.errors import KlingAuditError
+    from klingai_audit.ledger.keys import read_public_key
+
+    if option is not None:
+        return read_public_key(Path(option)).format() if Path(option).is_file() else option
+    with contextlib.suppress(KlingAuditError, OSError):
+        return read_public_key(places.keys / "epoch-0.pub").format()
+    return None
+
+
+def _other_keys(places: Places) -> list[tuple[str, str]]:
+    """Return (vkey, source) of every place here that knows the log's key; they must all agree."""
+    from klingai_audit.config import open_reader
+    from klingai_audit.errors import KlingAuditError
+    from klingai_audit.ledger.keys import read_public_key
+    from klingai_audit.ledger.state import OriginMemory
+
+    found = []
+    with contextlib.suppress(KlingAuditError):
+        remembered = OriginMemory().recall(open_reader(places).origin)
+        if remembered is not None:
+            found.append((remembered, "remembered"))
+    with contextlib.suppress(KlingAuditError, OSError):
+        found.append((read_public_key(places.keys / "log.pub").format(), "keys folder"))
+    return found
+
+
+def drill(*, session: SessionArgument) -> int:
+    """Attack a copy of the log in every way that we know and see what is caught. The log itself is only read.
+
+    Exit code 0 if every attack is caught, else 4.
+    """
+    result = drill_log(session)
+    if session.as_json:
+        session.emit(result.to_json())
+    else:
+        draw_drill(session, result)
+    return EXIT_BROKEN if result.missed else 0
+
+
+def drill_log(session: Session) -> DrillResult:
+    """Attack a copy of the session's log. Raises: LogNotFound, LogDamaged (only a whole log can be drilled)."""
+    from klingai_audit.upkeep.drill import drill as attack
+
+    return attack(session.places)
+
+
+def draw_drill(session: Session, result: DrillResult) -> None:
+    """Print what was tried and what was noticed."""
+    told = result.to_json()
+    session.say(f"{told['caught']} of {told['mutations']} attacks caught")
+
+
+def draw_verdict(session: Session, verdict: dict[str, Any]) -> None:
+    """Print a verdict (in its JSON form) for people: one line, findings, threats."""
+    from klingai_audit.cli.verdict import finding_lines, headline, threat_table
+
+    session.say(headline(verdict))
+    findings = finding_lines(verdict)
+    for line in findings:
+        session.say("  ", line)
+    session.say("")
+    session.show(threat_table(verdict))
+
+
+def _verify_file(session: Session, file: Path) -> int:
+    """Check one day file by itself."""
+    from klingai_audit.trust.file import verify_file
+
+    with _progress(session) as progress:
+        verdict = verify_file(file, progress=progress)
+    if session.as_json:
+        session.emit(verdict.to_json())
+    else:
+        draw_verdict(session, verdict.to_json())
+    return verdict.exit_code
+
+
+@contextlib.contextmanager
+def _progress(session: Session) -> Iterator[Progress | None]:
+    """Show a bar on stderr while a person watches."""
+    if session.as_json or not session.remarks.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    columns = ("reading", BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=session.remarks, transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _record(session: Session, verdict: Verdict) -> bool:
+    """Append what this check found; a log that cannot be written any more stays unrecorded."""
+    from klingai_audit.cli.recording import append
+    from klingai_audit.errors import KlingAuditError
+
+    event_type = "log_verified" if verdict.integrity_ok else "verification_failed"
+    metadata = {
+        "command": "verify",
+        "tree_size": verdict.size,
+        "findings": [finding.kind for finding in verdict.findings],
+    }
+    try:
+        append(session, event_type, metadata, outcome="success" if verdict.integrity_ok else "failure")
+    except KlingAuditError:
+        return False
+    return True
