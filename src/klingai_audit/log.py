@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from klingai_audit.config import Places, open_store
+from klingai_audit.config import Places, open_store, state_folder
 from klingai_audit.durable import OPS, FileOps
 from klingai_audit.errors import AuditUnavailable, LogDamaged, LogNotFound, UsageError
 from klingai_audit.event.context import UNKNOWN_ACTOR, resolve
@@ -256,6 +256,23 @@ class AuditLog:
             self._recorder = Recorder(self, PROVIDER)
         return self._recorder
 
+    def httpx_transport(self, inner: Any = None) -> Any:
+        """Return a transport that records Kling's calls, for clients that you compose yourself.
+
+        Serves httpx2 and httpx, sync and async; `inner` does the sending (default: a plain transport of the
+        library whose request arrives). Proxies and mounts of the client need a wrapped transport of their own:
+        `attach` wraps them all.
+        """
+        from klingai_audit.capture.httpx import audited_transport
+
+        return audited_transport(self.recorder, inner)
+
+    def attach(self, client: Any) -> None:
+        """Audit an existing httpx2 or httpx client in place: its transport and that of every mount and proxy."""
+        from klingai_audit.capture.httpx import attach_client
+
+        attach_client(client, self.recorder)
+
     # --- answers ----------------------------------------------------------------------------------
 
     def entries(self, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
@@ -277,11 +294,19 @@ class AuditLog:
         return activity(self.reader.entries(), actor, days=days, subjects=self.subjects)
 
     def verify(self, **options: Any) -> Verdict:
-        """Publish, then verify the whole log with this log's own public key; options as in `trust.verify.verify`."""
+        """Publish, then verify the whole log; returns a graded verdict and never raises for what the log holds.
+
+        Starts from the key in the keys folder and the remembered head in the state folder; `options` are those of
+        `klingai_audit.trust.verify.verify`.
+        """
         from klingai_audit.trust.verify import verify
 
         self.flush("published")
-        return verify(self.reader.store, key=self.vkey, **options)
+        terms = {"key": self.vkey, "key_source": "keys folder", "remembered": self._remembered(), "policy": self.policy}
+        return verify(self.reader.store, **{**terms, **options})
+
+    def _remembered(self) -> bytes | None:
+        return state_folder(self.places).read_head()
 
 
 def _must_create(places: Places, keys: KeyFolder, state: StateFolder, *, exists: bool, create: bool) -> bool:
