@@ -88,14 +88,23 @@ class Stage:
     narrator: Narrator
     tasks: list[str] = field(default_factory=list)
 
-    def client(self, *, tries: int = 3, **credentials: str) -> KlingAI:
-        """Return an audited client of the simulator, with the API key unless told otherwise."""
+    def client(
+        self,
+        *,
+        tries: int = 3,
+        api_key: str | None = None,
+        access_key: str | None = None,
+        secret_key: str | None = None,
+    ) -> KlingAI:
+        """Return an audited client of the simulator, with its API key unless another credential is given."""
         return KlingAI(
             audit=self.audit,
             base_url=self.base_url,
             retries=Retries(attempts=tries, first=0.05, cap=0.2),
             trust_env=False,
-            **(credentials or {"api_key": DEFAULT_API_KEY}),
+            api_key=DEFAULT_API_KEY if api_key is None and access_key is None else api_key,
+            access_key=access_key,
+            secret_key=secret_key,
         )
 
 
@@ -239,9 +248,9 @@ def _administration(stage: Stage) -> None:
 
 
 def _refused(
-    stage: Stage, person: Person, prompt: str, expected: type[Exception], words: str, **credentials: str
+    stage: Stage, person: Person, prompt: str, expected: type[Exception], words: str, *, api_key: str | None = None
 ) -> None:
-    with _as(person), stage.client(**credentials) as kling:
+    with _as(person), stage.client(api_key=api_key) as kling:
         try:
             kling.text_to_video(_PROMPTS[prompt], model="kling-3.0-turbo", duration=5)
         except expected:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -11,9 +15,11 @@ from cyclopts import Parameter
 
 from klingai_audit.cli.options import Record
 from klingai_audit.cli.session import Session, SessionArgument
+from klingai_audit.durable import OPS
 
 if TYPE_CHECKING:
     from klingai_audit.config import Places
+    from klingai_audit.privacy.policy import Policy
     from klingai_audit.trust.reading import Progress
     from klingai_audit.trust.verdict import Verdict
     from klingai_audit.upkeep.drill import DrillResult
@@ -80,28 +86,65 @@ def check_log(
     from klingai_audit.config import open_store, trusted_key
     from klingai_audit.errors import LogNotFound
     from klingai_audit.ledger.state import StateFolder
+    from klingai_audit.trust.remember import recall, remember
     from klingai_audit.trust.verify import verify as check
 
     places = session.places
-    remembered = StateFolder(places.state).read_head()
+    head = StateFolder(places.state).read_head()
     others = _other_keys(places)
+    vkey: str | None
     try:
         trusted = trusted_key(places, key, first_use=first_use)
-        vkey, source = trusted.vkey, trusted.source
+        vkey, source = trusted.vkey, str(trusted.source)
     except LogNotFound:
-        if remembered is None:
+        if head is None:
             raise
-        vkey, source = next(((vkey, where) for vkey, where in others), (None, ""))
-    return check(
+        vkey, source = next(iter(others), (None, ""))
+    memory = memory_folder(places)
+    verdict = check(
         open_store(places),
         key=vkey,
         key_source=source,
         also=[(other, where) for other, where in others if where != source],
         epoch_key=_first_epoch_key(places, epoch_key),
-        remembered=remembered,
+        remembered=head,
+        policy=_policy(places),
+        quick_from=recall(memory) if quick and memory is not None else None,
         proofs_only=proofs_only,
         progress=progress,
     )
+    if memory is not None and not proofs_only:
+        remember(memory, verdict.memory)
+    return verdict
+
+
+def memory_folder(places: Places) -> Path | None:
+    """Return where this verifier remembers what it verified: the state folder, else a private temporary one.
+
+    None if neither can be had; a temporary folder that belongs to somebody else is not believed.
+    """
+    if places.state.is_dir() and os.access(places.state, os.W_OK):
+        return places.state
+    name = hashlib.sha256(os.path.realpath(places.log).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    base = Path(tempfile.gettempdir()) / f"klingai-audit-{os.getuid()}"
+    try:
+        OPS.make_folder(base, 0o700)
+        info = base.lstat()
+    except OSError:
+        return None
+    private = stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and not info.st_mode & 0o077
+    return base / name if private else None
+
+
+def _policy(places: Places) -> Policy | None:
+    """Return the log's policy if it can be read here; a verifier with public keys only has none."""
+    from klingai_audit.errors import KlingAuditError
+    from klingai_audit.privacy.policy import Policy
+
+    try:
+        return Policy.load(places.keys / "policy.toml")
+    except KlingAuditError:
+        return None
 
 
 def _first_epoch_key(places: Places, option: str | None) -> str | None:
