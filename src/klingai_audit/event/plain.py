@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from klingai_audit.errors import InvalidEvent
 
-__all__ = ["MAX_DEPTH", "MAX_INTEGER", "check_json", "find_surrogate", "pointer_of"]
+__all__ = ["MAX_DEPTH", "MAX_INTEGER", "check_json", "fault_of", "find_surrogate", "pointer_of"]
 
 MAX_DEPTH: Final = 16
 """Nesting limit: the checked value is level 1; an object or array on level 17 is refused."""
@@ -29,14 +29,18 @@ def check_json(value: object, pointer: str = "", *, depth: int = 0) -> None:
     `pointer` is where `value` stands, `depth` how many levels are above it.
     Raises: InvalidEvent naming pointer and type.
     """
-    fault: tuple[str, list[str | int]] | None = None
+    fault = fault_of(value, depth=depth)
+    if fault is not None:
+        raise InvalidEvent(f"{pointer}{pointer_of(fault[1], shorten=True)}: {fault[0]}")
+
+
+def fault_of(value: object, *, depth: int = 0) -> tuple[str, list[str | int]] | None:
+    """Return why `value` is not plain JSON and the path of keys and indexes to the first fault, or None."""
     try:
         _check(value, depth + 1)
     except _NotJsonError as exc:
-        fault = (exc.reason, exc.path)
-    if fault is not None:
-        reason, path = fault
-        raise InvalidEvent(f"{pointer}{pointer_of(reversed(path), shorten=True)}: {reason}")
+        return exc.reason, exc.path[::-1]
+    return None
 
 
 def pointer_of(path: Iterable[str | int], *, shorten: bool = False) -> str:

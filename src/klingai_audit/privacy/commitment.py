@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from klingai_audit.errors import InvalidEvent
-from klingai_audit.event.record import check_json
+from klingai_audit.event.plain import fault_of
 
 __all__ = ["ToCommit", "check_opening", "commit", "is_commitment", "opening", "value_bytes"]
 
@@ -61,7 +61,10 @@ def value_bytes(value: object, pointer: str = "") -> bytes:
         return value.encode("utf-8", "surrogatepass")
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
-    check_json(value, pointer)
+    fault = fault_of(value)
+    if fault is not None:
+        # Without the path inside: the keys in there are content as well.
+        raise InvalidEvent(f"{pointer}: {fault[0]} (in a value to commit to)")
     try:
         return _encode_json(value)
     except UnicodeEncodeError:

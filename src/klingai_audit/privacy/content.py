@@ -10,7 +10,7 @@ import msgspec
 
 from klingai_audit.privacy.masks import mask_text
 from klingai_audit.privacy.secrets import REMOVED, generation, is_learned, scrub_text
-from klingai_audit.privacy.shapes import QUOTED, has_shape, squash
+from klingai_audit.privacy.shapes import QUOTED, SIGN, has_shape, squash, withhold
 
 __all__ = ["Content", "cut_user_agent"]
 
@@ -82,7 +82,7 @@ class Content:
     def _one_pass(self, text: str) -> str:
         text = scrub_text(text)
         if self._in_text is not None and ("=" in text or ":" in text):
-            text = self._in_text.sub(_remove_value, text)
+            text = self._in_text.sub(withhold, text)
         return mask_text(text)
 
     def _remember(self, text: str) -> None:
@@ -123,27 +123,15 @@ def _text_rule(exact: list[str], ends: list[str]) -> re.Pattern[str] | None:
     if not cores:
         return None
     cores.sort(key=len, reverse=True)
-    sign = r"\\{0,63}[\"']?\s{0,8}"
     return re.compile(
-        rf"(?:{'|'.join(cores)})(?:(?<=prompt){sign}(?>=>|[:=])\s{{0,8}}+(?P<line>(?!\\{{0,63}}[\"'])[^\n\"'&]++)"
-        rf"|{sign}(?>=>|[:=])\s{{0,8}}+(?P<quoted>{QUOTED})|=(?!>)(?P<bare>[^\s\"'&;]++))",
+        rf"(?:{'|'.join(cores)})(?P<prompt>(?<=prompt))?{SIGN}(?:(?P<quoted>{QUOTED})"
+        r"|(?P<line>(?(prompt)[^\n\"'&]++|(?!)))|(?<==)(?P<bare>[^\s\"'&;]++))",
         re.IGNORECASE,
     )
 
 
 def _loosely(name: str) -> str:
     return "[_-]?".join(re.escape(part) for part in name.split("_") if part)
-
-
-def _remove_value(found: re.Match[str]) -> str:
-    form = found.lastgroup or "bare"
-    value = found[form]
-    opening = value[: len(value) - len(value.lstrip("\\\"'"))] if form == "quoted" else ""
-    content = value[len(opening) :]
-    closing = content[len(content.rstrip("\\")) :] if form == "quoted" else ""
-    if not content[: len(content) - len(closing)].strip() or content.startswith(REMOVED):
-        return found.group()
-    return found.group()[: found.start(form) - found.start()] + opening + REMOVED + closing
 
 
 def cut_user_agent(text: str) -> str:

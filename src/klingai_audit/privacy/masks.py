@@ -30,6 +30,7 @@ _IPV6: Final = re.compile(r"(?<![\w:.])(?=[\w.]*+:[\w.]*+:)([\w:.]++)((?:%[\w.-]
 _IPV6_LABEL: Final = re.compile(r"[0-9A-Fa-f]{0,4}|(?:\d{1,3}\.){3}\d{1,3}", re.ASCII).fullmatch
 _MAX_IPV6_LABELS: Final = 10  # eight groups, and a colon too many at either end
 _MASKED_IP: Final = re.compile(r"\d{1,3}\.\d{1,3}\.xxx\.xxx|[0-9a-f:]{2,12}/32", re.ASCII).fullmatch
+_MAX_PASSES: Final = 8
 _MIN_IPV6_DIGITS: Final = 4  # `a::b` is more often code than an address
 
 
@@ -96,12 +97,22 @@ def mask_id(text: str) -> str:
 
 def mask_text(text: str) -> str:
     """Return `text` with every e-mail and IP address shape in it masked; other text is left alone."""
-    if "@" in text or "%40" in text or "u0040" in text:
-        text = _EMAIL.sub(_mask_found_email, text)
+    # A mask can complete the domain of an address before it, so addresses go first, and once more if need be.
+    for _ in range(_MAX_PASSES):
+        fresh = _one_pass(text)
+        if fresh == text:
+            break
+        text = fresh
+    return text
+
+
+def _one_pass(text: str) -> str:
     if text.count(":") > 1:
         text = _IPV6.sub(_mask_found_ipv6, text)
     if text.count(".") > 2:
         text = _IPV4.sub(r"\1.xxx.xxx", text)
+    if "@" in text or "%40" in text or "u0040" in text:
+        text = _EMAIL.sub(_mask_found_email, text)
     return text
 
 

@@ -6,7 +6,17 @@ import re
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["QUOTED", "REMOVED", "has_shape", "is_secret_name", "keeps_number", "scrub_shapes", "squash"]
+__all__ = [
+    "QUOTED",
+    "REMOVED",
+    "SIGN",
+    "has_shape",
+    "is_secret_name",
+    "keeps_number",
+    "scrub_shapes",
+    "squash",
+    "withhold",
+]
 
 REMOVED: Final = "[removed]"
 """What stands where something was withheld and not even a commitment is kept."""
@@ -73,10 +83,19 @@ _WEAK: Final = r"secret|token|credential|jwt|session[_\-]?(?:id|key)"
 QUOTED: Final = r'"(?:[^"\\\n]|\\.)*+|\'(?:[^\'\\\n]|\\.)*+|\\{1,63}"[^"\n]*+|\\{1,63}\'[^\'\n]*+'
 """Pattern of a quoted value in running text, from its opening quotation mark up to the closing one."""
 
+# Atomic and possessive where a value begins: otherwise a `>` or a space would be taken for the value.
+SIGN: Final = r"\\{0,63}[\"']?\s{0,8}(?P<sign>(?>=>|[:=]))(?P<space>\s{0,8}+)(?:b(?=\\{0,63}[\"']))?"
+"""Pattern of what stands between a name and its value in running text, closing quotation mark of the name included."""
+
 _KEYED: Final = re.compile(
-    rf"(?:(?P<strong>{_STRONG})|(?P<header>{_HEADERS})|(?P<weak>{_WEAK}))"
-    r"(?:\\{0,63}[\"']?\s{0,8}(?P<sign>(?>=>|[:=]))(?P<space>\s{0,8}+)|\\{0,63}[\"']\s{0,8},\s{0,8}(?=b?\\{0,63}[\"']))(?:b(?=\\{0,63}[\"']))?"
+    rf"(?:(?P<strong>{_STRONG})|(?P<header>{_HEADERS})|(?P<weak>{_WEAK})){SIGN}"
     rf"(?:(?P<quoted>{QUOTED})|(?P<line>(?(header)[^\"'\n]++|(?!)))|(?P<bare>[^\s\"'&;]++))",
+    re.IGNORECASE,
+)
+# ('authorization', 'Bearer …'): a header as a pair, as programs print it.
+_PAIR: Final = re.compile(
+    rf"[\[(]\s{{0,4}}b?\\{{0,63}}[\"'][\w-]{{0,40}}?(?:{_STRONG}|{_HEADERS}|{_WEAK})\\{{0,63}}[\"']"
+    rf"\s{{0,4}},\s{{0,4}}b?(?P<quoted>{QUOTED})",
     re.IGNORECASE,
 )
 _PEM_BEGIN: Final = "-----BEGIN "
@@ -100,6 +119,8 @@ def scrub_shapes(text: str) -> str:
         text = _SCHEME.sub(_clean_scheme, text)
     if "=" in text or ":" in text or '"' in text or "'" in text:
         text = _KEYED.sub(_clean_keyed, text)
+    if "(" in text or "[" in text:
+        text = _PAIR.sub(withhold, text)
     return text
 
 
@@ -138,24 +159,31 @@ def _looks_secret(value: str, *, hyphen: bool = True) -> bool:
 
 
 def _clean_keyed(found: re.Match[str]) -> str:
-    begin = found.start()
-    for form in ("quoted", "line", "bare"):
-        value = found[form]
-        if value is None:
-            continue
-        opening = value[: len(value) - len(value.lstrip("\\\"'"))] if form == "quoted" else ""
-        kept = found.group()[: found.start(form) - begin] + opening
-        content = value[len(opening) :]
-        closing = content[len(content.rstrip("\\")) :] if form == "quoted" else ""
-        core = content[: len(content) - len(closing)]
-        if not core.strip() or core.startswith(REMOVED):
-            return found.group()
-        prose = form == "bare" and found["weak"] and found["sign"] == ":" and found["space"]
+    bare = found["bare"]
+    if bare is not None and found["weak"] and found["sign"] == ":" and found["space"]:
+        # Prose: "the secret: love conquers all". At the end of a line it is taken for a value.
         followed = found.string[found.end() : found.end() + 2].strip(" \t")
-        if prose and followed and not _looks_secret(core):
+        if followed and not _looks_secret(bare):
             return found.group()
-        return kept + REMOVED + closing
-    return found.group()
+    return withhold(found)
+
+
+def withhold(found: re.Match[str]) -> str:
+    """Return the text of a match with its group `quoted`, `line` or `bare` replaced by `[removed]`.
+
+    Quotation marks stay. Blank values, and those that were replaced before, stay as they are.
+    """
+    form = next(name for name in ("quoted", "line", "bare") if found.groupdict().get(name) is not None)
+    value = found[form]
+    begin, end = 0, len(value)
+    if form == "quoted":
+        begin = len(value) - len(value.lstrip("\\\"'"))
+        end = max(begin, len(value.rstrip("\\")))
+    content = value[begin:end]
+    if not content.strip() or content == REMOVED:
+        return found.group()
+    kept = found.group()[: found.start(form) - found.start()]
+    return kept + value[:begin] + REMOVED + value[end:]
 
 
 # --- URLs --------------------------------------------------------------------------------------------

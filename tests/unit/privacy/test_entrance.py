@@ -173,8 +173,8 @@ def test_values_of_other_types_become_plain(entrance: Entrance) -> None:
         ({"a": b"x"}, "/metadata/a: a value of type bytes is not JSON"),
         ({"a": {1: 2}}, "/metadata/a: a key of type int, keys are str"),
         ({"user@example.com": {1, 2}}, "/metadata/us***@example.com: a value of type set is not JSON"),
-        ({"prompt": {1, 2}}, "/metadata/prompt: a value of type set is not JSON"),
-        ({"prompt": [b"x"]}, "/metadata/prompt/0: a value of type bytes is not JSON"),
+        ({"prompt": {1, 2}}, "/metadata/prompt: a value of type set is not JSON (in a value to commit to)"),
+        ({"prompt": [b"x"]}, "/metadata/prompt: a value of type bytes is not JSON (in a value to commit to)"),
     ],
 )
 def test_errors_name_place_and_type(entrance: Entrance, metadata: dict[str, Any], message: str) -> None:
