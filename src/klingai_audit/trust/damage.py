@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from klingai_audit.ledger.line import seq_of
+from klingai_audit.ledger.line import parse_members, seq_of
 from klingai_audit.ledger.store import Store
 from klingai_audit.tlog.merkle import leaf_hash
 from klingai_audit.tlog.tile import HASH_BYTES
@@ -133,18 +133,18 @@ def _rehashed(scanned: Scanned) -> Forest:
     return forest
 
 
-def _claimed(scanned: Scanned, begin: int, end: int) -> dict[int, bytes]:
-    """Leaf hashes by claimed index, of the lines that claim to be entries `[begin, end)`."""
-    found: dict[int, bytes] = {}
+def _claimed(scanned: Scanned, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (entry, leaf hash) for entries `[begin, end)`: of the lines that claim to be them, and by their links."""
     for part in scanned.ranges:
         report = part.report
-        if report.sound and not (report.base < end and begin < report.base + report.lines):
+        if report.sound and not (report.base <= end and begin < report.base + report.lines):
             continue
         for line in scanned.read(part):
-            seq = seq_of(line.data)
-            if seq is not None and begin <= seq < end:
-                found.setdefault(seq, leaf_hash(line.data))
-    return found
+            members = parse_members(line.data)
+            if members is not None and begin <= members.seq < end:
+                yield members.seq, leaf_hash(line.data)
+            if members is not None and begin < members.seq <= end:
+                yield members.seq - 1, members.prev_hash
 
 
 def _renamed(store: Store, look: Look, found: Diagnosis, expected: Expected) -> list[DayFile]:

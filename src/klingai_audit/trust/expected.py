@@ -2,14 +2,14 @@
 
 A root commits to everything before it. So the largest signed size at which either the stored hashes or the
 entries have the signed root proves all of that source below it. Above, each stretch between two checkpoints is
-tried with few exchanges between the two sources; where none gives the root, the rest is lost and only a range
-can be named.
+tried with few exchanges between the sources (stored hashes, entries, and the links that name them); where none
+gives the root, the rest is lost and only a range can be named.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,15 +20,15 @@ from klingai_audit.trust.forest import Forest
 
 __all__ = ["Expected", "build_expected"]
 
-_MAX_EXCHANGES: Final = 6
+_MAX_WAYS: Final = 64
 _PIECE: Final = 4096
 _LONGEST_TRIED: Final = 1 << 16
 
 Leaves = Callable[[int, int], bytes]
 """`(begin, end)` -> leaf hashes of entries `[begin, end)`, 32 bytes each, fewer if there are none."""
 
-Claimed = Callable[[int, int], dict[int, bytes]]
-"""`(begin, end)` -> leaf hash of the line that claims to be that entry, for entries `[begin, end)`."""
+Claimed = Callable[[int, int], Iterable[tuple[int, bytes]]]
+"""`(begin, end)` -> (entry, leaf hash) as the lines have it: hashed from the entry, and stated by the next link."""
 
 
 @dataclass(slots=True)
@@ -131,34 +131,42 @@ def _matching(anchors: Sequence[Anchor], stored: Leaves) -> list[Anchor]:
 def _try_stretch(
     expected: Expected, tree: CompactRange, begin: int, anchor: Anchor, stored: Leaves, claimed: Claimed
 ) -> bool:
-    """Try to prove entries `[begin, anchor.size)` with hashes from either source; extends `expected` and `tree`."""
-    if anchor.size - begin > _LONGEST_TRIED:
-        return False
+    """Try to prove entries `[begin, anchor.size)` with hashes from any source; extends `expected` and `tree`."""
     count = anchor.size - begin
-    kept = stored(begin, anchor.size)
-    kept += bytes(count * HASH_BYTES - len(kept))
-    base = [kept[at : at + HASH_BYTES] for at in range(0, len(kept), HASH_BYTES)]
-    other = claimed(begin, anchor.size)
-    differing = [seq for seq, leaf in sorted(other.items()) if base[seq - begin] != leaf]
-    missing = [begin + n for n, leaf in enumerate(base) if not any(leaf)]
-    if any(seq not in other for seq in missing):
+    if count > _LONGEST_TRIED:
         return False
-    for seq in missing:
-        base[seq - begin] = other[seq]
-    free = [seq for seq in differing if seq not in set(missing)]
-    if len(free) > _MAX_EXCHANGES:
-        choices: list[tuple[int, ...]] = [(), tuple(free)]
-    else:
-        choices = [pick for n in range(len(free) + 1) for pick in itertools.combinations(free, n)]
-    for pick in choices:
-        trial = list(base)
-        for seq in pick:
-            trial[seq - begin] = other[seq]
+    kept = stored(begin, anchor.size)
+    choices = [[kept[at : at + HASH_BYTES]] for at in range(0, len(kept), HASH_BYTES)]
+    choices += [[] for _ in range(count - len(choices))]
+    for seq, leaf in claimed(begin, anchor.size):
+        if leaf not in choices[seq - begin]:
+            choices[seq - begin].append(leaf)
+    if not all(choices):
+        return False
+    for picked in _combinations(choices):
         grown = tree.copy()
-        grown.extend(b"".join(trial))
+        grown.extend(b"".join(picked))
         if grown.root() == anchor.root:
-            tree.extend(b"".join(trial))
+            tree.extend(b"".join(picked))
             expected.proven = anchor.size
-            expected._exchanged |= {seq: other[seq] for seq in (*pick, *missing)}  # noqa: SLF001
+            expected._exchanged |= {  # noqa: SLF001  # this module builds what that class holds
+                begin + number: leaf
+                for number, leaf in enumerate(picked)
+                if leaf != kept[number * HASH_BYTES : (number + 1) * HASH_BYTES]
+            }
             return True
     return False
+
+
+def _combinations(choices: list[list[bytes]]) -> Iterator[list[bytes]]:
+    """Yield ways to choose one hash for each entry, all of them if there are few, else only the uniform ones."""
+    ways = 1
+    for options in choices:
+        ways *= len(options)
+        if ways > _MAX_WAYS:
+            yield [options[0] for options in choices]
+            yield [options[-1] for options in choices]
+            yield [options[min(1, len(options) - 1)] for options in choices]
+            return
+    for picked in itertools.product(*choices):
+        yield list(picked)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from tests.support.logsmith import VECTOR_PROMPT, VECTOR_TASK, vector, vector_markdown
 
 PAGE = (Path(__file__).parents[3] / "docs" / "format.md").read_text("utf-8")
