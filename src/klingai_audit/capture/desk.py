@@ -240,9 +240,10 @@ class Desk:
         self._keep(item, cause)
 
     def _keep(self, item: Item, cause: Exception) -> None:
-        lost = len(self._late) >= MAX_LATE
-        if not lost:
-            self._late.append(item)
+        with self._lock:
+            lost = len(self._late) >= MAX_LATE
+            if not lost:
+                self._late.append(item)
         self._count(item, lost=lost)
         self._cause = cause
         self._tell(item, cause)

@@ -166,14 +166,17 @@ class Recorder:
         except Exception as exc:  # noqa: BLE001  an interpreter that fails must not make an act silent
             outcomes, key = [Outcome(draft=_unreadable(intent, exchange, exc))], None
         items = []
-        if key is not None and self._key_is_due(key, exchange):
-            items.append(_item(_ended(key, exchange), operation, exchange.request, token))
         for outcome in outcomes:
             if outcome.unresolved is not None:
                 self.memory.leave_unresolved(intent.correlation_id or "", outcome.unresolved)
             item = self._news(outcome, operation, exchange, token)
             if item is not None:
                 items.append(item)
+        if key is not None and self._key_is_due(key, exchange):
+            told = items[0].entry if items else None
+            if isinstance(told, Draft):
+                key = key.replace(correlation_id=told.correlation_id)
+            items.insert(0, _item(_ended(key, exchange), operation, exchange.request, token))
         return items
 
     def _prepare(self, request: RequestFacts, operation: Operation | None, mark: Mark | None) -> Attempt | None:
@@ -218,7 +221,8 @@ class Recorder:
         return bool(self.sink.policy.failure.for_class(attempt.operation.failure_class) != "warn")
 
     def _not_recorded(self, attempt: Attempt, item: Item, exc: Exception) -> None:
-        if isinstance(exc, UsageError):
+        if isinstance(exc, UsageError | Warning):  # the caller's to solve, or what the caller made an error of
+            attempt.abandon()
             raise exc
         if self._refuses(attempt):
             attempt.abandon()

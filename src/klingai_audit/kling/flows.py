@@ -158,12 +158,11 @@ def create_task(order: Order, retries: Retries, extra: Mapping[str, Any] | None 
     external_id = new_event_id()
     body = order.with_external_id(external_id)
     doubtful = False
+    cause: Exception | None = None
     for attempt in range(1, retries.attempts + 1):
         more: dict[str, Any] = dict(extra or {})
         if attempt > 1:
-            more["attempt"] = attempt
-        if doubtful:
-            more["resend_of"] = external_id
+            more |= {"attempt": attempt, "resend_of": external_id}
         mark = Mark(
             event_id=external_id if attempt == 1 else None, correlation_id=external_id, extra=more,
             operation=_operation(order.row, model=order.model),
@@ -177,11 +176,12 @@ def create_task(order: Order, retries: Retries, extra: Mapping[str, Any] | None 
             if _is_retryable(reply) and attempt < retries.attempts:
                 yield retries.pause(attempt)
                 continue
-            if not doubtful:
+            if not doubtful and not (attempt > 1 and reply.code == 1201):
                 raise _error(order.row.action, answer)
             if reply.code != 1201:
                 break  # this sending was refused; what became of the earlier one stays unknown
         doubtful = True
+        cause = answer.error if answer is not None else None
         yield retries.pause(attempt)
         found = yield from _look_up(external_id, order.generation == "legacy", retries)
         if found is not None:
@@ -192,7 +192,7 @@ def create_task(order: Order, retries: Retries, extra: Mapping[str, Any] | None 
         f"{order.row.action} was sent, and nobody knows whether Kling accepted it.",
         external_task_id=external_id,
         do="Look it up before ordering again: kling.find(error.external_task_id).",
-    )
+    ) from cause
 
 
 def _look_up(external_id: str, legacy: bool, retries: Retries) -> Flow:  # noqa: FBT001  one caller

@@ -174,7 +174,9 @@ def test_an_entry_that_the_log_refuses_is_reduced():
     """An outcome whose content is at fault is written without it rather than not at all."""
     recorder, sink = make_recorder()
     attempt = recorder.begin(create_facts())
-    sink.fail = lambda entry: InvalidEvent("too much") if "http_status" in entry.metadata and "model" in entry.metadata else None
+    sink.fail = lambda entry: (
+        InvalidEvent("too much") if "http_status" in entry.metadata and "model" in entry.metadata else None
+    )
     attempt.finished(attempt.reply(200, {}, body=ACCEPTED))
     recorder.desk.catch_up()
     assert sink.types[-1] == "video_generation_started"

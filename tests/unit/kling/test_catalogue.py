@@ -59,7 +59,12 @@ def test_what_is_not_klings(method, url):
 
 @pytest.mark.parametrize(
     "url,sure",
-    [(f"{HOST}/tasks", True), (f"{ELSEWHERE}/tasks", False), ("http://localhost/tasks", True), ("http://[::1]/tasks", True)],
+    [
+        (f"{HOST}/tasks", True),
+        (f"{ELSEWHERE}/tasks", False),
+        ("http://localhost/tasks", True),
+        ("http://[::1]/tasks", True),
+    ],
 )
 def test_a_path_that_anyone_could_have_is_not_sure(url, sure):
     """`/tasks` on a foreign host is Kling's only if the reply looks so."""
@@ -88,7 +93,13 @@ def test_hosts():
 
 @pytest.mark.parametrize(
     "model,legacy",
-    [("kling-v2-6", True), ("kling-v3", True), ("kling-video-o1", True), ("kling-3.0-turbo", False), ("kling-o1", False)],
+    [
+        ("kling-v2-6", True),
+        ("kling-v3", True),
+        ("kling-video-o1", True),
+        ("kling-3.0-turbo", False),
+        ("kling-o1", False),
+    ],
 )
 def test_model_generations(model, legacy):
     """A model's name tells its generation."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 
 import pytest
 
@@ -29,7 +28,7 @@ def test_a_whole_file(tmp_path):
     part.discard()
     assert (done.path, done.size, done.sha256) == (target, 4, hashlib.sha256(b"film").hexdigest())
     assert target.read_bytes() == b"film"
-    assert os.listdir(tmp_path) == ["lake.mp4"]
+    assert [path.name for path in tmp_path.iterdir()] == ["lake.mp4"]
 
 
 def test_a_broken_file_leaves_nothing(tmp_path):
@@ -40,7 +39,7 @@ def test_a_broken_file_leaves_nothing(tmp_path):
     part.restart()
     part.write(b"half")
     part.discard()
-    assert os.listdir(tmp_path) == ["lake.mp4"]
+    assert [path.name for path in tmp_path.iterdir()] == ["lake.mp4"]
     assert target.read_bytes() == b"old"
 
 
@@ -60,7 +59,7 @@ def test_a_full_disk_is_a_failed_download(tmp_path, operation):
         part.write(b"film")
         part.commit()
     part.discard()
-    assert os.listdir(tmp_path) == []
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_bad_targets(tmp_path):

@@ -97,7 +97,7 @@ def told(outcomes) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("row,code", list(itertools.product(ROWS, CODES)))
 def test_every_code_on_every_row(row, code):
-    """A refusal is one entry: rate limit, policy, access; else the row's own failure; server errors leave creates open."""
+    """A refusal is one entry: rate limit, policy, access, else the row's failure; server errors leave creates open."""
     _, outcomes, _ = interpret(row, status=CODES[code].http_status, body=envelope(code=code, message="no"))
     if row == "download":
         expected = ("video_downloaded", "failure")
@@ -179,7 +179,9 @@ def test_a_create_that_has_ended_already(row):
     assert outcomes[1].draft.event_id == end_event_id("o", TASK, "succeeded")
 
 
-@pytest.mark.parametrize("row,status", list(itertools.product(QUERIES, ["submitted", "processing", "succeeded", "failed", "odd"])))
+@pytest.mark.parametrize(
+    "row,status", list(itertools.product(QUERIES, ["submitted", "processing", "succeeded", "failed", "odd"]))
+)
 def test_every_status_on_every_query(row, status):
     """A status or the end of the task; a list also leaves its own entry; unknown running tasks in lists leave none."""
     _, outcomes, _ = interpret(row, status=200, body=envelope(task(row, status)))
@@ -224,10 +226,14 @@ def test_all_types_are_registered():
 def test_a_known_task_is_told_with_what_is_known():
     """Correlation, product, generation and model come from the create, whatever route the end is seen on."""
     memory = Memory("o")
-    intent, (opened,), _ = interpret("new create", status=200, body=envelope(task("new create", "submitted")), memory=memory)
+    intent, (opened,), _ = interpret(
+        "new create", status=200, body=envelope(task("new create", "submitted")), memory=memory
+    )
     memory.observe(opened.sight, None, NOON, poll=False, all_reads=False)
     for row in ("legacy one", "tasks by id", "tasks search"):
-        _, outcomes, _ = interpret(row, status=200, body=envelope(task(row, "failed", message="why", task_status_msg="why")), memory=memory)
+        _, outcomes, _ = interpret(
+            row, status=200, body=envelope(task(row, "failed", message="why", task_status_msg="why")), memory=memory
+        )
         draft = outcomes[0].draft
         assert (draft.event_type, draft.correlation_id) == ("video_generation_failed", intent.event_id)
         assert (draft.metadata["generation"], draft.metadata["model"]) == ("new", "kling-3.0")
@@ -236,7 +242,11 @@ def test_a_known_task_is_told_with_what_is_known():
 
 @pytest.mark.parametrize(
     "external,correlation",
-    [(EXTERNAL, EXTERNAL), ("mine-7", end_event_id("o", TASK, "succeeded")), (None, end_event_id("o", TASK, "succeeded"))],
+    [
+        (EXTERNAL, EXTERNAL),
+        ("mine-7", end_event_id("o", TASK, "succeeded")),
+        (None, end_event_id("o", TASK, "succeeded")),
+    ],
 )
 def test_an_unknown_task_is_joined_by_ids(external, correlation):
     """A process that does not know the task uses the caller's id if it is a UUID, else the id of its end."""
@@ -249,7 +259,9 @@ def test_an_unknown_task_is_joined_by_ids(external, correlation):
 def test_a_lost_create_is_found_again(status):
     """The task of an ambiguous create, when it is seen, gets the start that nobody saw, then its state."""
     memory = Memory("o")
-    memory.leave_unresolved(EXTERNAL, {"product": "video", "generation": "new", "model": "kling-3.0", "action": "text_to_video"})
+    memory.leave_unresolved(
+        EXTERNAL, {"product": "video", "generation": "new", "model": "kling-3.0", "action": "text_to_video"}
+    )
     body = envelope([{"id": TASK, "status": status, "external_id": EXTERNAL}])
     _, outcomes, _ = interpret("tasks by id", status=200, body=body, memory=memory)
     start = outcomes[0].draft
@@ -260,7 +272,7 @@ def test_a_lost_create_is_found_again(status):
 
 
 def test_a_resent_create_that_exists_is_not_a_failure():
-    """The refusal of a second sending says that the first took effect; of a first one, that the caller's id is taken."""
+    """A second sending is refused because the first took effect; a first one because the caller's id is taken."""
     sent = json.dumps({"prompt": "a", "options": {"external_task_id": EXTERNAL}}).encode()
     ending = {"status": 400, "body": envelope(code=1201, message=f"External_task_id {EXTERNAL} already exists")}
     _, outcomes, _ = interpret("new create", order=sent, extra={"resend_of": EXTERNAL}, **ending)
@@ -293,9 +305,14 @@ def test_the_end_states_results_and_charge():
 def test_a_list_of_many():
     """Ends of all tasks, states of known ones, nothing for strangers' running tasks, and the list itself."""
     memory = Memory("o")
-    _, (opened,), _ = interpret("new create", status=200, body=envelope(task("new create", "submitted", "1")), memory=memory)
+    _, (opened,), _ = interpret(
+        "new create", status=200, body=envelope(task("new create", "submitted", "1")), memory=memory
+    )
     memory.observe(opened.sight, None, NOON, poll=False, all_reads=False)
-    tasks = [{"id": name, "status": status} for name, status in [("1", "processing"), ("2", "processing"), ("3", "failed"), ("4", "succeeded")]]
+    tasks = [
+        {"id": name, "status": status}
+        for name, status in [("1", "processing"), ("2", "processing"), ("3", "failed"), ("4", "succeeded")]
+    ]
     body = envelope({"result": tasks, "count": 4, "has_more": False})
     _, outcomes, _ = interpret("tasks search", status=200, body=body, memory=memory)
     assert [(str(outcome.draft.event_type), outcome.draft.resource_id) for outcome in outcomes] == [
@@ -319,7 +336,9 @@ def test_tasks_of_someone_elses_server_are_not_klings():
 def test_results_are_recognised_by_their_links():
     """A download from any host is one if a task's record named its link."""
     memory = Memory("o")
-    body = envelope(task("legacy one", "succeeded", task_result={"videos": [{"id": "v1", "url": "https://x.example/1"}]}))
+    body = envelope(
+        task("legacy one", "succeeded", task_result={"videos": [{"id": "v1", "url": "https://x.example/1"}]})
+    )
     _, (end,), _ = interpret("legacy one", status=200, body=body, memory=memory)
     assert PROVIDER.classify("GET", "https://x.example/1", memory) is None
     memory.observe(end.sight, None, NOON, poll=True, all_reads=False)
@@ -328,13 +347,22 @@ def test_results_are_recognised_by_their_links():
 
 
 @pytest.mark.parametrize(
-    "url,medium", [("https://cdn.klingai.com/a.mp4", "video"), ("https://cdn.klingai.com/a.PNG?x", "image"), ("https://cdn.klingai.com/a.mp3", "audio")]
+    "url,medium",
+    [
+        ("https://cdn.klingai.com/a.mp4", "video"),
+        ("https://cdn.klingai.com/a.PNG?x", "image"),
+        ("https://cdn.klingai.com/a.mp3", "audio"),
+    ],
 )
 def test_downloads_name_their_medium(url, medium):
     """The file's name tells the medium; the link itself is committed."""
     media = Media(sha256="0" * 64, bytes=3, type="video/mp4", complete=True)
-    intent, (outcome,), key = interpret(("GET", url), status=200, media=media)
-    assert (intent.event_type, intent.outcome, intent.metadata["url"]) == (f"{medium}_downloaded", "unknown", ToCommit(url))
+    intent, (outcome,), _ = interpret(("GET", url), status=200, media=media)
+    assert (intent.event_type, intent.outcome, intent.metadata["url"]) == (
+        f"{medium}_downloaded",
+        "unknown",
+        ToCommit(url),
+    )
     assert (outcome.draft.event_type, outcome.draft.outcome) == (f"{medium}_downloaded", "success")
     assert outcome.draft.metadata["sha256"] == "0" * 64
 
@@ -351,9 +379,25 @@ json_values = st.recursive(
     max_leaves=12,
 )
 fields = st.sampled_from(
-    ["prompt", "negative_prompt", "settings", "options", "duration", "mode", "external_task_id", "contents", "multi_prompt",
-     "model_name", "callback_url", "camera_control", "config", "watermark_info", "image", "x"]
-)  # fmt: skip
+    [
+        "prompt",
+        "negative_prompt",
+        "settings",
+        "options",
+        "duration",
+        "mode",
+        "external_task_id",
+        "contents",
+        "multi_prompt",
+        "model_name",
+        "callback_url",
+        "camera_control",
+        "config",
+        "watermark_info",
+        "image",
+        "x",
+    ]
+)
 bodies = st.one_of(
     st.binary(max_size=40),
     st.dictionaries(fields, json_values | st.dictionaries(fields, json_values, max_size=5), max_size=6).map(
@@ -399,8 +443,13 @@ def test_content_is_committed_and_settings_kept():
     ratio = said["settings"].pop("aspect_ratio")
     assert isinstance(ratio, ToCommit)
     assert said["settings"] == {
-        "mode": "pro", "sound": "on", "cfg_scale": 0.5, "duration": "5", "camera": "simple", "camera_moves": {"zoom": 3},
-    }  # fmt: skip
+        "mode": "pro",
+        "sound": "on",
+        "cfg_scale": 0.5,
+        "duration": "5",
+        "camera": "simple",
+        "camera_moves": {"zoom": 3},
+    }
     assert (said["model"], said["external_task_id"], said["generation"]) == ("kling-v3", "mine-1", "legacy")
     assert said["other_fields"] == ["image"]
 

@@ -19,7 +19,13 @@ def test_the_new_design():
     assert (order.path, order.generation, order.model) == ("/text-to-video/kling-3.0", "new", "kling-3.0")
     assert order.with_external_id("mine") == {
         "prompt": "a lake",
-        "settings": {"resolution": "1080p", "aspect_ratio": "1:1", "duration": 5, "multi_shot": False, "audio": "native"},
+        "settings": {
+            "resolution": "1080p",
+            "aspect_ratio": "1:1",
+            "duration": 5,
+            "multi_shot": False,
+            "audio": "native",
+        },
         "options": {
             "callback_url": "https://hooks.example/",
             "watermark_info": {"enabled": True},
@@ -32,11 +38,21 @@ def test_the_legacy_design():
     """Model in the body, flat, durations as text."""
     order = text_to_video_order(
         "a lake",
-        {"model": "kling-v2-6", "duration": 10, "mode": "pro", "negative_prompt": "blur", "audio": False, "cfg_scale": 0.5,
-         "camera_control": {"type": "simple"}, "multi_prompt": [{"index": 1}], "shot_type": "customize",
-         "multi_shot": True, "watermark": False},
+        {
+            "model": "kling-v2-6",
+            "duration": 10,
+            "mode": "pro",
+            "negative_prompt": "blur",
+            "audio": False,
+            "cfg_scale": 0.5,
+            "camera_control": {"type": "simple"},
+            "multi_prompt": [{"index": 1}],
+            "shot_type": "customize",
+            "multi_shot": True,
+            "watermark": False,
+        },
         new_design=True,
-    )  # fmt: skip
+    )
     assert (order.path, order.generation) == ("/v1/videos/text2video", "legacy")
     assert order.with_external_id("mine") == {
         "model_name": "kling-v2-6",
@@ -65,7 +81,10 @@ def test_defaults_follow_the_credential():
 def test_the_generation_can_be_named():
     """Where a model's name does not tell, the caller does."""
     assert text_to_video_order("x", {"model": "odd", "legacy": True}, new_design=False).generation == "legacy"
-    assert text_to_video_order("x", {"model": "kling-v9", "legacy": False}, new_design=True).path == "/text-to-video/kling-v9"
+    assert (
+        text_to_video_order("x", {"model": "kling-v9", "legacy": False}, new_design=True).path
+        == "/text-to-video/kling-v9"
+    )
 
 
 @pytest.mark.parametrize(

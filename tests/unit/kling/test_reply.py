@@ -16,7 +16,9 @@ LEGACY = {
     "task_status": "succeed",
     "task_status_msg": "",
     "task_info": {"external_task_id": "mine-1"},
-    "task_result": {"videos": [{"id": "v1", "url": "https://cdn/x.mp4", "watermark_url": "https://cdn/w.mp4", "duration": "5.1"}]},
+    "task_result": {
+        "videos": [{"id": "v1", "url": "https://cdn/x.mp4", "watermark_url": "https://cdn/w.mp4", "duration": "5.1"}]
+    },
     "final_unit_deduction": "3.5",
     "final_balance_deduction": {"quota": "0.49", "list_price": "0.70"},
     "created_at": 1781080778802,
@@ -29,7 +31,9 @@ NEW = {
     "external_id": "mine-1",
     "create_time": 1781080778802,
     "update_time": 1781080794151,
-    "outputs": [{"type": "video", "id": "v1", "url": "https://cdn/x.mp4", "watermark_url": "https://cdn/w.mp4", "duration": 5.1}],
+    "outputs": [
+        {"type": "video", "id": "v1", "url": "https://cdn/x.mp4", "watermark_url": "https://cdn/w.mp4", "duration": 5.1}
+    ],
     "billing": [
         {"charge_type": "unit", "amount": "3.5", "package_type": "video"},
         {"charge_type": "cash", "amount": "0.49", "cash_type": "balance", "currency": "USD", "list_price": "0.70"},
