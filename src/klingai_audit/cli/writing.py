@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -118,38 +119,19 @@ def recover(*, session: SessionArgument) -> None:
 
     What no writer acknowledged is put aside, never deleted; what contradicts a signature is damage and left as it is.
     """
-    from klingai_audit.config import open_reader, open_store
-    from klingai_audit.ledger.state import FAILED_SYNC, StateFolder
-    from klingai_audit.views.query import Filter, query
+    from klingai_audit.upkeep.recover import recover as take_up
 
     places = session.places
-    before = open_reader(places).size
-    failed_sync = (places.state / FAILED_SYNC).exists()
-    if failed_sync:
-        store, memory = open_store(places), StateFolder(places.state)
-
-        def keep(_name: str, data: bytes) -> None:
-            memory.put_aside(data)
-
-        with store.transaction(recovering=True):
-            store.recover_sync(keep)
-        store.close()
-    _open(session, create=False).close()
-    reader = open_reader(places)
-    found = [entry.metadata for entry in query(reader.entries(before, reader.size), Filter(event_type="log_recovered"))]
-    answer = {"failed_sync": failed_sync, "recovered": found, "size": reader.size}
+    done = take_up(places)
     if session.as_json:
-        session.emit(answer)
+        session.emit(asdict(done))
         return
-    session.say(
-        "The log can be written again" if failed_sync else "The log can be written", f"; {reader.size:,} entries."
-    )
-    for metadata in found:
-        aside = metadata.get("set_aside")
-        if aside:
-            session.say(f"  {aside['bytes']:,} bytes that no writer acknowledged lie in {places.state / 'aside'}")
-        if metadata.get("state_missing"):
-            session.say("  the memory of earlier writers was missing; that is noted in the log")
+    again = " again: the failed sync is dealt with" if done.failed_sync else ""
+    session.say(f"The log can be written{again}; it has {done.entries:,} entries.")
+    for digest in done.set_aside:
+        session.say(f"  bytes that no writer acknowledged: {places.state / 'aside' / digest}")
+    for name in done.tree:
+        session.say(f"  {name} did not fit the entries and was written anew; the entries lead to the signed root")
 
 
 def parse_metadata(texts: tuple[str, ...] | list[str]) -> dict[str, Any]:
