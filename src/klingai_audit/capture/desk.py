@@ -235,7 +235,7 @@ class Desk:
             try:
                 self._unconfirmed.append((item, self.record(item)))
             except Exception as exc:  # noqa: BLE001  see `write`
-                self._keep(item, exc)
+                self._fell_short(item, exc)
             return
         self._keep(item, cause)
 
