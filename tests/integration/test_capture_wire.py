@@ -208,22 +208,3 @@ def test_redirected_downloads(world, library):
     assert [entry["outcome"] for entry in downloads] == ["unknown", "success", "unknown", "failure"]
     assert downloads[1]["metadata"]["redirects"] == 2
     assert downloads[3]["metadata"]["http_status"] == 302
-
-
-def test_what_capture_costs(world):
-    """A captured call with its durable intent stays a small thing beside the bare call (measured, not a benchmark)."""
-    world.sim.concurrency["video"] = 1000
-    url = f"{world.server.base_url}/text-to-video/kling-3.0"
-
-    def middle(client):
-        spent = []
-        for _ in range(40):
-            began = time.perf_counter()
-            client.post(url, json={"prompt": "a lake"}, headers=AUTHORIZED)
-            spent.append(time.perf_counter() - began)
-        return sorted(spent)[20]
-
-    with httpx2.Client() as bare, httpx2.Client() as captured:
-        attach_client(captured, world.audit.recorder)
-        added = middle(captured) - middle(bare)
-    assert added < 0.1
