@@ -28,6 +28,7 @@ __all__ = [
     "open_reader",
     "open_store",
     "open_subjects",
+    "state_folder",
     "trusted_key",
 ]
 

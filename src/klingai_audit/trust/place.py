@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -80,7 +81,7 @@ class Scanned:
 
         A line longer than any entry may reach over several ranges: it belongs to the one in which it begins.
         """
-        for part, following in zip(self.ranges, [*self.ranges[1:], None], strict=True):
+        for part, following in itertools.zip_longest(self.ranges, self.ranges[1:]):
             report = part.report
             if not report.sound:
                 same = following is not None and following.file is part.file

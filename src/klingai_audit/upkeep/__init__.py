@@ -1,1 +1,1 @@
-
+"""What acts on a log over time: drill, recover."""

@@ -1,0 +1,91 @@
+"""What somebody with time and tools would do: change an entry and make everything after it fit again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from klingai_audit.ledger.line import names_checkpoint
+from klingai_audit.ledger.tree import GrowingTree
+from klingai_audit.tlog.checkpoint import Checkpoint
+from klingai_audit.tlog.hashing import hash_leaves
+from klingai_audit.tlog.keys import SignerKey
+from klingai_audit.tlog.merkle import EMPTY_ROOT, leaf_hash
+from klingai_audit.tlog.note import sign_note
+from klingai_audit.upkeep.copy import LogCopy, target_of
+
+__all__ = ["Forgery", "Signers", "edit_one", "edited", "forge", "rechained"]
+
+_LINK: Final = re.compile(rb'"prev_hash":"[0-9a-f]{64}"(?=(?:,"seal":"[A-Za-z0-9_-]{43}")?\}\Z)')
+
+Signers = Callable[[int], tuple[SignerKey, ...]]
+"""Tree size → who signs the checkpoint of that size."""
+
+
+def edited(line: bytes) -> bytes:
+    """Return the entry with one letter of its outcome's neighbourhood changed: still JSON, another fact."""
+    for old, new in (
+        (b'"outcome":"success"', b'"outcome":"failure"'),
+        (b'"outcome":"failure"', b'"outcome":"success"'),
+        (b'"outcome":"blocked"', b'"outcome":"success"'),
+        (b'"outcome":"unknown"', b'"outcome":"success"'),
+    ):
+        if old in line:
+            return line.replace(old, new, 1)
+    return line.replace(b'"actor_type":"', b'"actor_type":"x', 1)
+
+
+def rechained(lines: list[bytes], prev: bytes) -> list[bytes]:
+    """Return the entries with every `prev_hash` made to fit, the first one's to `prev` (32 bytes)."""
+    result = []
+    for line in lines:
+        fitted = _LINK.sub(b'"prev_hash":"%b"' % prev.hex().encode(), line)
+        prev = leaf_hash(fitted)
+        result.append(fitted)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Forgery:
+    """A whole log made to fit; `root` is of all its entries."""
+
+    lines: list[bytes]
+    root: bytes
+
+
+def forge(
+    copy: LogCopy,
+    change: Callable[[list[bytes]], None],
+    *,
+    tree: bool = False,
+    signers: Signers | None = None,
+) -> Forgery:
+    """Change entries, fit every link, and with `tree` the tree files, with `signers` the checkpoints too."""
+    named = copy.all_lines()
+    lines = [line for _, line in named]
+    change(lines)
+    lines = rechained(lines, EMPTY_ROOT)
+    for name in copy.days:
+        of_day = [line for (day, _), line in zip(named, lines, strict=True) if day == name]
+        copy.put(name, b"".join(line + b"\n" for line in of_day))
+    growing = GrowingTree()
+    growing.extend(hash_leaves(lines), tuple(seq + 1 for seq, line in enumerate(lines) if names_checkpoint(line)))
+    root = growing.root()
+    marks, writes = growing.take()
+    if tree or signers is not None:
+        for level, _begin, hashes in writes:
+            copy.put(f"tree/{level}", hashes)
+    if signers is not None:
+        origin = copy.read("checkpoint").split(b"\n", 1)[0].decode()
+        for size, at_size in marks:
+            copy.put(f"checkpoints/{size:020}", sign_note(Checkpoint(origin, size, at_size).text(), *signers(size)))
+        copy.put("checkpoint", sign_note(Checkpoint(origin, len(lines), root).text(), *signers(len(lines))))
+    return Forgery(lines, root)
+
+
+def edit_one(lines: list[bytes]) -> None:
+    """The change most forgeries are about."""
+    index = target_of(lines)
+    lines[index] = edited(lines[index])
