@@ -19,8 +19,8 @@ _SUBTREE_LABEL = b"subtree/v1\n\x00"
 
 def _vector(text: str, what: str) -> bytes:
     data = text.encode()
-    if not 1 <= len(data) <= _MAX_VECTOR_BYTES:
-        raise Malformed(f"{what} has {len(data)} bytes; an ML-DSA-44 cosignature takes 1 to {_MAX_VECTOR_BYTES}.")
+    if len(data) > _MAX_VECTOR_BYTES:
+        raise Malformed(f"{what} has {len(data)} bytes; an ML-DSA-44 cosignature takes up to {_MAX_VECTOR_BYTES}.")
     return bytes([len(data)]) + data
 
 

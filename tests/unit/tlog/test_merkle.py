@@ -249,7 +249,16 @@ def test_peaks_handed_in_are_not_shared():
 
 @pytest.mark.parametrize(
     "size, peaks",
-    [(-1, []), (0, [bytes(32)]), (1, []), (3, [bytes(32)]), (4, [bytes(32)] * 2), (1, [bytes(31)]), (1, [b""])],
+    [
+        (-1, []),
+        (-1, [bytes(32)]),
+        (0, [bytes(32)]),
+        (1, []),
+        (3, [bytes(32)]),
+        (4, [bytes(32)] * 2),
+        (1, [bytes(31)]),
+        (1, [b""]),
+    ],
 )
 def test_impossible_ranges_are_refused(size, peaks):
     """One peak of 32 bytes for every binary digit 1."""

@@ -115,6 +115,7 @@ def test_names_without_space_or_plus_pass(name):
         "a\x00b",
         "a\x85b",
         "a\ud800b",
+        f"a{chr(0xDFFF)}b",
     ],
 )
 def test_names_with_space_plus_or_control_are_refused(name):

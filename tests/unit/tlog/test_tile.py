@@ -150,6 +150,11 @@ def test_bundles_both_ways(entries):
     assert entries == decode_bundle(data, len(entries))
 
 
+def test_the_longest_entry_has_a_full_length_prefix():
+    """C2SP: 65,535 bytes, the largest uint16."""
+    assert b"\xff\xff" == encode_bundle([bytes(MAX_ENTRY_BYTES)])[:2]
+
+
 @pytest.mark.parametrize("entries", [[], [b"x"] * 257, [bytes(MAX_ENTRY_BYTES + 1)]])
 def test_impossible_bundles_are_not_written(entries):
     """The caller's mistake is told as one."""
@@ -222,3 +227,9 @@ def test_the_tessera_log_by_tiles():
     read = node_reader(lambda _, begin, end: level[32 * begin : 32 * end])
     expected = {int(size): base64.b64decode(root) for size, root in known["roots"].items()}
     assert expected == {size: root_at(size, read) for size in expected}
+
+
+@pytest.mark.parametrize("width", [1, 2, 255, 256])
+def test_tiles_of_their_length_pass(width):
+    """The narrowest and the full tile included."""
+    assert check_tile(bytes(32 * width), width) is None
