@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import os
 import secrets
+import threading
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,6 +64,7 @@ class AuditLog:
         self._door = door
         self._wait: State | None = None
         self._recorder: Recorder | None = None
+        self._recorder_lock = threading.Lock()
         self._warned_unknown = False
         self.origin: str = keys.origin
         self.vkey: str = keys.log_signer.verifier.format()
@@ -136,10 +138,20 @@ class AuditLog:
         return audit
 
     def close(self) -> None:
-        """Commit and publish everything, append `log_closed`, stop; idempotent. Raises: AuditUnavailable."""
-        self._appender.close()
-        self.subjects.close()
-        _OPEN.discard(self)
+        """Commit and publish everything, append `log_closed`, stop; idempotent.
+
+        Raises: AuditUnavailable if entries could not be recorded; the log is closed all the same.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.callback(_OPEN.discard, self)
+            stack.callback(self.subjects.close)
+            stack.callback(self._appender.close)
+            if self._recorder is not None:
+                self._recorder.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: a lock that a thread of the parent held is not held here."""
+        self._recorder_lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -249,12 +261,13 @@ class AuditLog:
     @property
     def recorder(self) -> Recorder:
         """The recorder that turns HTTP exchanges with Kling into entries of this log."""
-        if self._recorder is None:
-            from klingai_audit.capture.recorder import Recorder
-            from klingai_audit.kling.meaning import PROVIDER
+        with self._recorder_lock:
+            if self._recorder is None:
+                from klingai_audit.capture.recorder import Recorder
+                from klingai_audit.kling.meaning import PROVIDER
 
-            self._recorder = Recorder(self, PROVIDER)
-        return self._recorder
+                self._recorder = Recorder(self, PROVIDER)
+            return self._recorder
 
     def httpx_transport(self, inner: Any = None) -> Any:
         """Return a transport that records Kling's calls, for clients that you compose yourself.
@@ -376,4 +389,10 @@ def _close_at_exit() -> None:
             audit.close()
 
 
+def _after_fork_in_child() -> None:
+    for audit in list(_OPEN):
+        audit.after_fork()
+
+
 atexit.register(_close_at_exit)
+os.register_at_fork(after_in_child=_after_fork_in_child)
