@@ -35,7 +35,10 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 
-WORD = st.text(string.ascii_lowercase, min_size=1, max_size=12)
+# "bearer 0.10.0" may as well be a key.
+WORD = st.text(string.ascii_lowercase, min_size=1, max_size=12).filter(
+    lambda word: not word.endswith(("bearer", "basic", "token", "secret", "pwd"))
+)
 ORDINARY = st.one_of(
     st.uuids().map(str),
     st.binary(min_size=16, max_size=32).map(bytes.hex),
@@ -52,6 +55,7 @@ ORDINARY = st.one_of(
 @given(HOSTILE)
 @example('{"a":"password","b":"="}')
 @example("token: token: token: x1")
+@example("api_key@192.168.1.100")
 @example("https://a:b@c:d@e/?token=x&https://f:g@h")
 @example('prompt="prompt="prompt="x"')
 def test_cleaning_is_idempotent(text: str) -> None:

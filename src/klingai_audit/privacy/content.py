@@ -10,7 +10,7 @@ import msgspec
 
 from klingai_audit.privacy.masks import mask_text
 from klingai_audit.privacy.secrets import REMOVED, generation, is_learned, scrub_text
-from klingai_audit.privacy.shapes import QUOTED, SIGN, has_shape, squash, withhold
+from klingai_audit.privacy.shapes import QUOTED, SIGN, has_shape, replace_values, squash, withheld
 
 __all__ = ["Content", "cut_user_agent"]
 
@@ -82,7 +82,7 @@ class Content:
     def _one_pass(self, text: str) -> str:
         text = scrub_text(text)
         if self._in_text is not None and ("=" in text or ":" in text):
-            text = self._in_text.sub(withhold, text)
+            text = replace_values(self._in_text, withheld, text)
         return mask_text(text)
 
     def _remember(self, text: str) -> None:

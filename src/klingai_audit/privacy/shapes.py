@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
@@ -13,9 +14,10 @@ __all__ = [
     "has_shape",
     "is_secret_name",
     "keeps_number",
+    "replace_values",
     "scrub_shapes",
     "squash",
-    "withhold",
+    "withheld",
 ]
 
 REMOVED: Final = "[removed]"
@@ -73,7 +75,9 @@ _SHAPES: Final = re.compile(
     r"|(?<![A-Za-z0-9])(?:hf|npm|r8)_[A-Za-z0-9]{20,}+|pypi-[\w-]{40,}+",
     re.ASCII,
 )
-_SCHEME: Final = re.compile(r"\b(bearer|basic)((?:\s|%20|\+){1,4})([\w.~+/=%-]{6,}+)", re.ASCII | re.IGNORECASE)
+_SCHEME: Final = re.compile(
+    r"\b(?P<scheme>bearer|basic)(?P<gap>(?:\s|%20|\+){1,4})(?P<bare>[\w.~+/=%-]{6,}+)", re.ASCII | re.IGNORECASE
+)
 
 _STRONG: Final = (
     r"(?:api|access|secret|private|auth|encryption|master)[_\- ]?key(?:[_\- ]?id)?|pass(?:word|wd|phrase|code)|pwd"
@@ -95,7 +99,7 @@ _KEYED: Final = re.compile(
 # ('authorization', 'Bearer …'): a header as a pair, as programs print it.
 _PAIR: Final = re.compile(
     rf"[\[(]\s{{0,4}}b?\\{{0,63}}[\"'][\w-]{{0,40}}?(?:{_STRONG}|{_HEADERS}|{_WEAK})\\{{0,63}}[\"']"
-    rf"\s{{0,4}},\s{{0,4}}b?(?P<quoted>{QUOTED})",
+    rf"\s{{0,4}},\s{{0,4}}b?(?P<quoted>{QUOTED})(?=[\"']?\s{{0,4}}(?:[\])]|$))",
     re.IGNORECASE,
 )
 _PEM_BEGIN: Final = "-----BEGIN "
@@ -116,11 +120,11 @@ def scrub_shapes(text: str) -> str:
     text = _SHAPES.sub(REMOVED, text)
     lowered = text.lower()
     if "bearer" in lowered or "basic" in lowered:
-        text = _SCHEME.sub(_clean_scheme, text)
+        text = replace_values(_SCHEME, _clean_scheme, text)
     if "=" in text or ":" in text or '"' in text or "'" in text:
-        text = _KEYED.sub(_clean_keyed, text)
+        text = replace_values(_KEYED, _clean_keyed, text)
     if "(" in text or "[" in text:
-        text = _PAIR.sub(withhold, text)
+        text = replace_values(_PAIR, withheld, text)
     return text
 
 
@@ -139,13 +143,10 @@ def _scrub_pem(text: str) -> str:
     return "".join(out) + text[position:]
 
 
-def _clean_scheme(found: re.Match[str]) -> str:
-    scheme, space, value = found.groups()
-    return (
-        scheme + space + REMOVED
-        if _looks_secret(value, hyphen=scheme[0] in "bB" and scheme[1] in "eE")
-        else found.group()
-    )
+def _clean_scheme(found: re.Match[str]) -> str | None:
+    # "Bearer well-known" is more likely a key than "basic text-to-video".
+    hyphen = found["scheme"].lower() == "bearer"
+    return found["scheme"] + found["gap"] + REMOVED if _looks_secret(found["bare"], hyphen=hyphen) else None
 
 
 def _looks_secret(value: str, *, hyphen: bool = True) -> bool:
@@ -158,22 +159,22 @@ def _looks_secret(value: str, *, hyphen: bool = True) -> bool:
     return core[1:] != core[1:].lower() and core != core.upper()
 
 
-def _clean_keyed(found: re.Match[str]) -> str:
+def _clean_keyed(found: re.Match[str]) -> str | None:
     bare = found["bare"]
     if bare is not None and found["weak"] and found["sign"] == ":" and found["space"]:
         # Prose: "the secret: love conquers all". At the end of a line it is taken for a value.
         followed = found.string[found.end() : found.end() + 2].strip(" \t")
         if followed and not _looks_secret(bare):
-            return found.group()
-    return withhold(found)
+            return None
+    return withheld(found)
 
 
-def withhold(found: re.Match[str]) -> str:
+def withheld(found: re.Match[str]) -> str | None:
     """Return the text of a match with its group `quoted`, `line` or `bare` replaced by `[removed]`.
 
-    Quotation marks stay. Blank values, and those that were replaced before, stay as they are.
+    Quotation marks stay. None for blank values, and for those that were replaced before.
     """
-    form = next(name for name in ("quoted", "line", "bare") if found.groupdict().get(name) is not None)
+    form = _form(found)
     value = found[form]
     begin, end = 0, len(value)
     if form == "quoted":
@@ -181,9 +182,31 @@ def withhold(found: re.Match[str]) -> str:
         end = max(begin, len(value.rstrip("\\")))
     content = value[begin:end]
     if not content.strip() or content == REMOVED:
-        return found.group()
+        return None
     kept = found.group()[: found.start(form) - found.start()]
     return kept + value[:begin] + REMOVED + value[end:]
+
+
+def _form(found: re.Match[str]) -> str:
+    groups = found.groupdict()
+    return next(name for name in ("quoted", "line", "bare") if groups.get(name) is not None)
+
+
+def replace_values(pattern: re.Pattern[str], replacement: Callable[[re.Match[str]], str | None], text: str) -> str:
+    """Replace matches that have a group `quoted`, `line` or `bare`; where `replacement` is None, go on in that group.
+
+    So in `token: secret: x` the declined value `secret:` is still seen as the name that it is.
+    """
+    out: list[str] = []
+    kept = position = 0
+    while (found := pattern.search(text, position)) is not None:
+        fresh = replacement(found)
+        if fresh is None:
+            position = max(found.start(_form(found)), found.start() + 1)
+            continue
+        out += (text[kept : found.start()], fresh)
+        kept = position = found.end()
+    return "".join(out) + text[kept:] if out else text
 
 
 # --- URLs --------------------------------------------------------------------------------------------
