@@ -5,7 +5,7 @@
 #   make check       lint, types, import contracts, house rules
 #   make fmt         format the sources
 #   make bench       measure; asserts nothing
-#   make docs        run every example in the documentation and check its links
+#   make docs        regenerate the reference pages, run every example of the documentation, check its links
 #   make lock        choose dependency versions anew (UPGRADE=1: the newest allowed)
 #   make clean       remove what the above made
 # Another interpreter: make test PYTHON=python3.12. Another folder for it: VENV=.venv-312.
@@ -60,6 +60,7 @@ bench: $(VENV)/.test
 	@$(BIN)/python -m bench
 
 docs: $(VENV)/.test
+	@$(BIN)/python -m tools.docs_reference
 	@$(BIN)/python -m pytest -q tests/docs $(PYTEST_ARGS)
 
 lock: $(VENV)/.lock
