@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from klingai_audit.cli.session import SessionArgument
+from klingai_audit.cli.session import SessionArgument, open_log
 
 if TYPE_CHECKING:
     from klingai_audit.tlog.keys import VerifierKey
@@ -60,14 +60,9 @@ def show(*, session: SessionArgument) -> None:
 
 def rotate(*, session: SessionArgument) -> None:
     """End the current epoch now: today's keys can no longer sign what was signed before."""
-    from klingai_audit.log import AuditLog
-
-    places = session.places
-    with AuditLog.open(
-        places.log, keys=places.keys, state=places.state, subjects=places.subjects, create=False
-    ) as audit:
+    with open_log(session) as audit:
         audit.rotate_keys()
-    keys = describe_keys(places.keys)
+    keys = describe_keys(session.places.keys)
     if session.as_json:
         session.emit(keys.to_json())
         return

@@ -5,14 +5,12 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from klingai_audit.cli.session import Session, open_log
 from klingai_audit.errors import KlingAuditError
 from klingai_audit.privacy.subjects import RESERVED, SubjectTable, is_pseudonym, mask_id
 from klingai_audit.views.entry import People
-
-if TYPE_CHECKING:
-    from klingai_audit.cli.session import Session
 
 ACTOR_ENV: Final = "KLINGAI_AUDIT_ACTOR"
 """Who is named as the reader; by default the login name of this process."""
@@ -44,12 +42,7 @@ def record_read(
 
 def append(session: Session, event_type: str, metadata: Mapping[str, Any], *, outcome: str = "success") -> None:
     """Append one entry about the log itself in the name of whoever runs this command; published on return."""
-    from klingai_audit.log import AuditLog
-
-    places = session.places
-    with AuditLog.open(
-        places.log, keys=places.keys, state=places.state, subjects=places.subjects, create=False
-    ) as audit:
+    with open_log(session) as audit:
         audit.log(
             event_type,
             reader_id(),

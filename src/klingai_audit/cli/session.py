@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from klingai_audit.config import Places
+    from klingai_audit.log import AuditLog
 
 
 PIPE_WIDTH: Final = 200
@@ -82,6 +83,21 @@ class Session:
     def emit_line(self, line: bytes) -> None:
         """Print stored bytes unchanged as one line on stdout."""
         sys.stdout.buffer.write(line + b"\n")
+
+
+def open_log(session: Session, *, create: bool = False, origin: str | None = None) -> AuditLog:
+    """Open the session's log for writing. Raises: as `AuditLog.open`."""
+    from klingai_audit.log import AuditLog
+
+    places = session.places
+    return AuditLog.open(
+        places.log,
+        keys=places.keys,
+        state=places.state,
+        subjects=places.subjects,
+        create=create,
+        origin=origin,
+    )
 
 
 SessionArgument = Annotated[Session, Parameter(parse=False)]

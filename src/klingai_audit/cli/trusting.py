@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -81,7 +80,7 @@ def check_log(
 ) -> Verdict:
     """Verify the session's log with what is known here: the trusted key, other places' keys, the remembered head.
 
-    Raises: NoTrustedKey, LogNotFound, Malformed (the key that was given).
+    Raises: NoTrustedKey, LogNotFound, UsageError (a given key is none).
     """
     from klingai_audit.config import open_store, trusted_key
     from klingai_audit.errors import LogNotFound
@@ -94,7 +93,7 @@ def check_log(
     others = _other_keys(places)
     vkey: str | None
     try:
-        trusted = trusted_key(places, key, first_use=first_use)
+        trusted = trusted_key(places, _given_key("--key", key), first_use=first_use)
         vkey, source = trusted.vkey, str(trusted.source)
     except LogNotFound:
         if head is None:
@@ -106,7 +105,7 @@ def check_log(
         key=vkey,
         key_source=source,
         also=[(other, where) for other, where in others if where != source],
-        epoch_key=_first_epoch_key(places, epoch_key),
+        epoch_key=_given_key("--epoch-key", epoch_key) or _first_epoch_key(places),
         remembered=head,
         policy=_policy(places),
         quick_from=recall(memory) if quick and memory is not None else None,
@@ -126,7 +125,7 @@ def memory_folder(places: Places) -> Path | None:
     if places.state.is_dir() and os.access(places.state, os.W_OK):
         return places.state
     name = hashlib.sha256(os.path.realpath(places.log).encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    base = Path(tempfile.gettempdir()) / f"klingai-audit-{os.getuid()}"
+    base = Path(os.environ.get("TMPDIR") or "/tmp") / f"klingai-audit-{os.getuid()}"  # noqa: S108  owner and mode are checked
     try:
         OPS.make_folder(base, 0o700)
         info = base.lstat()
@@ -147,13 +146,29 @@ def _policy(places: Places) -> Policy | None:
         return None
 
 
-def _first_epoch_key(places: Places, option: str | None) -> str | None:
-    """Return epoch 0's vkey as given (a vkey or a file), else as the keys folder holds it, else None."""
+def _given_key(option: str, value: str | None) -> str | None:
+    """Return the vkey that an option gives, itself or in a file. Raises: UsageError."""
+    from klingai_audit.errors import LogNotFound, Malformed, UsageError
+    from klingai_audit.ledger.keys import read_public_key
+    from klingai_audit.tlog.keys import VerifierKey
+
+    if value is None:
+        return None
+    try:
+        key = read_public_key(Path(value)) if Path(value).is_file() else VerifierKey.parse(value)
+    except (Malformed, LogNotFound, OSError) as exc:
+        raise UsageError(
+            f"{option} is neither a public key nor a file that holds one.",
+            do="Give what `klingai-audit keys show` prints: <name>+<8 hex digits>+<base64>.",
+        ) from exc
+    return key.format()
+
+
+def _first_epoch_key(places: Places) -> str | None:
+    """Return epoch 0's vkey as the keys folder holds it, or None."""
     from klingai_audit.errors import KlingAuditError
     from klingai_audit.ledger.keys import read_public_key
 
-    if option is not None:
-        return read_public_key(Path(option)).format() if Path(option).is_file() else option
     with contextlib.suppress(KlingAuditError, OSError):
         return read_public_key(places.keys / "epoch-0.pub").format()
     return None
@@ -176,30 +191,54 @@ def _other_keys(places: Places) -> list[tuple[str, str]]:
     return found
 
 
-def drill(*, session: SessionArgument) -> int:
+def drill(
+    *,
+    key: Annotated[str | None, Parameter(help="The log's public key: a vkey, or a file that holds one.")] = None,
+    session: SessionArgument,
+) -> int:
     """Attack a copy of the log in every way that we know and see what is caught. The log itself is only read.
 
     Exit code 0 if every attack is caught, else 4.
     """
-    result = drill_log(session)
+    result = drill_log(session, key)
     if session.as_json:
-        session.emit(result.to_json())
+        session.emit(result.to_json(full=True))
     else:
         draw_drill(session, result)
     return EXIT_BROKEN if result.missed else 0
 
 
-def drill_log(session: Session) -> DrillResult:
-    """Attack a copy of the session's log. Raises: LogNotFound, LogDamaged (only a whole log can be drilled)."""
+def drill_log(session: Session, key: str | None = None) -> DrillResult:
+    """Attack a copy of the session's log. Raises: LogNotFound, NoTrustedKey, LogDamaged if it is not whole."""
     from klingai_audit.upkeep.drill import drill as attack
 
-    return attack(session.places)
+    with _progress(session, "attacking") as progress:
+        return attack(session.places, key=_given_key("--key", key), progress=progress)
 
 
 def draw_drill(session: Session, result: DrillResult) -> None:
-    """Print what was tried and what was noticed."""
-    told = result.to_json()
-    session.say(f"{told['caught']} of {told['mutations']} attacks caught")
+    """Print each attack, what it was called and where it was seen."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from klingai_audit.cli.verdict import place_of
+    from klingai_audit.views.inert import inert
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
+    for attack in result.tried:
+        mark = Text("caught", style="green") if attack.caught else Text("MISSED", style="bold red")
+        seen = "" if attack.finding is None else f"{attack.finding.kind}, {place_of(attack.finding.as_json())}"
+        table.add_row(mark, Text(inert(attack.words)), Text(inert(seen), style="dim"))
+    session.show(table)
+    tried, caught = len(result.tried), result.caught
+    colour = "bold green" if caught == tried else "bold red"
+    session.say((f"{caught} of {tried} attacks caught", colour), ", each called by its name and place.")
+    for attack in result.attacks:
+        if attack.skipped is not None:
+            session.say((f"  not tried: {inert(attack.words)} ({inert(attack.skipped)})", "dim"))
 
 
 def draw_verdict(session: Session, verdict: dict[str, Any]) -> None:
@@ -228,16 +267,17 @@ def _verify_file(session: Session, file: Path) -> int:
 
 
 @contextlib.contextmanager
-def _progress(session: Session) -> Iterator[Progress | None]:
+def _progress(session: Session, words: str = "reading") -> Iterator[Progress | None]:
     """Show a bar on stderr while a person watches."""
     if session.as_json or not session.remarks.is_terminal:
         yield None
         return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = ("reading", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=session.remarks, transient=True) as bar:
-        task = bar.add_task("reading", total=None)
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=session.remarks, transient=True
+    ) as bar:
+        task = bar.add_task(words, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
 
-from klingai_audit.cli.session import Session, SessionArgument
+from klingai_audit.cli.session import SessionArgument, open_log
 from klingai_audit.errors import UsageError
-
-if TYPE_CHECKING:
-    from klingai_audit.log import AuditLog
 
 
 def init(
@@ -34,7 +31,7 @@ def init(
     folder = KeyFolder(places.keys)
     created = folder.pending or not (open_store(places).exists() and folder.exists())
     if created:
-        _open(session, create=True, origin=origin).close()
+        open_log(session, create=True, origin=origin).close()
     keys = describe_keys(places.keys)
     if origin is not None and keys.origin != origin:
         raise UsageError(
@@ -86,7 +83,7 @@ def log(
     """Append one event; returns when it is under a signed checkpoint."""
     details = parse_metadata(metadata or ())
     moment = None if timestamp is None else _moment(timestamp)
-    with _open(session, create=False) as audit:
+    with open_log(session) as audit:
         receipt = audit.log(
             type,
             actor,
@@ -170,17 +167,3 @@ def _moment(text: str) -> Any:
     from klingai_audit.views.times import parse_instant
 
     return parse_instant(text, edge="since", now=dt.datetime.now(dt.UTC))
-
-
-def _open(session: Session, *, create: bool, origin: str | None = None) -> AuditLog:
-    from klingai_audit.log import AuditLog
-
-    places = session.places
-    return AuditLog.open(
-        places.log,
-        keys=places.keys,
-        state=places.state,
-        subjects=places.subjects,
-        create=create,
-        origin=origin,
-    )
