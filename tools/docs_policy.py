@@ -1,0 +1,69 @@
+"""The settings of policy.toml, from the structs that read it, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from klingai_audit.capture.facts import FAILURE_CLASS
+from klingai_audit.privacy.policy import (
+    EVENT_CLASSES,
+    FailurePolicy,
+    Policy,
+    PrivacyPolicy,
+    RetentionPolicy,
+    VerifyPolicy,
+)
+from tools.docs_pages import table
+
+__all__ = ["CALLS", "TABLES", "classes", "default_file", "settings"]
+
+TABLES = {"privacy": PrivacyPolicy, "failure": FailurePolicy, "verify": VerifyPolicy, "retention": RetentionPolicy}
+"""Table of the file -> the struct that reads it."""
+
+CALLS = {
+    "paid_create": "orders of videos, and whatever else may change something at a Kling host",
+    "paid_sync": "calls that are paid and answered at once",
+    "read": "queries of tasks, lists, any other read of a Kling host",
+    "destructive": "calls that delete something",
+    "download": "fetching a result",
+}
+"""Kind of call in the catalogue -> what people call it."""
+
+
+def default_file() -> str:
+    """Return what `init` writes."""
+    return f"```toml\n{Policy.DEFAULT_TEXT.strip()}\n```"
+
+
+def settings() -> str:
+    """Return every setting with its values and default."""
+    return table(("setting", "values", "default"), _settings())
+
+
+def classes() -> str:
+    """Return which calls to Kling belong to which class of the failure policy."""
+    default = Policy.default().failure
+    calls = {name: [CALLS[kind] for kind, cls in FAILURE_CLASS.items() if cls == name] for name in EVENT_CLASSES}
+    told = ((f"`{name}`", "; ".join(calls[name]), f"`{default.for_class(name)}`") for name in EVENT_CLASSES)
+    return table(("class", "calls that it decides about", "default"), (row for row in told if row[1]))
+
+
+def _settings() -> Iterator[tuple[str, str, str]]:
+    default = Policy.default()
+    for name, struct in TABLES.items():
+        hints = get_type_hints(struct)
+        for key in struct.__struct_fields__:
+            value = getattr(getattr(default, name), key)
+            shown = "see the file below" if isinstance(value, tuple) else f"`{_toml(value)}`"
+            yield f"`{name}.{key}`", _values(hints[key]), shown
+
+
+def _values(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return ", ".join(f"`{_toml(value)}`" for value in get_args(hint))
+    return {bool: "`true`, `false`"}.get(hint, "a list of names")
+
+
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"'

@@ -1,0 +1,60 @@
+"""Makes the generated parts of the documentation from the code: `python -m tools.docs_reference`.
+
+With `--check` nothing is written; the pages that are not current are named and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from tools import docs_api, docs_cli, docs_events, docs_findings, docs_policy
+from tools.docs_pages import fill, sections_of
+
+__all__ = ["PARTS", "current", "pages"]
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "global-options": docs_cli.global_options,
+    "commands": docs_cli.commands,
+    "event-types": docs_events.types,
+    "event-aliases": docs_events.aliases,
+    "event-acts": docs_events.acts,
+    "kling-codes": docs_events.codes,
+    "policy-settings": docs_policy.settings,
+    "policy-classes": docs_policy.classes,
+    "policy-default": docs_policy.default_file,
+    **{part: (lambda part=part: docs_api.names(part)) for part in docs_api.PUBLIC},
+    **{f"findings-{page}": (lambda page=page: docs_findings.findings(page)) for page in docs_findings.PAGES},
+    "threats": docs_findings.threats,
+    "error-tree": lambda: docs_api.error_tree("klingai_audit.errors"),
+    "kling-errors": lambda: docs_api.error_table("klingai_audit.kling.errors"),
+}
+"""Name of a generated part -> what makes it."""
+
+
+def pages(root: Path = ROOT) -> Iterator[Path]:
+    """Yield the pages that have generated parts."""
+    yield from (path for path in sorted((root / "docs").rglob("*.md")) if sections_of(path.read_text(encoding="utf-8")))
+
+
+def current(path: Path) -> str:
+    """Return a page as it should be. Raises: ValueError: a part is unknown or not closed."""
+    text = path.read_text(encoding="utf-8")
+    return fill(text, {name: PARTS[name]() for name in sections_of(text) if name in PARTS})
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or check them."""
+    stale = [(path, text) for path in pages() if (text := current(path)) != path.read_text(encoding="utf-8")]
+    for path, text in stale:
+        print(path.relative_to(ROOT).as_posix())
+        if "--check" not in arguments:
+            path.write_text(text, encoding="utf-8")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
