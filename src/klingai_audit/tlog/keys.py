@@ -86,7 +86,6 @@ def _split_key(text: str, what: str) -> tuple[str, bytes, int, bytes]:
     if len(parts) != 3:
         raise Malformed(f"A {what} is written <name>+<key id>+<base64>; this is not.")
     name, key_id, encoded = parts
-    check_name(name, f"The name of the {what}")
     material = parse_base64(encoded, f"The {what}'s last part")
     if len(key_id) != 2 * KEY_ID_BYTES or any(char not in "0123456789abcdef" for char in key_id):
         raise Malformed(f"The key id of the {what} is not 8 lowercase hex digits.")
@@ -160,7 +159,6 @@ class SignerKey:
     _private: Ed25519PrivateKey | MLDSA44PrivateKey = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_name(self.name, "The name of a key")
         if self.algorithm not in _PUBLIC_KEY_BYTES or len(self.seed) != SEED_BYTES:
             raise Malformed(f"A signer key has a known type and a seed of {SEED_BYTES} bytes; this has not.")
         private = _load_private(self.algorithm, self.seed)

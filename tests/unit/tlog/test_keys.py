@@ -160,6 +160,7 @@ def test_broken_verifier_keys_are_refused(vkey):
         "",
         LOG.verifier.format(),
         LOG.format().removeprefix("PRIVATE+"),
+        LOG.format().removeprefix("PRIVATE+KEY+"),
         LOG.format().replace("PRIVATE", "private"),
         LOG.format().replace("dc389258", "dc389259"),
         LOG.format().replace("log1", "log2"),
@@ -245,3 +246,11 @@ def test_without_ml_dsa_the_error_says_what_to_install(monkeypatch):
     assert "cryptography" in caught.value.do
     with pytest.raises(MissingExtra):
         VerifierKey("n", ML_DSA_44, b"\x07" * 1312).verify(b"", bytes(2420))
+
+
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, 0x00, 0x02, 0x05, 0xFF])
+@pytest.mark.parametrize("length", [0, 31, 33, 1311, 1313])
+def test_impossible_verifier_keys_are_refused(algorithm, length):
+    """A known type and its length."""
+    with pytest.raises(Malformed):
+        VerifierKey("n", algorithm, bytes(length))

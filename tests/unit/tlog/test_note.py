@@ -216,11 +216,13 @@ def test_up_to_a_hundred_signatures_are_read():
 def test_notes_have_a_size_limit():
     """A note of a million bytes passes, one byte more does not, in either direction."""
     room = MAX_NOTE_BYTES - len(sign_note("\n", ALICE))
-    assert MAX_NOTE_BYTES == len(sign_note("x" * room + "\n", ALICE))
+    longest = sign_note("x" * room + "\n", ALICE)
+    assert 1_000_000 == MAX_NOTE_BYTES == len(longest)
+    assert longest == format_note(parse_note(longest))
     with pytest.raises(Malformed):
         sign_note("x" * (room + 1) + "\n", ALICE)
     with pytest.raises(Malformed):
-        parse_note(b"x" + sign_note("x" * room + "\n", ALICE))
+        parse_note(b"x" + longest)
 
 
 @pytest.mark.parametrize("text", ["", "no line feed", "a\rb\n", "a\tb\n", "a\x00\n", "a\ud800\n"])
