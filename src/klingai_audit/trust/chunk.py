@@ -44,11 +44,12 @@ class Silence(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Intent(msgspec.Struct, array_like=True, frozen=True):
-    """An announced act: entry, its time, and the seconds after which its outcome is due."""
+    """An announced act: entry, its time, the seconds after which its outcome is due, and its correlation id."""
 
     seq: int
     timestamp: str
     deadline_s: float
+    cause: str
 
 
 class Report(msgspec.Struct, array_like=True):
@@ -60,8 +61,9 @@ class Report(msgspec.Struct, array_like=True):
     (32 bytes each) up to the first multiple of 256, `tiles` (the 32-byte roots of every 256), `tail` the rest.
     `stored` tells whether `tree/0` holds the same hashes as far as it goes; `sealed` whether the last line has a
     seal. `own` holds entries of the types that verification reads. `ids` and `ends` are sorted 64-bit
-    fingerprints of event ids and of ended tasks; `intents` are those still open at the range's end, by
-    correlation id, `outcomes` ids of acts begun earlier. `error` says why the file could not be read.
+    fingerprints of event ids and of ended tasks; `intents` are those still open at the range's end, by event
+    id. `outcomes` are ids of intents of earlier ranges that were answered here, `continued` correlation ids of
+    acts begun in earlier ranges. `error` says why the file could not be read.
     """
 
     number: int
@@ -85,4 +87,5 @@ class Report(msgspec.Struct, array_like=True):
     ends: bytes = b""
     intents: dict[str, Intent] = {}
     outcomes: list[str] = []
+    continued: list[str] = []
     error: str = ""

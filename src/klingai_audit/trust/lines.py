@@ -109,12 +109,12 @@ def _faults(line: bytes, event: dict[str, Any], members: LedgerMembers | None) -
     if event.get("schema") != SCHEMA or isinstance(event.get("schema"), bool):
         yield "unknown_version", f"The entry's schema is not {SCHEMA}."
         return
-    misplaced = [name for name in LEDGER_MEMBERS if name in _event_names(line, event)]
-    if misplaced:
-        yield "ledger_member", f"{', '.join(misplaced)} stands among the event's members."
     if members is None:
         yield "entry_malformed", "The entry does not end with seq, logged_at and prev_hash in their form."
         return
+    misplaced = [name for name in LEDGER_MEMBERS if name in _event_names(line, event)]
+    if misplaced:
+        yield "ledger_member", f"{', '.join(misplaced)} stands among the event's members."
     unknown = set(names) - set(MEMBERS) - set(LEDGER_MEMBERS)
     if unknown:
         yield "entry_malformed", f"The entry has {len(unknown)} member(s) that the format does not know."

@@ -105,7 +105,10 @@ class _Scanner:
         self.ids: list[str] = []
         self.ends = array("Q")
         self.intents: dict[str, Intent] = {}
-        self.outcomes: set[str] = set()
+        self.causes: dict[str, list[str]] = {}
+        self.begun: set[str] = set()
+        self.outcomes: list[str] = []
+        self.continued: set[str] = set()
 
     @property
     def seq(self) -> int:
@@ -199,7 +202,7 @@ class _Scanner:
         if {len(seal) for seal in seals} - {43} or not _SEALS("".join(seals).encode()):
             raise _Doubt
         self._heads(lines, events)
-        self._acts(events, seq)
+        self._acts(events)
 
     def _heads(self, lines: list[bytes], events: list[Line]) -> None:
         ids = [line[24:60] for line in lines]
@@ -217,22 +220,35 @@ class _Scanner:
             self.report.own += [(e.seq, lines[i]) for i, e in enumerate(events) if e.event_type in OWN_TYPES]
         self.ids += [event.event_id[24:] for event in events]
 
-    def _acts(self, events: list[Line], seq: int) -> None:
-        intents, outcomes, ends = self.intents, self.outcomes, self.ends
+    def _acts(self, events: list[Line]) -> None:
+        """Join intents and outcomes within the range, and note ends of tasks."""
         for event in events:
-            cause = event.correlation_id
+            cause, metadata = event.correlation_id, event.metadata
             if cause is UNSET:
                 continue
-            metadata = event.metadata
-            if metadata is not UNSET and metadata.get("phase") == "intent":
-                deadline = metadata.get("deadline_s")
-                if isinstance(deadline, int | float):
-                    intents[cause] = Intent(event.seq, event.timestamp, float(deadline))
-            elif event.event_type != "api_key_used" and intents.pop(cause, None) is None:
-                outcomes.add(cause)
+            answered = None
+            if metadata is not UNSET:
+                if metadata.get("phase") == "intent":
+                    self._intent(event, cause, metadata.get("deadline_s"))
+                    continue
+                answered = metadata.get("intent")
+            if isinstance(answered, str):
+                if self.intents.pop(answered, None) is None:
+                    self.outcomes.append(answered)
+            elif event.event_type != "api_key_used":
+                for begun in self.causes.pop(cause, ()):
+                    self.intents.pop(begun, None)
+                if cause not in self.begun:
+                    self.continued.add(cause)
             if event.event_id[14] == "8" and event.resource_id is not UNSET:
                 task = event.resource_id.encode()
-                ends.append(crc32(task) << 32 | adler32(task))
+                self.ends.append(crc32(task) << 32 | adler32(task))
+
+    def _intent(self, event: Line, cause: str, deadline: object) -> None:
+        self.begun.add(cause)
+        if isinstance(deadline, int | float):
+            self.intents[event.event_id] = Intent(event.seq, event.timestamp, float(deadline), cause)
+            self.causes.setdefault(cause, []).append(event.event_id)
 
     # --- the result -------------------------------------------------------------------------------
 
@@ -256,7 +272,7 @@ class _Scanner:
         report.silences = list(find_silences(self.times, base))
         report.ids = _fingerprints(self.ids)
         report.ends = array("Q", sorted(self.ends)).tobytes()
-        report.intents, report.outcomes = self.intents, list(self.outcomes)
+        report.intents, report.outcomes, report.continued = self.intents, self.outcomes, list(self.continued)
         return report
 
 

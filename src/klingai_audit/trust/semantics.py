@@ -116,10 +116,16 @@ class _Writers:
 def _overdue(scanned: Scanned, now: dt.datetime) -> Iterator[Finding]:
     """Announced acts whose outcome did not come in time."""
     waiting: dict[str, Intent] = {}
+    causes: dict[str, list[str]] = {}
     for part in scanned.ranges:
-        for cause in part.report.outcomes:
-            waiting.pop(cause, None)
+        for answered in part.report.outcomes:
+            waiting.pop(answered, None)
+        for cause in part.report.continued:
+            for event_id in causes.pop(cause, ()):
+                waiting.pop(event_id, None)
         waiting |= part.report.intents
+        for event_id, intent in part.report.intents.items():
+            causes.setdefault(intent.cause, []).append(event_id)
     for intent in waiting.values():
         due = dt.datetime.fromisoformat(intent.timestamp) + dt.timedelta(seconds=intent.deadline_s)
         if due < now:

@@ -1,0 +1,129 @@
+"""The verdict: its JSON, its counts, its threats; the table of finding kinds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from klingai_audit.trust.verdict import FINDING_KINDS, THREATS, Finding, Unsigned, Verdict, distinct
+from tests.unit.trust.attacks import GOOD, KEY, SIZE, SMITH, check, on_lines
+
+SOURCES = Path(__file__).parents[3] / "src" / "klingai_audit" / "trust"
+MEMBERS = ["format", "log", "origin", "key", "size", "total", "valid", "invalid", "integrity_ok", "exit"]
+MEMBERS += ["quick_from", "unsigned", "threats", "findings", "recorded"]
+
+
+def verdict_of(*findings: Finding) -> Verdict:
+    return Verdict("log", "audit", None, None, "", 10, 10, 10, findings, ())
+
+
+def test_json_of_a_good_log_has_exactly_the_members_of_the_design(tmp_path):
+    """Design 14.5, in its order, with the values of the log."""
+    told = check(tmp_path / "audit", GOOD).to_json()
+    assert list(told) == MEMBERS
+    assert told["key"] == {"vkey": KEY, "source": "--key"}
+    assert (told["origin"], told["size"], told["total"], told["valid"]) == (SMITH.origin, SIZE, SIZE, SIZE)
+    assert (told["invalid"], told["integrity_ok"], told["exit"], told["recorded"]) == (0, True, 0, False)
+    assert told["unsigned"] == {"entries": 0, "oldest": None}
+    assert [threat["threat"] for threat in told["threats"]] == list(THREATS)
+    assert {tuple(threat) for threat in told["threats"]} == {("threat", "state", "by", "do")}
+
+
+def test_json_of_a_finding_has_exactly_the_members_of_the_design(tmp_path):
+    """Kind, severity, half-open range, file, line, message."""
+    files = dict(GOOD)
+    on_lines("audit-2026-11-20.jsonl", lambda lines: lines.pop(7))(files)
+    (told,) = check(tmp_path / "audit", files).to_json()["findings"]
+    message = told.pop("message")
+    assert told == {
+        "kind": "entry_missing",
+        "severity": "broken",
+        "seq": 7,
+        "seq_end": 8,
+        "file": "audit-2026-11-20.jsonl",
+        "line": 8,
+    }
+    assert message == "Entry 7 is gone; it was signed."
+
+
+def test_unsigned_tail_tells_count_and_oldest(tmp_path):
+    """`unsigned` says how many lines no checkpoint covers, and since when."""
+    last = SMITH.entries[-1].replace(b'"seq":%d' % (SIZE - 1), b'"seq":%d' % SIZE)
+    files = dict(GOOD)
+    on_lines("audit-2026-11-22.jsonl", lambda lines: lines.append(last))(files)
+    verdict = check(tmp_path / "audit", files)
+    logged_at = last[last.index(b'"logged_at":"') + 13 :][:27].decode()
+    assert verdict.to_json()["unsigned"] == {"entries": 1, "oldest": logged_at}
+    assert verdict.unsigned == Unsigned(1, logged_at)
+
+
+def test_no_threat_is_ruled_out_without_a_ground(tmp_path):
+    """Every threat says by what it is ruled out, or what to do."""
+    for threat in check(tmp_path / "audit", GOOD).threats:
+        assert threat.by
+        assert bool(threat.do) == (threat.state != "ruled_out")
+
+
+def test_states_of_a_good_log_with_a_pinned_key(tmp_path):
+    """What the tree proves is ruled out; what only others could witness is not."""
+    states = {threat.threat: threat.state for threat in check(tmp_path / "audit", GOOD).threats}
+    proven = {name for name, state in states.items() if state == "ruled_out"}
+    assert proven == {"edit", "insert", "delete", "reorder", "head_cut", "tail_cut", "foreign_key"}
+    assert set(states.values()) == {"ruled_out", "not_ruled_out"}
+
+
+def test_without_a_usable_checkpoint_nothing_is_ruled_out(tmp_path):
+    """Checkpoints gone, kept ones too: the entries are covered by nothing."""
+    files = {name: data for name, data in GOOD.items() if not name.startswith("checkpoint")}
+    verdict = check(tmp_path / "audit", files)
+    assert {verdict.threat(name).state for name in THREATS[:6]} == {"not_ruled_out"}
+
+
+def test_invalid_counts_distinct_entries_of_broken_findings():
+    """Overlapping ranges count once, notes and findings without entries not at all."""
+    verdict = verdict_of(
+        Finding("entry_changed", "", 3, 6),
+        Finding("link_broken", "", 5, 8),
+        Finding("clock_step", "", 9),
+        Finding("checkpoint_missing", ""),
+    )
+    assert (verdict.invalid, verdict.exit_code, len(verdict.notes), len(verdict.broken)) == (5, 4, 1, 3)
+
+
+def test_notes_alone_exit_zero():
+    """A note never makes the exit code 4."""
+    verdict = verdict_of(Finding("heartbeat_gap", "", 1))
+    assert (verdict.exit_code, verdict.integrity_ok) == (0, True)
+
+
+def test_recorded_is_set_on_a_copy():
+    """`with_recorded` leaves the original as it was."""
+    verdict = verdict_of()
+    assert (verdict.with_recorded(True).recorded, verdict.recorded) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "ranges, count", [([], 0), ([(0, 3)], 3), ([(0, 3), (2, 5)], 5), ([(4, 5), (0, 1)], 2), ([(0, 9), (1, 2)], 9)]
+)
+def test_distinct_counts_overlaps_once(ranges, count):
+    """Half-open ranges, in any order."""
+    assert distinct(ranges) == count
+
+
+def test_every_kind_used_is_in_the_table_and_every_kind_in_the_table_is_used():
+    """`FINDING_KINDS` and the code that makes findings name the same kinds."""
+    code = "".join(path.read_text("utf-8") for path in SOURCES.glob("*.py") if path.name != "verdict.py")
+    used = {kind for kind in FINDING_KINDS if f'"{kind}"' in code}
+    named = set(re.findall(r'Finding\(\s*"([a-z_]+)"', code))
+    assert (used, named - FINDING_KINDS.keys()) == (FINDING_KINDS.keys(), set())
+
+
+def test_kinds_name_known_threats_and_pages():
+    """Each kind has words, a page, and only threats that exist."""
+    for kind in FINDING_KINDS.values():
+        assert kind.meaning.endswith(".")
+        assert re.fullmatch(r"[a-z-]+", kind.page)
+        assert set(kind.threats) <= set(THREATS)
+        assert kind.severity == "broken" or not kind.threats
