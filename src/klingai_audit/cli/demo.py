@@ -199,5 +199,6 @@ class _Narration:
         size = self.log.reader.size
         if show and size > self._seen:
             kinds = [EntryView(line).event_type for line in self.log.reader.entries(self._seen, size)]
-            self._session.say((f"    entries {self._seen}–{size - 1}: {' → '.join(kinds)}", "dim"))
+            which = f"entries {self._seen}–{size - 1}" if size > self._seen + 1 else f"entry {self._seen}"
+            self._session.say((f"    {which}: {' → '.join(kinds)}", "dim"))
         self._seen = size

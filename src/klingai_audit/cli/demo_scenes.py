@@ -187,7 +187,9 @@ def _rate_limit(stage: Stage) -> None:
 def _new_epoch(stage: Stage) -> None:
     stage.narrator.scene(LEAD, "lets the log change its signing key, as it does each day")
     stage.audit.rotate_keys()
-    stage.narrator.result("success", "the old private key is destroyed: nobody can sign that past anew with it")
+    stage.narrator.result(
+        "success", "the old private key is overwritten and removed: with today's, that past cannot be signed anew"
+    )
 
 
 def _rejected_key(stage: Stage) -> None:
