@@ -64,7 +64,7 @@ def whole_state(reading: Reading, start: Start | None, anchors: Sequence[Anchor]
     if scanned.ranges and not scanned.ranges[-1].report.sealed:
         return None
     forest = _forest(reading, start)
-    if any(anchor.size > size or forest.root(anchor.size) != anchor.root for anchor in anchors):
+    if any(forest.root(anchor.size) != anchor.root for anchor in anchors if anchor.size <= size):
         return None
     return State(forest.root, scanned.place, scanned.own(), forest.levels, size, lambda _seq: False)
 

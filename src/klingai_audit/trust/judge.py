@@ -84,6 +84,10 @@ class Judge:
         # Steps 6 and 7: first entry and epochs.
         if not state.damaged(0):
             self.findings += entry.check(terms.trusted, terms.epoch_key, state.place)
+        for seq, line in state.own:
+            if seq and _is_type(line, "log_created"):
+                message = f"Entry {seq} claims to create the log; only entry 0 does."
+                self.findings.append(Finding("first_entry", message, seq, None, *state.place(seq)))
         epochs = self._epochs(entry, state)
         # Step 8: kept checkpoints.
         judged = [anchor for anchor in anchors if anchor.size <= state.limit]
