@@ -28,7 +28,7 @@ def cli(tmp_path, capfdbinary):
 
 def private_parts(folder: Path) -> list[bytes]:
     """The secrets in a keys folder, as they could be printed."""
-    return [path.read_bytes().strip().split(b"+")[-1] for path in folder.glob("*.key")]
+    return [path.read_bytes().strip().split(b"+", 4)[-1] for path in folder.glob("*.key")]
 
 
 def test_init_prints_the_public_keys_and_repeats_itself(cli, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -28,7 +28,7 @@ def simulate(
     access, secret = access_key or sim.DEFAULT_ACCESS_KEY, secret_key or sim.DEFAULT_SECRET_KEY
     account = sim.Simulator(sim.RealClock(speed))
     account.credentials = sim.Credentials({key: "default"}, {access: secret})
-    with sim.serve(account, port=port) as server:
+    with _stoppable(), sim.serve(account, port=port) as server:
         if session.as_json:
             session.emit({"base_url": server.base_url, "api_key": key, "access_key": access, "secret_key": secret})
         else:
@@ -41,11 +41,12 @@ def simulate(
             ):
                 session.say(f"export {name}={value}")
         session.flush()
-        _wait(server.wait)
+        server.wait()
 
 
-def _wait(wait: Callable[[], None]) -> None:
-    """Block until interrupted or terminated; both are the normal end of a server."""
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Make an interrupt and a termination the normal end of the block."""
 
     def stop(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -53,6 +54,6 @@ def _wait(wait: Callable[[], None]) -> None:
     previous = signal.signal(signal.SIGTERM, stop)
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            wait()
+            yield
     finally:
         signal.signal(signal.SIGTERM, previous)
