@@ -126,6 +126,9 @@ def _object(place: str) -> str:
 
 def _class(item: type) -> Iterator[str]:
     name, hidden = item.__name__, HIDDEN.get(item.__name__, ())
+    if hasattr(item, "__required_keys__"):
+        yield from _options(item)
+        return
     if name in CALLED:
         yield _fence(_signature(name, item))
     yield _prose(inspect.getdoc(item))
@@ -144,6 +147,22 @@ def _class(item: type) -> Iterator[str]:
             yield _prose(inspect.getdoc(method))
 
 
+def _options(item: type) -> Iterator[str]:
+    """Yield the prose of a TypedDict and a table of its members; its docstring says `name: …` or `name, name: …`."""
+    names = "|".join(item.__annotations__)
+    listed = re.compile(rf"(?:^|\s)((?:{names})(?:, (?:{names}))*|[A-Z]\w+ only): ")
+    head, *pieces = listed.split(one_line(inspect.getdoc(item) or ""))
+    texts = dict(zip(pieces[::2], pieces[1::2], strict=True))
+    rest = [f"{label}: {text}" for label, text in texts.items() if label.endswith(" only")]
+    yield _prose("\n\n".join([head, *rest]))
+    said = {name: text for label, text in texts.items() for name in label.split(", ")}
+    rows = (
+        (f"`{name}`", f"`{_kind(hint)}`", escape(said.get(name, "")).strip())
+        for name, hint in item.__annotations__.items()
+    )
+    yield table(("member", "type", "meaning"), rows)
+
+
 def _members(item: type, hidden: tuple[str, ...]) -> dict[str, Any]:
     """Return the public members of a class and of its bases of the same module, its own first."""
     homes = [base for base in item.__mro__ if base.__module__ == item.__module__]
@@ -156,9 +175,6 @@ def _members(item: type, hidden: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _fields(item: type) -> list[tuple[str, str]]:
-    if hasattr(item, "__required_keys__"):
-        hints: Mapping[str, Any] = item.__annotations__
-        return [(name, _kind(hint)) for name, hint in hints.items()]
     if dataclasses.is_dataclass(item):
         return [(field.name, _kind(field.type)) for field in dataclasses.fields(item)]
     return []
