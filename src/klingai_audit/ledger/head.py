@@ -255,7 +255,9 @@ class Head:
         recovered = joined(self._recovered)
         due = [(self._own_event("log_recovered", metadata), False) for metadata in recovered]
         due += [(event, False) for event in self._due]
-        results = self._append(txn, [*due, *events], now)[len(due) :]
+        first = 1 if self.size == 0 else 0  # nothing stands before `log_created`
+        results = self._append(txn, [*events[:first], *due, *events[first:]], now)
+        del results[first : first + len(due)]
         self._due.clear()
         self._recovered.clear()
         for metadata in recovered:

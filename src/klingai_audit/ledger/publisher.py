@@ -51,7 +51,7 @@ class Publisher:
         with self._wake:
             self._stopped = True
             self._wake.notify()
-        if threading.current_thread() is not self._thread:
+        if self._thread.ident is not None and threading.current_thread() is not self._thread:
             self._thread.join()
         try:
             if error is None:

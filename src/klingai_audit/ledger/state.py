@@ -49,6 +49,23 @@ class StateFolder:
                 self._ops.unlink(path)
 
     @property
+    def failed_sync(self) -> bool:
+        """Tell whether a failed sync is on record. Raises: AuditUnavailable."""
+        try:
+            return (self.path / FAILED_SYNC).exists()
+        except OSError as exc:
+            raise self._unavailable("cannot be read", exc) from exc
+
+    def clear_failed_sync(self) -> None:
+        """Remove that record; durable on return. Raises: AuditUnavailable."""
+        try:
+            if self.failed_sync:
+                self._ops.unlink(self.path / FAILED_SYNC)
+                self._ops.sync_folder(self.path)
+        except OSError as exc:
+            raise self._unavailable("cannot be changed", exc) from exc
+
+    @property
     def remembers(self) -> bool:
         """Tell whether a signed head was ever remembered here."""
         try:
@@ -117,6 +134,16 @@ class StateFolder:
     def _new_files(self) -> list[tuple[Path, re.Match[str]]]:
         matches = [(path, _UNRECORDED.fullmatch(path.name)) for path in (self.path / "aside").iterdir()]
         return [(path, match) for path, match in matches if match is not None]
+
+    def set_aside(self) -> tuple[str, ...]:
+        """Return the SHA-256 digests (hex) of all that was ever put aside. Raises: AuditUnavailable."""
+        try:
+            names = {path.name.removesuffix(_NEW) for path in (self.path / "aside").iterdir()}
+        except FileNotFoundError:
+            return ()
+        except OSError as exc:
+            raise self._unavailable("cannot be read", exc) from exc
+        return tuple(sorted(name for name in names if len(name) == 64))
 
     def recorded(self, name: str) -> None:
         """Note that an entry of the log names these bytes; if the note is lost, another entry will name them again."""
