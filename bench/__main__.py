@@ -24,6 +24,14 @@ from klingai_audit import AuditLog
 
 CALLERS = 64
 
+_NAIVE_VERIFY = """
+import sys
+from pathlib import Path
+sys.path.insert(0, ".")
+from bench import naive
+assert naive.verify(Path(sys.argv[1])) == int(sys.argv[2])
+"""
+
 
 def event(number: int) -> dict[str, Any]:
     """One entry's worth of facts, about 600 bytes once stored."""
@@ -81,8 +89,7 @@ def our_verify(log: Path, count: int, *options: str) -> float:
 def naive_verify(path: Path, count: int) -> float:
     begin = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, '.'); from bench import naive; from pathlib import Path\n"
-         f"assert naive.verify(Path({str(path)!r})) == {count}"],
+        [sys.executable, "-c", _NAIVE_VERIFY, str(path), str(count)],
         check=True,
     )
     return count / (time.perf_counter() - begin)
@@ -139,7 +146,8 @@ def bench_verify(base: Path, rounds: int, count: int) -> None:
     folder = base / "verify"
     folder.mkdir()
     log = make_log(folder, count)
-    naive.write_many(folder / "naive.jsonl", [{"event_type": "video_generation_started", **event(i)} for i in range(count)])
+    events = [{"event_type": "video_generation_started", **event(number)} for number in range(count)]
+    naive.write_many(folder / "naive.jsonl", events)
     compare(
         f"verify {count:,} entries (whole processes)",
         rounds,
@@ -170,7 +178,8 @@ def bench_memory(base: Path, count: int) -> None:
     private, peak, children = (int(field) for field in done.stderr.split()[-3:])
     print(f"\nverify {count:,} entries: private at the end {private // 1024} MB, peak resident {peak // 1024} MB")
     print(f"  (mapped log pages count as resident), largest worker peak {children // 1024} MB")
-    keep({"bench": "verify memory", "entries": count, "private_kb": private, "peak_kb": peak, "worker_peak_kb": children})
+    facts = {"private_kb": private, "peak_kb": peak, "worker_peak_kb": children}
+    keep({"bench": "verify memory", "entries": count, **facts})
 
 
 def main() -> None:

@@ -35,9 +35,12 @@ def main() -> None:
                     except KlingError:
                         continue
             audit.rotate_keys()
-            audit.log("budget_modified", "boss@example.com", "budget", "raise", resource_id="team-a", old=100, new=250)
+            raised = {"old": 100, "new": 250}
+            audit.log("budget_modified", "boss@example.com", "budget", "raise", resource_id="team-a", metadata=raised)
         with AuditLog.open(base / "audit") as audit:
-            audit.log("x_note", "user@example.com", text="zażółć gęślą jaźń \u2028 \U0001f600", number=1.5, nothing=None)
+            audit.log(
+                "x_note", "user@example.com", text="zażółć gęślą jaźń \u2028 \U0001f600", number=1.5, nothing=None
+            )
     if target.exists():
         shutil.rmtree(target)
     shutil.copytree(base / "audit", target / "audit")

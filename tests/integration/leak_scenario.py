@@ -27,7 +27,7 @@ FORBIDDEN = f"{PROMPT} forbidden Quokka-9915"
 DOOMED = f"{PROMPT} doomed Axolotl-2286"
 API_KEY = "api-key-kling-Pangolin5508Pangolin5508"
 ACCESS_KEY = "AccessNumbat6617Numbat"
-SECRET_KEY = "SecretEchidna3349Echidna3349Echidna3349"  # noqa: S105
+SECRET_KEY = "SecretEchidna3349Echidna3349Echidna3349"
 WEBHOOK = "whsec_dGVzdHNlY3JldFBsYXR5cHVzNzcwNFBsYXR5cHVz"
 PEOPLE = ("leak.person@example.com", "Leak.Other@example.org", "leak-service-account-5521")
 ADDRESSES = ("203.0.113.177", "198.51.100.211", "2001:db8:77:99::beef")
@@ -143,7 +143,10 @@ def own_events(audit: AuditLog) -> None:
         on_behalf_of=PEOPLE[0],
         metadata={
             "prompt": PROMPT,
-            "nested": {"negative_prompt": NEGATIVE, "list": [{"api_key": API_KEY}, f"mail {PEOPLE[0]} from {ADDRESSES[0]}"]},
+            "nested": {
+                "negative_prompt": NEGATIVE,
+                "list": [{"api_key": API_KEY}, f"mail {PEOPLE[0]} from {ADDRESSES[0]}"],
+            },
             "json": f'{{"authorization": "Bearer {API_KEY}", "secret": "{SECRET_KEY}"}}',
             "url": f"https://user:{SECRET_KEY}@example.com/?token={API_KEY}",
             "error": f"failed for {PEOPLE[1]} at {ADDRESSES[1]} with {WEBHOOK}",

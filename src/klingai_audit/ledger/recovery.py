@@ -1,8 +1,9 @@
 """Which lines that no checkpoint covers were acknowledged: those up to the last valid seal.
 
 What follows is put aside. A valid seal behind a line that does not fit is damage: somebody changed what was
-acknowledged. One exception: a page that never reached the disk when power was lost reads as zero bytes, and the
-rest of that last batch, its seal included, may stand behind it. Nobody was told of that batch.
+acknowledged. A copy of an earlier entry is no such line: it is a forgery like others. One exception: a page that
+never reached the disk when power was lost reads as zero bytes, and the rest of that last batch, its seal included,
+may stand behind it. Nobody was told of that batch.
 """
 
 from __future__ import annotations
@@ -35,13 +36,23 @@ def count_acknowledged(lines: Sequence[bytes], size: int, prev: bytes, keys: Key
                 keys.resume()
                 tail = keys.current.tail
         seq, prev = seq + 1, leaf_hash(line)
-    sealed = [index for index in range(accepted, len(lines)) if has_valid_seal(tail, origin, lines[index])]
+    sealed = [
+        index
+        for index in range(accepted, len(lines))
+        if has_valid_seal(tail, origin, lines[index]) and not _is_replay(lines[index], size + accepted)
+    ]
     if sealed and not _lost_with_power(lines[accepted:], sealed[0] - accepted):
         raise LogDamaged(
             f"Acknowledged entries of {where} after the first {size + accepted} were changed.",
             kind_of_damage="entry_changed",
         )
     return accepted
+
+
+def _is_replay(line: bytes, acknowledged: int) -> bool:
+    """Tell whether a sealed line is a copy of one that stands before; anybody can append such a copy."""
+    members = parse_members(line)
+    return members is not None and members.seq < acknowledged
 
 
 def _lost_with_power(lines: Sequence[bytes], first_sealed: int) -> bool:

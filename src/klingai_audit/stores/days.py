@@ -14,20 +14,21 @@ __all__ = [
     "count_to",
     "day_name",
     "find_line",
+    "lies_on_its_day",
     "line_before",
     "list_days",
-    "offset_after",
     "offset_of",
     "read_from",
     "read_lines",
 ]
 
-_CLAIM: Final = re.compile(rb',"seq":(0|[1-9][0-9]{0,15}),"logged_at":"[^"]{27}","prev_hash":"[^"]{64}"[^{}]{0,64}\}\Z')
+_CLAIM: Final = re.compile(
+    rb',"seq":(0|[1-9][0-9]{0,15}),"logged_at":"([^"]{10})[^"]{17}","prev_hash":"[^"]{64}"[^{}]{0,64}\}\Z'
+)
 _CLAIM_BYTES: Final = 256
 DAY_FILE: Final = re.compile(r"audit-([0-9]{4}-[0-9]{2}-[0-9]{2})\.jsonl")
 _CHUNK: Final = 1 << 20
 _MAX_FIRST_LINE: Final = 1 << 17
-_LOOK_BACK: Final = 1 << 22
 
 
 def day_name(day: dt.date) -> str:
@@ -109,25 +110,10 @@ def offset_of(path: Path, line: int) -> int | None:
     return 0
 
 
-def offset_after(path: Path, seq: int) -> int | None:
-    """Return the offset just after the last line that claims to be entry `seq`, looking back from the end.
-
-    Looks at the last 4 MiB only; None if no such line is there.
-    """
-    with path.open("rb", buffering=0) as file:
-        size = file.seek(0, os.SEEK_END)
-        begin = max(0, size - _LOOK_BACK)
-        file.seek(begin)
-        data = file.read(size - begin)
-    end = len(data)
-    needle = b',"seq":%d,' % seq
-    while (found := data.rfind(needle, 0, end)) >= 0:
-        stop = data.find(b"\n", found)
-        start = data.rfind(b"\n", 0, found) + 1
-        if stop >= 0 and (start or begin == 0) and _claimed_seq(data[start:stop]) == seq:
-            return begin + stop + 1
-        end = found
-    return None
+def lies_on_its_day(path: Path, line: bytes | None) -> bool:
+    """Tell whether a line claims to have been logged on the day that its file is named after."""
+    match = None if line is None else _CLAIM.search(line, max(0, len(line) - _CLAIM_BYTES))
+    return match is not None and path.name == f"audit-{match[2].decode()}.jsonl"
 
 
 def read_lines(path: Path, skip: int = 0) -> Iterator[tuple[bytes, bool]]:

@@ -126,12 +126,23 @@ class DirectoryStore:
     def publication(self) -> Iterator[DirectoryPublication]:
         with self._publish_mutex:
             try:
-                if not self._publish_lock.acquire():
-                    self._forget_tree()
+                known = self._publish_lock.acquire()
                 self.refuse_after_failed_sync()
+                if not known:
+                    self._forget_tree()
+                    self._sweep()
                 yield DirectoryPublication(self)
             finally:
                 self._publish_lock.release()
+
+    def _sweep(self) -> None:
+        """Remove temporary files of dead writers; those of living ones exist under this lock only."""
+        with contextlib.suppress(OSError):
+            for path in _walk(self.path):
+                if path.suffix == TEMPORARY_SUFFIX and not path.is_dir():
+                    whole = path.with_suffix("")
+                    if _kind_of_name(whole.relative_to(self.path).as_posix()) != "stray":
+                        self.ops.unlink(path)
 
     def refuse_after_failed_sync(self) -> None:
         """Raises: SyncFailed if a failed sync was noted and not yet recovered from."""
@@ -297,8 +308,10 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _kind(name: str, path: Path) -> FileKind:
-    if path.is_symlink() or not path.is_file():
-        return "stray"
+    return "stray" if path.is_symlink() or not path.is_file() else _kind_of_name(name)
+
+
+def _kind_of_name(name: str) -> FileKind:
     if DAY_FILE.fullmatch(name):
         return "entries"
     folder, _, base = name.rpartition("/")

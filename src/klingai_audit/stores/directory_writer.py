@@ -18,9 +18,9 @@ from klingai_audit.stores.days import (
     count_to,
     day_name,
     find_line,
+    lies_on_its_day,
     line_before,
     list_days,
-    offset_after,
     offset_of,
     read_from,
 )
@@ -107,13 +107,13 @@ class DirectoryTransaction:
     def _claimed_place(days: list[Path], begin: int) -> tuple[int, int] | None:
         """The place by what lines claim to be; anything but None may be wrong."""
         place = find_line(days, begin - 1)
-        if place is None:
-            return count_to(days, begin)
-        index, skip = place
-        offset = offset_after(days[index], begin - 1)
-        if offset is None:
+        if place is not None:
+            index, skip = place
             offset = offset_of(days[index], skip + 1)
-        return count_to(days, begin) if offset is None else (index, offset)
+            # A copy of the line that is looked for can only stand behind it, or in another day's file.
+            if offset is not None and lies_on_its_day(days[index], line_before(days[index], offset)):
+                return index, offset
+        return count_to(days, begin)
 
     def _read(self, begin: int, paths: list[Path], offset: int, earlier: Sequence[Path] = ()) -> Pulled:
         """Read all lines from byte `offset` of the first path on, and note where the log ends."""
