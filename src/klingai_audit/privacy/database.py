@@ -63,6 +63,7 @@ class PrivateDatabase:
         self._busy_seconds = busy_seconds
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._closing: weakref.finalize[[], PrivateDatabase] | None = None
         self._identity: tuple[int, int] = (0, 0)
         _databases.add(self)
 
@@ -76,6 +77,7 @@ class PrivateDatabase:
             try:
                 if self._connection is None:
                     self._connection = self._open()
+                    self._closing = weakref.finalize(self, self._connection.close)
                 self._check_place()
                 yield self._connection
             except (sqlite3.Error, OSError) as exc:
@@ -100,9 +102,9 @@ class PrivateDatabase:
     def close(self) -> None:
         """Close the connection; the next session opens it again."""
         with self._lock:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.close()
+            self._connection = None
+            if self._closing is not None:
+                self._closing()
 
     def missing(self) -> LogNotFound:
         """Build the error for a file that holds nothing of what is looked for."""
@@ -121,7 +123,11 @@ class PrivateDatabase:
     def after_fork(self) -> None:
         """In the child: drop lock and connection; the next session opens the file anew. Harmless elsewhere."""
         self._lock = threading.Lock()
-        self._connection = None
+        if self._connection is not None:
+            _inherited.append(self._connection)
+        if self._closing is not None:
+            self._closing.detach()
+        self._connection = self._closing = None
 
     # --- the file ---------------------------------------------------------------------------------
 
@@ -180,6 +186,8 @@ class PrivateDatabase:
 
 _databases: weakref.WeakSet[PrivateDatabase] = weakref.WeakSet()
 _held: list[PrivateDatabase] = []
+# A child must not close what its parent opened (SQLite's rule): it is kept and never used.
+_inherited: list[sqlite3.Connection] = []
 
 
 def _before_fork() -> None:

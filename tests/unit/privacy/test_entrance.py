@@ -233,6 +233,7 @@ def test_the_short_way_ends_when_a_secret_is_learned(entrance: Entrance) -> None
     assert entrance.plain({"studio-a-key": "studio-b"}) is not None
     try:
         secrets.learn("studio-a-key")
+        assert entrance.plain({"studio-a-key": 5}) is None
         secrets.learn("studio-b")
         assert entrance.plain({"studio-a-key": "studio-b"}) is None
         assert {"[removed]": "[removed]"} == admit(entrance, {"studio-a-key": "studio-b"})

@@ -407,6 +407,22 @@ def test_threads_racing_on_new_people_get_one_row(table: SqliteSubjects, path: P
     assert 7 == len(rows(path))
 
 
+def test_the_second_of_two_writers_takes_the_first_ones_row(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person whom another writer adds between our look and our write has that writer's row."""
+    mine, other = SqliteSubjects(path, KEY), SqliteSubjects(path, KEY)
+    select, theirs = SqliteSubjects._select, []
+
+    def slow(self: SqliteSubjects, database: sqlite3.Connection, normal: str) -> Subject | None:
+        found = select(self, database, normal)
+        if self is mine and not theirs:
+            theirs.append(other.resolve(USER))
+        return found
+
+    monkeypatch.setattr(SqliteSubjects, "_select", slow)
+    assert [mine.resolve(USER)] == theirs
+    assert 3 == len(rows(path))
+
+
 def race(path: str, start: float, results: multiprocessing.Queue[list[str]]) -> None:
     """Open the table, created here or elsewhere, and resolve the same people as everybody."""
     while time.time() < start:
