@@ -40,6 +40,8 @@ PRIVATE_MODE: Final = 0o600
 NO_FORK: Final = threading.Lock()
 """Held for moments in which a forked child would inherit something that nobody there could close; forks wait."""
 
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+
 _FULLFSYNC: Final[int | None] = getattr(fcntl, "F_FULLFSYNC", None) if sys.platform == "darwin" else None
 
 
@@ -139,11 +141,11 @@ class FileOps:
     def replace(self, path: Path, data: bytes, *, mode: int = 0o644) -> None:
         """Put `data` in place of the file at `path`: whole old or whole new after a crash; durable on return.
 
-        The temporary file is `<name>.tmp` in the same folder; one left by a crash is overwritten.
+        The temporary file is `<name>.tmp` in the same folder; one left by a crash is removed first.
         """
         temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
         try:
-            fd = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+            fd = self._open_new(temporary, mode)
             try:
                 self.write_all(fd, data)
                 self.sync(fd)
@@ -156,6 +158,14 @@ class FileOps:
             raise
         self.sync_folder(path.parent)
 
+    def _open_new(self, path: Path, mode: int) -> int:
+        """Open a file that nobody else has, nor a link to it: what stood there is unlinked, never written into."""
+        try:
+            return self.open(path, _NEW_FILE, mode)
+        except FileExistsError:
+            self.unlink(path)
+            return self.open(path, _NEW_FILE, mode)
+
     def renew(self, path: Path) -> None:
         """Copy a file's bytes to a new file, sync that, and let it take the name; durable on return.
 
@@ -164,7 +174,7 @@ class FileOps:
         mode = stat.S_IMODE(path.stat().st_mode)
         temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
         with path.open("rb") as source:
-            fd = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+            fd = self._open_new(temporary, mode)
             try:
                 while chunk := source.read(_COPY_BYTES):
                     self.write_all(fd, chunk)

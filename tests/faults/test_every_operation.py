@@ -234,7 +234,7 @@ def stages(
     for index, call in enumerate(calls_of(story)):
         if call.name not in only or call.name not in CAN_FAIL[how, code] or not (every or index in new_ways(story)):
             continue
-        stage = Stage(fresh(folder, str(index), story), FaultyOps(index, how, code))
+        stage = Stage(fresh(folder, f"at-{index}", story), FaultyOps(index, how, code))
         failed = ""
         try:
             story(stage)

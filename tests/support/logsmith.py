@@ -195,7 +195,9 @@ class Smith:
             done, state = {"code": 1301}, "failed"
         return [
             self.event("prompt_submitted", intent, event_id=cause, outcome="unknown", **common),
-            self.event("video_generation_started", {"seed": 7}, resource_id=task, request_id=cause[::-1], **common),
+            self.event(
+                "video_generation_started", {"intent": cause}, resource_id=task, request_id=cause[::-1], **common
+            ),
             self.event("task_status_changed", polls, resource_id=task, **common),
             self.event(f"video_generation_{state}", done, resource_id=task, event_id=end, **common),
         ]

@@ -64,6 +64,7 @@ class Mark:
 
 Event = Create | Data | Cut | Sync | Name | Mark
 ROOT: Final = 0
+OUTSIDE: Final = -1
 
 
 class JournalOps(FileOps):
@@ -92,7 +93,7 @@ class JournalOps(FileOps):
         with self._mutex:
             there = path.exists()
             fd = super().open(path, flags, mode)
-            node = self._nodes[path] if there else self._new(path, mode, folder=False)
+            node = self._nodes.get(path, OUTSIDE) if there else self._new(path, mode, folder=False)
             if there and flags & os.O_TRUNC:
                 self.events.append(Cut(node, 0))
             self._open[fd] = (node, bool(flags & os.O_APPEND))
