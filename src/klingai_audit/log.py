@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from klingai_audit.config import Places, open_store, state_folder
 from klingai_audit.durable import OPS, FileOps
-from klingai_audit.errors import AuditUnavailable, LogDamaged, LogNotFound, UsageError
+from klingai_audit.errors import AuditUnavailable, InvalidEvent, LogDamaged, LogNotFound, UsageError
 from klingai_audit.event.context import UNKNOWN_ACTOR, resolve
 from klingai_audit.event.own import own_event
-from klingai_audit.event.record import Draft, EncodedEvent
+from klingai_audit.event.record import Draft, EncodedEvent, is_end_id
 from klingai_audit.event.types import EventType
 from klingai_audit.ledger.appender import Appender
 from klingai_audit.ledger.clock import SYSTEM_CLOCK, Clock
@@ -194,6 +194,10 @@ class AuditLog:
         credentials are removed, prompts become commitments, people pseudonyms (docs/format.md).
         Raises: InvalidEvent and its kinds (nothing was written), AuditUnavailable.
         """
+        if event_id is not None and is_end_id(event_id):
+            raise InvalidEvent(
+                "/event_id: a UUID of version 8 is kept for the ends of tasks.", do="Give a UUIDv7, or leave it out."
+            )
         draft = Draft(
             event_type=event_type,
             actor_id=actor_id,

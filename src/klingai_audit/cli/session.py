@@ -121,5 +121,11 @@ def write_json(stream: TextIO, members: dict[str, Any]) -> None:
 def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
+    class Piped(Console):
+        """A console that leaves a closed pipe to `cli.run`, like all other output."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-    return Console(file=stream, highlight=False, markup=False, emoji=False, width=width)
+    return Piped(file=stream, highlight=False, markup=False, emoji=False, width=width)

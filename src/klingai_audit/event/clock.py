@@ -70,7 +70,7 @@ def end_event_id(origin: str, provider_task_id: str, state: Literal["succeeded",
     """Return the one id of a task's end: UUIDv8 of origin, task and state, the same for every observer.
 
     First 16 bytes of SHA-256(`klingai-audit/end/v1` ‖ 0 ‖ origin ‖ 0 ‖ task id ‖ 0 ‖ state).
-    Raises: InvalidEvent: an empty part, a NUL in it, or another state. Source: design 14.3.
+    Raises: InvalidEvent: an empty part, a NUL in it, or another state. Source: docs/format.md, "Ids".
     """
     if state not in ("succeeded", "failed"):
         raise InvalidEvent("the end state of a task is 'succeeded' or 'failed'")

@@ -7,7 +7,7 @@ the byte order. An `EncodedEvent` is what the ledger accepts: UTF-8 JSON on one 
 The head of the body is positional, so that nobody parses JSON to learn it: `body[24:60]` is the event id,
 `body[75:102]` the time, `body[118:…]` the event type up to the next quotation mark.
 
-Source: docs/format.md (design sections 3 and 14.3).
+Source: docs/format.md, "Entries".
 """
 
 from __future__ import annotations

@@ -138,16 +138,28 @@ def _registry() -> dict[str, EventInfo]:
     add(auth, t.AUTH_EVENT, _LOGON, "Someone logged on, off, or failed to.", "a caller's own log()")
     for medium in ("video", "image", "audio"):
         started, completed, failed = (t(f"{medium}_generation_{end}") for end in ("started", "completed", "failed"))
-        add(operations, started, _API, f"The provider accepted a {medium} task.", "a create call that succeeded")
-        add(operations, completed, _API, f"A {medium} task ended well.", "the first sight of the task's end")
-        add(operations, failed, _API, f"A {medium} task or its create call failed.", "an error code or a failed task")
+        add(operations, started, _API, f"A task for {medium} was accepted.", "a create call that succeeded")
+        add(operations, completed, _API, f"A task for {medium} ended well.", "the first sight of the task's end")
+        add(
+            operations,
+            failed,
+            _API,
+            f"A task for {medium} or its create call failed.",
+            "an error code or a failed task",
+        )
     add(operations, t.TASK_SUBMITTED, _API, "A task without a prompt is about to be sent.", "a paid create call")
     add(operations, t.TASK_STATUS_CHANGED, _API, "A task is seen in another state.", "a poll or a callback")
     add(operations, t.TASK_COMPLETED, _API, "A task ended; its product is not known.", "the first sight of its end")
     for medium in ("video", "image", "audio"):
         downloaded, deleted = t(f"{medium}_downloaded"), t(f"{medium}_deleted")
-        add(operations, downloaded, _FILES, f"A {medium} file was fetched.", "a result download, with its SHA-256")
-        add(operations, deleted, _FILES, f"A {medium} was deleted.", "a delete call, or a caller's own log()")
+        add(operations, downloaded, _FILES, f"A file with {medium} was fetched.", "a result download, with its SHA-256")
+        add(
+            operations,
+            deleted,
+            _FILES,
+            f"A result with {medium} was deleted.",
+            "a delete call, or a caller's own log()",
+        )
     add(operations, t.RESOURCE_CREATED, _API, "A voice, element or the like was made.", "a create call", _OBJECT[0])
     add(operations, t.RESOURCE_DELETED, _API, "A voice, element or the like was deleted.", "a delete call", _OBJECT[0])
     add(operations, t.RESOURCE_READ, _API, "A voice, element or list was read.", "a read call", _OBJECT[0])

@@ -119,9 +119,9 @@ class Receipt:
         return self
 
     def __await__(self) -> Generator[Any, None, Receipt]:
-        return self.published_or_durable("durable").__await__()
+        return self.reached("durable").__await__()
 
-    async def published_or_durable(self, state: State = "durable") -> Receipt:
+    async def reached(self, state: State = "durable") -> Receipt:
         """Await the entry being `durable` or `published`; returns self. Raises as `wait` does."""
         _check_state(state)
         if not self.done:

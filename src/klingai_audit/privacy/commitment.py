@@ -3,7 +3,7 @@
 salt = HMAC-SHA-256(subject key, `klingai-audit/commit/v1` ‖ 0 ‖ event id as 36 ASCII ‖ 0 ‖ JSON pointer);
 commitment = SHA-256(`klingai-audit/commit/v1` ‖ 0 ‖ salt ‖ value). The value is text in UTF-8, bytes as they are,
 or compact JSON as sent. Without the subject's key nobody can guess it; with one salt exactly one is opened.
-Source: docs/format.md 9.2 (design 14.4).
+Source: docs/format.md 9.2.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The door: the only way from a draft to an `EncodedEvent`. What must not be kept does not pass.
 
 Ids of people become pseudonyms, addresses masks with a keyed reference, user agents product and major version;
-content becomes commitments, credentials go, every other text is cleaned. Source: design sections 8 and 14.4.
+content becomes commitments, credentials go, every other text is cleaned. Source: docs/format.md, "Values inside
+entries".
 """
 
 from __future__ import annotations

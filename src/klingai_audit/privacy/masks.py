@@ -1,7 +1,7 @@
 """Masks for e-mail and IP address shapes: enough to recognise one's own, too little to name anyone.
 
 `us***@example.com`, `192.168.xxx.xxx`, `2001:db8::/32`. Masking a masked text changes nothing. Every function
-takes time linear in its input. Source: design 14.4.
+takes time linear in its input. Source: docs/format.md, "Masks".
 """
 
 from __future__ import annotations

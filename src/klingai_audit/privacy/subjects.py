@@ -3,7 +3,7 @@
 HMAC-SHA-256(look-up key, normalised id) → pseudonym (128 random bits), a random 256-bit subject key, and the id
 sealed under it with AES-256-GCM. Erasing the row makes pseudonym, salts and sealed content meaningless. A new
 row is durable before it is returned. Two reserved rows keep `unknown` and `klingai-audit` literal.
-Source: design sections 4, 8 and 14.4.
+Source: docs/format.md, "Pseudonyms and commitments".
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ def check_file_system(path: Path) -> None:
     Raises: UnsupportedStorage for Windows, NFS, SMB and FUSE.
     """
     if sys.platform == "win32":
-        raise UnsupportedStorage("The directory store needs Linux or macOS.", do="Use WSL or a PostgreSQL log.")
+        raise UnsupportedStorage(
+            "The directory store needs Linux or macOS.", do="Use WSL, or run the log on another host."
+        )
     existing = path.absolute()
     while not existing.exists():
         existing = existing.parent

@@ -1,6 +1,6 @@
 """From findings and evidence to the graded verdict: for each threat its state, what rules it out, what to do.
 
-Source: design section 9. The texts name what was actually checked in this run, never more.
+The texts name what was actually checked in this run, never more.
 """
 
 from __future__ import annotations

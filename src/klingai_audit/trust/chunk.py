@@ -61,9 +61,9 @@ class Report(msgspec.Struct, array_like=True):
     (32 bytes each) up to the first multiple of 256, `tiles` (the 32-byte roots of every 256), `tail` the rest.
     `stored` tells whether `tree/0` holds the same hashes as far as it goes; `sealed` whether the last line has a
     seal. `own` holds entries of the types that verification reads. `ids` and `ends` are sorted 64-bit
-    fingerprints of event ids and of ended tasks; `intents` are those still open at the range's end, by event
-    id. `outcomes` are ids of intents of earlier ranges that were answered here, `continued` correlation ids of
-    acts begun in earlier ranges. `error` says why the file could not be read.
+    fingerprints of event ids and of ended tasks; `intents` are those that no entry of the range names, by event
+    id; `answered` are ids that entries name as their intent and that are not in the range before them. `error`
+    says why the file could not be read.
     """
 
     number: int
@@ -86,6 +86,5 @@ class Report(msgspec.Struct, array_like=True):
     ids: bytes = b""
     ends: bytes = b""
     intents: dict[str, Intent] = {}
-    outcomes: list[str] = []
-    continued: list[str] = []
+    answered: list[str] = []
     error: str = ""

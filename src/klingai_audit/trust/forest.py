@@ -11,8 +11,8 @@ from typing import Final
 
 from klingai_audit.errors import Malformed
 from klingai_audit.tlog.hashing import fold_tile
-from klingai_audit.tlog.merkle import CompactRange, peaks_at
-from klingai_audit.tlog.tile import HASH_BYTES, TILE_WIDTH, RangeReader, node_reader
+from klingai_audit.tlog.merkle import CompactRange, node_hash, peaks_at
+from klingai_audit.tlog.tile import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, RangeReader
 from klingai_audit.trust.chunk import Report
 
 __all__ = ["Forest", "hashes_at"]
@@ -34,6 +34,7 @@ class Forest:
         self.levels: list[bytearray] = [bytearray(), bytearray()]
         self._read_leaves = read_leaves
         self._pending = bytearray()
+        self._nodes: dict[tuple[int, int], bytes] = {}
 
     @classmethod
     def resume(cls, size: int, read: RangeReader, read_leaves: Callable[[int, int], bytes]) -> Forest:
@@ -87,9 +88,18 @@ class Forest:
     def root(self, size: int) -> bytes:
         """Return the 32-byte root of the first `size` entries, `size` at most that of the forest."""
         rest = size % TILE_WIDTH
-        tree = CompactRange(size - rest, peaks_at(size - rest, node_reader(self._read)))
-        tree.extend(self._read_leaves(size - rest, size))
+        tree = CompactRange(size - rest, peaks_at(size - rest, self._node))
+        if rest:
+            tree.extend(self._read_leaves(size - rest, size))
         return tree.root()
 
-    def _read(self, level: int, begin: int, end: int) -> bytes:
-        return bytes(self.levels[level][begin * HASH_BYTES : end * HASH_BYTES])
+    def _node(self, level: int, index: int) -> bytes:
+        """Root of entries `[index << level, (index + 1) << level)`, `level` at least 8; what is computed is kept."""
+        stored, height = divmod(level, TILE_HEIGHT)
+        if not height:
+            return bytes(self.levels[stored][index * HASH_BYTES : (index + 1) * HASH_BYTES])
+        found = self._nodes.get((level, index))
+        if found is None:
+            found = node_hash(self._node(level - 1, 2 * index), self._node(level - 1, 2 * index + 1))
+            self._nodes[level, index] = found
+        return found

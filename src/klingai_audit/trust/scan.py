@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+import sys
 from array import array
 from bisect import bisect_right
-from typing import Final
+from typing import Final, Literal
 from zlib import adler32, crc32
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from klingai_audit.event.record import OUTCOMES, SCHEMA, Event
+from klingai_audit.event.record import Event
 from klingai_audit.ledger.line import parse_members
 from klingai_audit.tlog.hashing import fold_tile, hash_leaves
 from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
@@ -60,6 +61,8 @@ _DAY_END: Final = "T23:59:59.999999Z"
 class Line(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole entry as a closed struct: the event's members, then the ledger's."""
 
+    schema: Literal[1]
+    outcome: Literal["success", "failure", "blocked", "unknown"]
     seq: int
     logged_at: str
     prev_hash: str
@@ -102,13 +105,10 @@ class _Scanner:
         self.report = Report(task.number, 0, 0, 0)
         self.leaves = bytearray()
         self.times: list[str] = []
-        self.ids: list[str] = []
+        self.ids = bytearray()
         self.ends = array("Q")
         self.intents: dict[str, Intent] = {}
-        self.causes: dict[str, list[str]] = {}
-        self.begun: set[str] = set()
-        self.outcomes: list[str] = []
-        self.continued: set[str] = set()
+        self.answered: list[str] = []
 
     @property
     def seq(self) -> int:
@@ -201,54 +201,46 @@ class _Scanner:
         seals = [event.seal for event in events if event.seal is not UNSET]
         if {len(seal) for seal in seals} - {43} or not _SEALS("".join(seals).encode()):
             raise _Doubt
-        self._heads(lines, events)
-        self._acts(events)
-
-    def _heads(self, lines: list[bytes], events: list[Line]) -> None:
-        ids = [line[24:60] for line in lines]
-        if b"".join(ids).translate(_HEX) != _ID_FORM * len(ids):
-            raise _Doubt
-        times = b"".join([line[75:102] for line in lines])
-        if times.translate(_DIGITS) != _TIME_FORM * len(ids):
-            raise _Doubt
         types = {event.event_type for event in events}
-        if {event.schema for event in events} != {SCHEMA} or {event.outcome for event in events} - OUTCOMES:
-            raise _Doubt
         if not _TYPES("\n".join(types) + "\n"):
             raise _Doubt
         if types & OWN_TYPES:
             self.report.own += [(e.seq, lines[i]) for i, e in enumerate(events) if e.event_type in OWN_TYPES]
-        self.ids += [event.event_id[24:] for event in events]
+        self._acts(events, self._heads(lines))
 
-    def _acts(self, events: list[Line]) -> None:
-        """Join intents and outcomes within the range, and note ends of tasks."""
-        for event in events:
-            cause, metadata = event.correlation_id, event.metadata
-            if cause is UNSET:
-                continue
-            answered = None
-            if metadata is not UNSET:
-                if metadata.get("phase") == "intent":
-                    self._intent(event, cause, metadata.get("deadline_s"))
-                    continue
-                answered = metadata.get("intent")
-            if isinstance(answered, str):
-                if self.intents.pop(answered, None) is None:
-                    self.outcomes.append(answered)
-            elif event.event_type != "api_key_used":
-                for begun in self.causes.pop(cause, ()):
-                    self.intents.pop(begun, None)
-                if cause not in self.begun:
-                    self.continued.add(cause)
-            if event.event_id[14] == "8" and event.resource_id is not UNSET:
-                task = event.resource_id.encode()
-                self.ends.append(crc32(task) << 32 | adler32(task))
+    def _heads(self, lines: list[bytes]) -> bytes:
+        """Check event ids and times by position; return the ids one after another."""
+        ids = b"".join([line[24:60] for line in lines])
+        if ids.translate(_HEX) != _ID_FORM * len(lines):
+            raise _Doubt
+        times = b"".join([line[75:102] for line in lines])
+        if times.translate(_DIGITS) != _TIME_FORM * len(lines):
+            raise _Doubt
+        self.ids += ids
+        return ids
 
-    def _intent(self, event: Line, cause: str, deadline: object) -> None:
-        self.begun.add(cause)
+    def _acts(self, events: list[Line], ids: bytes) -> None:
+        """Join intents with outcomes that name them, and note ends of tasks."""
+        told = [event for event in events if event.metadata is not UNSET]
+        for event in [event for event in told if "phase" in event.metadata]:  # type: ignore[operator]
+            self._intent(event)
+        for answered in [event.metadata["intent"] for event in told if "intent" in event.metadata]:  # type: ignore[operator,index]
+            if isinstance(answered, str) and self.intents.pop(answered, None) is None:
+                self.answered.append(answered)
+        if b"8" in ids[14::36]:
+            for event in [event for event in events if event.event_id[14] == "8"]:
+                if event.resource_id is not UNSET:
+                    task = event.resource_id.encode()
+                    self.ends.append(crc32(task) << 32 | adler32(task))
+
+    def _intent(self, event: Line) -> None:
+        metadata, cause = event.metadata, event.correlation_id
+        if metadata is UNSET or metadata["phase"] != "intent":
+            return
+        deadline = metadata.get("deadline_s")
         if isinstance(deadline, int | float):
+            cause = "" if cause is UNSET else cause
             self.intents[event.event_id] = Intent(event.seq, event.timestamp, float(deadline), cause)
-            self.causes.setdefault(cause, []).append(event.event_id)
 
     # --- the result -------------------------------------------------------------------------------
 
@@ -270,16 +262,17 @@ class _Scanner:
         report.tiles = b"".join([fold_tile(leaves[at : at + step]) for at in tiles])
         report.first_time, report.last_time = self.times[0], self.times[-1]
         report.silences = list(find_silences(self.times, base))
-        report.ids = _fingerprints(self.ids)
+        report.ids = _fingerprints(bytes(self.ids))
         report.ends = array("Q", sorted(self.ends)).tobytes()
-        report.intents, report.outcomes, report.continued = self.intents, self.outcomes, list(self.continued)
+        report.intents, report.answered = self.intents, self.answered
         return report
 
 
-def _fingerprints(ids: list[str]) -> bytes:
-    """The last 48 bits of each id, sorted, as 64-bit numbers of this machine."""
-    numbers = array("Q", bytes.fromhex("".join(["0000" + text for text in ids])))
-    numbers.byteswap()
+def _fingerprints(ids: bytes) -> bytes:
+    """The last 64 bits of each id (36 characters), sorted, as numbers of this machine."""
+    numbers = array("Q", bytes.fromhex(ids.replace(b"-", b"").decode()))[1::2]
+    if sys.byteorder == "little":
+        numbers.byteswap()
     return array("Q", sorted(numbers)).tobytes()
 
 

@@ -7,6 +7,7 @@ again. Uses 8 bytes of memory an entry for the comparison of ids.
 from __future__ import annotations
 
 import datetime as dt
+import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ __all__ = ["find_notes"]
 
 _SLICES: Final = 16
 _OPEN_WRITER: Final = "?"
+_CAUSE: Final = re.compile(rb',"correlation_id":"([^"\\]+)"').finditer
 
 
 def find_notes(scanned: Scanned, now: dt.datetime, *, decoded: bool) -> list[Finding]:
@@ -116,21 +118,46 @@ class _Writers:
 def _overdue(scanned: Scanned, now: dt.datetime) -> Iterator[Finding]:
     """Announced acts whose outcome did not come in time."""
     waiting: dict[str, Intent] = {}
-    causes: dict[str, list[str]] = {}
     for part in scanned.ranges:
-        for answered in part.report.outcomes:
+        for answered in part.report.answered:
             waiting.pop(answered, None)
-        for cause in part.report.continued:
-            for event_id in causes.pop(cause, ()):
-                waiting.pop(event_id, None)
         waiting |= part.report.intents
-        for event_id, intent in part.report.intents.items():
-            causes.setdefault(intent.cause, []).append(event_id)
-    for intent in waiting.values():
-        due = dt.datetime.fromisoformat(intent.timestamp) + dt.timedelta(seconds=intent.deadline_s)
-        if due < now:
-            message = f"The act that entry {intent.seq} announced has no outcome; it was due at {due:%Y-%m-%d %H:%M}Z."
-            yield _note(scanned, "intent_overdue", message, intent.seq)
+    overdue = {event_id: due for event_id, intent in waiting.items() if (due := _due(intent)) < now}
+    for event_id in _answered_by_cause(scanned, {event_id: waiting[event_id] for event_id in overdue}):
+        del overdue[event_id]
+    for event_id, due in overdue.items():
+        seq = waiting[event_id].seq
+        message = f"The act that entry {seq} announced has no outcome; it was due at {due:%Y-%m-%d %H:%M}Z."
+        yield _note(scanned, "intent_overdue", message, seq)
+
+
+def _due(intent: Intent) -> dt.datetime:
+    return dt.datetime.fromisoformat(intent.timestamp) + dt.timedelta(seconds=intent.deadline_s)
+
+
+def _answered_by_cause(scanned: Scanned, waiting: dict[str, Intent]) -> set[str]:
+    """Return the ids of those intents that a later entry of the same act answers without naming one."""
+    causes: dict[bytes, list[str]] = {}
+    for event_id, intent in waiting.items():
+        causes.setdefault(intent.cause.encode(), []).append(event_id)
+    first = min((intent.seq for intent in waiting.values()), default=0)
+    found: set[str] = set()
+    for part in scanned.ranges if causes else ():
+        if part.report.base + part.report.lines <= first:
+            continue
+        data = part.file.read(part.report.start, part.report.stop)
+        for match in _CAUSE(data):
+            if match[1] in causes:
+                line = data[data.rfind(b"\n", 0, match.start()) + 1 : data.find(b"\n", match.end())]
+                found |= {event_id for event_id in causes[match[1]] if _answers(line, waiting[event_id])}
+    return found
+
+
+def _answers(line: bytes, intent: Intent) -> bool:
+    if (seq_of(line) or 0) <= intent.seq or event_type_of(line) == "api_key_used":
+        return False
+    metadata = read_metadata(line)
+    return metadata.get("phase") != "intent" and "intent" not in metadata
 
 
 def _twice(scanned: Scanned) -> Iterator[Finding]:
@@ -143,7 +170,7 @@ def _twice(scanned: Scanned) -> Iterator[Finding]:
     ends: dict[str, tuple[str, int]] = {}
     for part in scanned.ranges:
         for line in scanned.read(part):
-            suspect = int(line.data[48:60], 16) in ids
+            suspect = int(line.data[43:47] + line.data[48:60], 16) in ids
             if not suspect and (not tasks or line.data[38:39] != b"8"):
                 continue
             event_id, seq = line.data[24:60].decode(), seq_of(line.data) or 0

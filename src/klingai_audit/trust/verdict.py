@@ -1,7 +1,7 @@
 """What verification says: findings, threats and the graded verdict. Never "valid" alone.
 
 `FINDING_KINDS` is the one list of finding kinds; docs/when-it-fails.md has a section for each `page`.
-Source: design sections 9 and 14.5.
+Source: docs/cli.md, "JSON output".
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class Finding:
         return FINDING_KINDS[self.kind].severity
 
     def as_json(self) -> dict[str, Any]:
-        """The members of design 14.5, in order."""
+        """The members of one finding in `verify --json`, in order."""
         return {
             "kind": self.kind,
             "severity": self.severity,
@@ -282,7 +282,7 @@ class Verdict:
         return dataclasses.replace(self, recorded=recorded)
 
     def to_json(self) -> dict[str, Any]:
-        """The object of design 14.5, members in its order."""
+        """The object that `verify --json` prints, members in its order."""
         key = None if self.key is None else {"vkey": self.key, "source": self.key_source}
         head: dict[str, Any] = {"format": 1}
         if self.scope == "file":

@@ -68,7 +68,7 @@ class DrillResult:
         return tuple(attack.attack for attack in self.tried if not attack.caught)
 
     def to_json(self, *, full: bool = False) -> dict[str, Any]:
-        """Return `mutations, caught, missed[], skipped[]` (design 14.5); with `full` also each attack."""
+        """Return `mutations, caught, missed[], skipped[]`; with `full` also each attack."""
         skipped = [
             {"attack": attack.attack, "why": attack.skipped} for attack in self.attacks if attack.skipped is not None
         ]
