@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -14,10 +15,12 @@ from klingai_audit.ledger.appender import Appender
 from klingai_audit.ledger.clock import SYSTEM_CLOCK, Clock
 from klingai_audit.ledger.head import Head
 from klingai_audit.ledger.keys import KeyFolder
+from klingai_audit.ledger.line import splice
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.ledger.state import FAILED_SYNC, StateFolder
 from klingai_audit.ledger.store import Store
 from klingai_audit.stores.directory import DirectoryStore
+from klingai_audit.tlog.merkle import leaf_hash
 
 ORIGIN = "log.example.com/test"
 NOON = 1_795_262_400 * 10**9  # 2026-11-21T12:00:00Z
@@ -150,3 +153,13 @@ class Ledger:
         from klingai_audit.ledger.line import event_type_of
 
         return [event_type_of(line) for line in self.lines()]
+
+
+def unsealed_entries(begin: int, count: int, day: dt.date, prev: bytes = bytes(32)) -> list[bytes]:
+    """Entries `[begin, begin + count)` logged on `day`, linked among themselves, for tests of bare stores."""
+    lines: list[bytes] = []
+    logged_at = f"{day.isoformat()}T12:00:00.000000Z".encode()
+    for seq in range(begin, begin + count):
+        lines.append(splice(event(metadata={"n": seq}).body, seq, logged_at, prev))
+        prev = leaf_hash(lines[-1])
+    return lines
