@@ -26,7 +26,7 @@ _ROTATION_MEMBERS: Final = ["epoch", "epoch_key", "handover"]
 _HANDOVER: Final = "klingai-audit/handover/v1"
 _EPOCH_LINE: Final = 6
 
-Place = Callable[[int], tuple[str | None, int | None]]
+_Place = Callable[[int], tuple[str | None, int | None]]
 """Entry -> (file, line), each None where it cannot be told."""
 
 
@@ -42,7 +42,7 @@ class FirstEntry:
         self.log_key = _named(read_key(self.metadata.get("log_key")), self.origin)
         self.epoch_key = _named(read_key(self.metadata.get("epoch_key")), f"{self.origin}/epoch-0")
 
-    def check(self, trusted: VerifierKey | None, epoch_key: VerifierKey | None, place: Place) -> list[Finding]:
+    def check(self, trusted: VerifierKey | None, epoch_key: VerifierKey | None, place: _Place) -> list[Finding]:
         """Compare with the form, and with the keys that the caller trusts."""
         file, line = place(0)
         if self.metadata.get("format", FORMAT) != FORMAT:
@@ -93,7 +93,7 @@ class Epochs:
         """Return the epoch in force at tree size `size`."""
         return bisect_left(self.ends, size)
 
-    def rotate(self, seq: int, line: bytes, root: bytes | None, place: Place) -> None:
+    def rotate(self, seq: int, line: bytes, root: bytes | None, place: _Place) -> None:
         """Take the `signing_key_rotated` entry `seq`; `root` is that of the entries before it, None if unknown."""
         fault, successor = self._read_rotation(seq, read_metadata(line), root)
         if fault:

@@ -19,7 +19,16 @@ from klingai_audit.trust.forest import hashes_at
 from klingai_audit.trust.look import Look
 from klingai_audit.trust.verdict import Finding
 
-__all__ = ["Roots", "check_kept_set", "check_memory", "check_roots", "check_strays", "check_tree", "read_anchors"]
+__all__ = [
+    "Roots",
+    "check_kept_set",
+    "check_memory",
+    "check_roots",
+    "check_strays",
+    "check_tree",
+    "compare_hashes",
+    "read_anchors",
+]
 
 Roots = Callable[[int], bytes | None]
 """Size -> the root that the entries have, None if it cannot be told."""

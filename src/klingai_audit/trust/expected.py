@@ -24,10 +24,10 @@ _MAX_WAYS: Final = 64
 _PIECE: Final = 4096
 _LONGEST_TRIED: Final = 1 << 16
 
-Leaves = Callable[[int, int], bytes]
+_Leaves = Callable[[int, int], bytes]
 """`(begin, end)` -> leaf hashes of entries `[begin, end)`, 32 bytes each, fewer if there are none."""
 
-Claimed = Callable[[int, int], Iterable[tuple[int, bytes]]]
+_Claimed = Callable[[int, int], Iterable[tuple[int, bytes]]]
 """`(begin, end)` -> (entry, leaf hash) as the lines have it: hashed from the entry, and stated by the next link."""
 
 
@@ -40,8 +40,8 @@ class Expected:
     """
 
     size: int
-    _stored: Leaves
-    _entries: Leaves
+    _stored: _Leaves
+    _entries: _Leaves
     proven: int = 0
     lost: tuple[int, int] | None = None
     contradicting: list[Anchor] = field(default_factory=list)
@@ -82,7 +82,12 @@ class Expected:
 
 
 def build_expected(
-    size: int, anchors: Sequence[Anchor], stored: Leaves, entries: Forest | None, entry_leaves: Leaves, claimed: Claimed
+    size: int,
+    anchors: Sequence[Anchor],
+    stored: _Leaves,
+    entries: Forest | None,
+    entry_leaves: _Leaves,
+    claimed: _Claimed,
 ) -> Expected:
     """Find out which leaf hashes the `anchors` (by ascending size, none above `size`) prove.
 
@@ -113,7 +118,7 @@ def build_expected(
     return expected
 
 
-def _matching(anchors: Sequence[Anchor], stored: Leaves) -> list[Anchor]:
+def _matching(anchors: Sequence[Anchor], stored: _Leaves) -> list[Anchor]:
     """Return the anchors whose root the stored leaf hashes have."""
     tree, found = CompactRange(), list[Anchor]()
     for anchor in anchors:
@@ -129,7 +134,7 @@ def _matching(anchors: Sequence[Anchor], stored: Leaves) -> list[Anchor]:
 
 
 def _try_stretch(
-    expected: Expected, tree: CompactRange, begin: int, anchor: Anchor, stored: Leaves, claimed: Claimed
+    expected: Expected, tree: CompactRange, begin: int, anchor: Anchor, stored: _Leaves, claimed: _Claimed
 ) -> bool:
     """Try to prove entries `[begin, anchor.size)` with hashes from any source; extends `expected` and `tree`."""
     count = anchor.size - begin
