@@ -147,7 +147,7 @@ class Sight:
 
     `state` None: nothing was seen, `problem` says why. `correlation_id` joins its entries in a process that
     does not know it. `note` is what a provider wants back with the next sight, `links` are the URLs of its
-    results with their ids.
+    results with their ids. `shared`: other processes may see the same thing.
     """
 
     thing: str
@@ -158,6 +158,7 @@ class Sight:
     opens: bool = False
     note: Mapping[str, str] = field(default_factory=dict)
     links: Sequence[tuple[str, str]] = field(default=(), repr=False)
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

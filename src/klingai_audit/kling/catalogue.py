@@ -1,8 +1,8 @@
-"""The endpoint table: what each method and path of Kling is for, what it costs, and which fields may be kept.
+"""Which request is which row of the endpoint table.
 
-A further endpoint is a further row. Paths are matched from their end, so any prefix in front (resellers, base
-URLs that hold `/v1`) and doubled slashes do not matter. A path that no row names is still recorded when the host is
-Kling's own: as the generic row of its method. Source: fact sheet sections 2 and 7.1 (vendor documentation 2026-09-20).
+Paths are matched from their end, so any prefix in front (resellers, base URLs that hold `/v1`) and doubled slashes
+do not matter. A path that no row names is still recorded when the host is Kling's own: as the generic row of its
+method. The table: `kling.endpoints`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from klingai_audit.capture.facts import Kind
+from klingai_audit.kling.endpoints import (
+    DOWNLOAD,
+    LEGACY_LISTS,
+    LEGACY_ONES,
+    NEW_TEXT_TO_VIDEO,
+    ROWS,
+    SEARCH_TASKS,
+    TASKS_BY_ID,
+    UNKNOWN_READ,
+    UNKNOWN_WRITE,
+    legacy_create,
+)
+from klingai_audit.kling.rows import Fields, Generation, Row
 
 __all__ = [
     "DOWNLOAD",
@@ -29,16 +41,12 @@ __all__ = [
     "Fields",
     "Generation",
     "Match",
-    "Reply",
     "Row",
     "is_kling_host",
     "is_legacy_model",
     "match",
+    "match_path",
 ]
-
-Generation = Literal["legacy", "new"]
-Reply = Literal["task", "tasks", "page", "file", "any"]
-"""What a successful reply holds: one task record, a list of them, a page with a cursor, a file's bytes, or unknown."""
 
 KLING_DOMAINS: Final = ("klingai.com", "kling.ai")
 RESULT_DOMAINS: Final = ("klingai.com", "kling.ai", "kechuangai.com", "inkwai.com")
@@ -50,45 +58,6 @@ _LEGACY_MODEL: Final = re.compile(r"kling-(?:v[0-9]|video-)").match
 _LONG_NUMBER: Final = re.compile(r"[0-9a-f-]*[0-9][0-9a-f-]{7,}", re.IGNORECASE).fullmatch
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_ACTION_CHARACTERS: Final = 120
-
-
-@dataclass(frozen=True, slots=True)
-class Fields:
-    """Which fields of a request body an entry may hold; paths are dotted, names are those in the entry.
-
-    `committed` enter as commitments, `kept` in the clear as `settings`. Fields in neither are named, not held.
-    """
-
-    committed: Mapping[str, str] = field(default_factory=dict)
-    kept: Mapping[str, str] = field(default_factory=dict)
-    external_id: tuple[str, ...] = ("external_task_id",)
-    model: str | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Row:
-    """One endpoint. `{name}` in `path` stands for one segment.
-
-    `product` is the medium in event names, None where the reply must tell. `idempotent`: a second create with
-    the same external id was observed to be refused, so that an ambiguous create may be sent again.
-    `distinct`: the path alone says that it is Kling's; others count only with a Kling envelope in the reply.
-    """
-
-    method: str
-    path: str
-    action: str
-    kind: Kind
-    reply: Reply
-    product: str | None = None
-    generation: Generation | None = None
-    fields: Fields = Fields()
-    idempotent: bool = False
-    distinct: bool = True
-
-    @property
-    def segments(self) -> tuple[str, ...]:
-        """The path's parts between slashes."""
-        return tuple(self.path.strip("/").split("/"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,69 +73,26 @@ class Match:
     sure: bool = True
 
 
-NEW_TEXT_TO_VIDEO: Final = Row(
-    "POST", "/text-to-video/{model}", "text_to_video", "paid_create", "task", "video", "new", idempotent=True,
-    fields=Fields(
-        committed={"prompt": "prompt", "callback_url": "options.callback_url"},
-        kept={
-            "resolution": "settings.resolution", "aspect_ratio": "settings.aspect_ratio",
-            "duration": "settings.duration", "sound": "settings.audio", "multi_shot": "settings.multi_shot",
-            "watermark": "options.watermark_info.enabled",
-        },
-        external_id=("options.external_task_id",),
-    ),
-)  # fmt: skip
-"""Text to video of the new design; the model list is open. Idempotency of the external id: sheet 3.4, seen once."""
+LEGACY_TEXT_TO_VIDEO: Final = legacy_create("text_to_video")
+LEGACY_ONE: Final = LEGACY_ONES[LEGACY_TEXT_TO_VIDEO.path]
+LEGACY_LIST: Final = LEGACY_LISTS[LEGACY_TEXT_TO_VIDEO.path]
 
-LEGACY_TEXT_TO_VIDEO: Final = Row(
-    "POST", "/v1/videos/text2video", "text_to_video", "paid_create", "task", "video", "legacy", idempotent=True,
-    fields=Fields(
-        committed={
-            "prompt": "prompt", "negative_prompt": "negative_prompt", "multi_prompt": "multi_prompt",
-            "callback_url": "callback_url",
-        },
-        kept={
-            "mode": "mode", "sound": "sound", "cfg_scale": "cfg_scale", "aspect_ratio": "aspect_ratio",
-            "duration": "duration", "camera": "camera_control.type", "camera_moves": "camera_control.config",
-            "multi_shot": "multi_shot", "shot_type": "shot_type", "watermark": "watermark_info.enabled",
-        },
-        model="model_name",
-    ),
-)  # fmt: skip
+_Index = dict[tuple[str, tuple[str, ...]], Row]
 
-LEGACY_ONE: Final = Row("GET", "/v1/videos/text2video/{id}", "query_task", "read", "task", "video", "legacy")
-LEGACY_LIST: Final = Row("GET", "/v1/videos/text2video", "list_tasks", "read", "tasks", "video", "legacy")
-TASKS_BY_ID: Final = Row("GET", "/tasks", "query_tasks", "read", "tasks", None, "new", distinct=False)
-SEARCH_TASKS: Final = Row("POST", "/tasks", "search_tasks", "read", "page", None, "new", distinct=False)
 
-ROWS: Final[tuple[Row, ...]] = (
-    NEW_TEXT_TO_VIDEO,
-    LEGACY_TEXT_TO_VIDEO,
-    LEGACY_ONE,
-    LEGACY_LIST,
-    TASKS_BY_ID,
-    SEARCH_TASKS,
-)
-"""The endpoints that this version interprets; everything else of a Kling host is a generic row."""
+def _index(*, open_ended: bool) -> _Index:
+    """Rows by method and literal segments; `open_ended`: those that end with a variable, without it."""
+    found = {}
+    for row in ROWS:
+        segments = row.segments
+        if segments[-1].startswith("{") is open_ended:
+            found[row.method, segments[:-1] if open_ended else segments] = row
+    return found
 
-DOWNLOAD: Final = Row("GET", "", "download", "download", "file", "video")
-"""A result's file, wherever its link points."""
 
-UNKNOWN_WRITE: Final = Row(
-    "*", "", "", "paid_create", "any",
-    fields=Fields(
-        committed={
-            "prompt": "prompt", "negative_prompt": "negative_prompt", "text": "text", "contents": "contents",
-            "callback_url": "callback_url",
-        },
-        external_id=("external_task_id", "options.external_task_id"),
-        model="model_name",
-    ),
-)  # fmt: skip
-"""Any call of a Kling host that may change something and that no row names: taken as paid."""
-
-UNKNOWN_READ: Final = Row("*", "", "", "read", "any")
-"""Any GET, HEAD or OPTIONS of a Kling host that no row names."""
+_EXACT: Final = _index(open_ended=False)
+_OPEN: Final = _index(open_ended=True)
+_LONGEST: Final = max(len(row.segments) for row in ROWS)
 
 
 def match(method: str, url: str) -> Match | None:
@@ -175,18 +101,27 @@ def match(method: str, url: str) -> Match | None:
     method = method.upper()
     segments = tuple(unquote(part) for part in parts.path.split("/") if part)
     host = (parts.hostname or "").rstrip(".").lower()
-    for row in ROWS:
-        if row.method == method:
-            variables = _variables(row.segments, segments)
-            if variables is not None:
-                sure = row.distinct or is_kling_host(host) or _is_loopback(host)
-                return Match(row, row.action, variables, sure)
+    found = _find(method, segments)
+    if found is not None:
+        row, variables = found
+        sure = row.distinct or is_kling_host(host) or _is_loopback(host)
+        return Match(row, row.action, variables, sure)
     if not is_kling_host(host):
         return Match(DOWNLOAD, DOWNLOAD.action) if method == "GET" and _delivers(host, segments) else None
     if method == "GET" and _API_HOST(host) is None and _delivers(host, segments):
         return Match(DOWNLOAD, DOWNLOAD.action)
     row = UNKNOWN_READ if method in _READS else UNKNOWN_WRITE
     return Match(row, _path_action(segments))
+
+
+def match_path(method: str, path: str) -> Match:
+    """Find the row of a call that is known to be Kling's, wherever it is sent; there is always one."""
+    method = method.upper()
+    segments = tuple(unquote(part) for part in urlsplit(path).path.split("/") if part)
+    found = _find(method, segments)
+    if found is not None:
+        return Match(found[0], found[0].action, found[1])
+    return Match(UNKNOWN_READ if method in _READS else UNKNOWN_WRITE, _path_action(segments))
 
 
 def is_kling_host(host: str) -> bool:
@@ -203,16 +138,17 @@ def _is_loopback(host: str) -> bool:
     return host in {"localhost", "::1"} or host.startswith("127.")
 
 
-def _variables(template: tuple[str, ...], segments: tuple[str, ...]) -> dict[str, str] | None:
-    if len(segments) < len(template):
-        return None
-    found: dict[str, str] = {}
-    for wanted, given in zip(template, segments[-len(template) :], strict=True):
-        if wanted.startswith("{"):
-            found[wanted[1:-1]] = given
-        elif wanted != given:
-            return None
-    return found
+def _find(method: str, segments: tuple[str, ...]) -> tuple[Row, dict[str, str]] | None:
+    """The row whose path is the longest end of `segments`."""
+    for length in range(min(_LONGEST, len(segments)), 0, -1):
+        tail = segments[-length:]
+        row = _EXACT.get((method, tail))
+        if row is not None:
+            return row, {}
+        row = _OPEN.get((method, tail[:-1])) if length > 1 else None
+        if row is not None:
+            return row, {row.segments[-1][1:-1]: tail[-1]}
+    return None
 
 
 def _delivers(host: str, segments: tuple[str, ...]) -> bool:

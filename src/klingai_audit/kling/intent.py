@@ -15,10 +15,13 @@ from klingai_audit.capture.facts import Operation, RequestFacts
 from klingai_audit.event.record import Draft
 from klingai_audit.event.types import EventType
 from klingai_audit.kling.catalogue import Match, Row
+from klingai_audit.kling.endpoints import DELETE_FILE
+from klingai_audit.kling.media import decode_base64, is_link, sniff
 from klingai_audit.kling.reply import clean_id
+from klingai_audit.kling.rows import pick, pick_all
 from klingai_audit.privacy.commitment import ToCommit
 
-__all__ = ["CREATE_DEADLINE", "DOWNLOAD_DEADLINE", "describe_request", "intent_draft", "medium_of", "pick"]
+__all__ = ["CREATE_DEADLINE", "DOWNLOAD_DEADLINE", "describe_request", "intent_draft", "medium_of"]
 
 CREATE_DEADLINE: Final = 300
 """Seconds after which a create without an outcome is a finding: longer than any time-out in use."""
@@ -27,13 +30,17 @@ DOWNLOAD_DEADLINE: Final = 3600
 """The same for downloads."""
 
 MAX_NAMES: Final = 20
+MAX_INPUTS: Final = 32
+"""Media of one request that get a commitment of their own; a request has up to ten, in documented use."""
+
 MAX_INTEGER: Final = 2**53
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:+/-]{0,63}").fullmatch
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}").fullmatch
 _MEDIA_TYPE: Final = re.compile(r"[a-z][\w.+-]{0,63}/[\w.+-]{1,63}", re.ASCII).match
-_PROMPTS: Final = ("prompt", "multi_prompt", "text")
+_PROMPTS: Final = ("prompt", "multi_prompt", "text", "sound_effect_prompt", "bgm_prompt")
 _MEDIA_NAMES: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("mp4", "mov", "webm"), "video"),
     **dict.fromkeys(("png", "jpg", "jpeg", "webp"), "image"),
     **dict.fromkeys(("mp3", "wav", "m4a"), "audio"),
 }
@@ -45,27 +52,31 @@ def intent_draft(operation: Operation, request: RequestFacts, extra: Mapping[str
     row = found.row
     if row.kind == "read":
         return Draft(
-            event_type=EventType.RESOURCE_READ, resource_type=row.product or "task", resource_id=operation.thing,
-            action=found.action, metadata={**_key(request), **extra},
+            event_type=EventType.QUOTA_CHECKED if row.product == "account" else EventType.RESOURCE_READ,
+            resource_type=row.product or "task", resource_id=operation.thing, action=found.action,
+            metadata={**_key(request), **extra},
         )  # fmt: skip
     head: dict[str, Any] = {"phase": "intent"}
-    if row.kind == "download":
-        medium = medium_of(request.url)
+    if row.kind == "download" or row is DELETE_FILE:
+        medium = operation.variables.get("medium") or medium_of(request.url, operation.variables.get("product"))
+        deadline = DOWNLOAD_DEADLINE if row.kind == "download" else CREATE_DEADLINE
         return Draft(
-            event_type=f"{medium}_downloaded", resource_type=medium, resource_id=operation.thing, action=found.action,
-            outcome="unknown",
-            metadata={
-                **head, "deadline_s": DOWNLOAD_DEADLINE, **_part(operation), "url": ToCommit(request.url), **extra,
-            },
+            event_type=f"{medium}_{'downloaded' if row.kind == 'download' else 'deleted'}", resource_type=medium,
+            resource_id=operation.thing, action=found.action, outcome="unknown",
+            metadata={**head, "deadline_s": deadline, **_part(operation), "url": ToCommit(request.url), **extra},
         )  # fmt: skip
     said = describe_request(found, request)
-    prompted = any(name in said for name in _PROMPTS) or _mentions_prompt(request.body)
+    head["deadline_s"] = CREATE_DEADLINE
+    if row.kind == "destructive":
+        return Draft(
+            event_type=EventType.RESOURCE_DELETED, resource_type=row.product,
+            resource_id=clean_id(pick(_decode(request.body), row.addresses)), action=found.action, outcome="unknown",
+            metadata={**head, **said, **_key(request), **extra},
+        )  # fmt: skip
     return Draft(
-        event_type=EventType.PROMPT_SUBMITTED if prompted else EventType.TASK_SUBMITTED,
-        resource_type=row.product or "task",
-        action=found.action,
-        metadata={**head, "deadline_s": CREATE_DEADLINE, **said, **_key(request), **extra},
-    )
+        event_type=EventType.PROMPT_SUBMITTED if any(name in said for name in _PROMPTS) else EventType.TASK_SUBMITTED,
+        resource_type=row.product or "task", action=found.action, metadata={**head, **said, **_key(request), **extra},
+    )  # fmt: skip
 
 
 def describe_request(found: Match, request: RequestFacts) -> dict[str, Any]:
@@ -88,9 +99,17 @@ def describe_request(found: Match, request: RequestFacts) -> dict[str, Any]:
         value = pick(body, path)
         if value is not None and value != "":
             said[name] = _committed(value)
-    settings = {name: _kept(value) for name, path in row.fields.kept.items() if (value := pick(body, path)) is not None}
+    settings = {name: _setting(body, path) for name, path in row.fields.kept.items()}
+    inputs = [(path.partition("[]")[0], value) for path in row.fields.media for value in pick_all(body, path)]
+    if row.fields.contents:
+        _read_contents(body.get("contents"), said, settings, inputs)
+    settings = {name: value for name, value in settings.items() if value not in (None, [])}
     if settings:
         said["settings"] = settings
+    if inputs:
+        said["inputs"] = [_input(field, value) for field, value in inputs[:MAX_INPUTS]]
+        if len(inputs) > MAX_INPUTS:
+            said["inputs_left_out"] = len(inputs) - MAX_INPUTS
     external = next((value for path in row.fields.external_id if (value := pick(body, path))), None)
     if external is not None:
         said["external_task_id"] = clean_id(external) or _committed(external)
@@ -100,16 +119,47 @@ def describe_request(found: Match, request: RequestFacts) -> dict[str, Any]:
     return said
 
 
-def pick(body: Any, path: str | None) -> Any:
-    """The value at a dotted path; None if there is none."""
-    for part in path.split(".") if path else ():
-        body = body.get(part) if isinstance(body, dict) else None
-    return body if path else None
+def _setting(body: dict[str, Any], path: str) -> Any:
+    if "[]" not in path:
+        value = pick(body, path)
+        return None if value is None else _kept(value)
+    return [_kept(value) for _, value in zip(range(MAX_NAMES), pick_all(body, path), strict=False)]
 
 
-def medium_of(url: str) -> str:
-    """The medium that a link's file name tells: `image`, `audio`, else `video`."""
-    return _MEDIA_NAMES.get(urlsplit(url).path.rpartition(".")[2].lower(), "video")
+def _read_contents(
+    contents: Any, said: dict[str, Any], settings: dict[str, Any], inputs: list[tuple[str, Any]]
+) -> None:
+    """Take the new design's typed list apart: the prompt, ids of elements and voices, media. Total."""
+    if contents is not None and not isinstance(contents, list):
+        said["contents"] = _committed(contents)
+    for item in contents if isinstance(contents, list) else ():
+        kind = item.get("type") if isinstance(item, dict) else None
+        if kind == "prompt" or (isinstance(item, dict) and kind is None and "prompt" in item):
+            text = item.get("text", item.get("prompt"))
+            if text is not None and text != "":
+                said.setdefault("prompt", _committed(text))
+        elif kind in ("element", "voice") and clean_id(item.get(f"{kind}_id")) is not None:
+            ids = settings.setdefault(f"{kind}s", [])
+            ids += [clean_id(item[f"{kind}_id"])] if len(ids) < MAX_NAMES else []
+        elif isinstance(item, dict) and "url" in item and isinstance(kind, str) and _NAME(kind):
+            inputs.append((kind, item["url"]))
+        else:
+            inputs.append(("contents", item))
+
+
+def _input(field: str, value: Any) -> dict[str, Any]:
+    """One image, sound or video: a commitment to the link, or to the file's own bytes."""
+    if not isinstance(value, str):
+        return {"field": field, "media": _committed(value)}
+    if is_link(value):
+        return {"field": field, "url": ToCommit(value)}
+    data = decode_base64(value)
+    return {"field": field, "media": ToCommit(value) if data is None else ToCommit(data, sniff(data))}
+
+
+def medium_of(url: str, product: str | None = None) -> str:
+    """The medium that a link's file name tells, else the product of its task, else `video`."""
+    return _MEDIA_NAMES.get(urlsplit(url).path.rpartition(".")[2].lower(), product or "video")
 
 
 def _key(request: RequestFacts) -> dict[str, str]:
@@ -172,9 +222,8 @@ def _is_dial(item: tuple[Any, Any]) -> bool:
 
 def _other_names(row: Row, body: dict[str, Any]) -> list[str]:
     """Names of the fields that the table does not know, one level deep where the table itself goes deeper."""
-    fields = row.fields
-    known = {*fields.committed.values(), *fields.kept.values(), *fields.external_id, fields.model}
-    parents = {path.rpartition(".")[0] for path in known if path}
+    known = {path.partition("[]")[0] for path in row.fields.paths}
+    parents = {".".join(path.split(".")[:depth]) for path in known for depth in range(1, path.count(".") + 1)}
     names = [name for name in _names(body, parents) if name not in known and name not in parents]
     return sorted(name for name in names if all(_NAME(part) for part in name.split(".")))[:MAX_NAMES]
 
@@ -186,10 +235,3 @@ def _names(body: dict[str, Any], parents: set[str], prefix: str = "") -> Iterato
             yield from _names(value, parents, f"{path}.")
         else:
             yield path
-
-
-def _mentions_prompt(body: bytes | None) -> bool:
-    """Whether a new-design body without a row of its own carries a prompt among its `contents`."""
-    contents = pick(_decode(body), "contents")
-    items = contents if isinstance(contents, list) else []
-    return any(isinstance(item, dict) and (item.get("type") == "prompt" or "prompt" in item) for item in items)

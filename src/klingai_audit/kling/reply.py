@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, Final, Literal
 
@@ -23,6 +23,7 @@ __all__ = [
     "TaskRecord",
     "Verdict",
     "clean_id",
+    "read_done",
     "read_page",
     "read_reply",
     "read_task",
@@ -50,7 +51,15 @@ _AMOUNT: Final = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,9})?").fullmatch
 _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]{0,8}").fullmatch
 _MAX_NUMERIC_ID: Final = 10**20
 _MAX_MILLIS: Final = 253_402_300_799_999
-_LEGACY_LISTS: Final = (("videos", "video"), ("images", "image"), ("audios", "audio"))
+_LEGACY_LISTS: Final = (
+    ("videos", "video"),
+    ("images", "image"),
+    ("series_images", "image"),
+    ("audios", "audio"),
+    ("voices", "voice"),
+    ("elements", "element"),
+)
+_PRODUCTS: Final = ("video", "image", "audio", "voice", "element")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +80,29 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One output of a task; `duration` is decimal text in seconds."""
+    """One output of a task: a file (`video`, `image`, `audio`), or a `voice` or `element` of the account's library.
+
+    `duration` is decimal text in seconds; `wav_url` is a sound's second file; `name` is what its owner called it.
+    """
 
     kind: str
     id: str | None
     url: str | None = field(repr=False)
     watermark_url: str | None = field(default=None, repr=False)
     duration: str | None = None
+    wav_url: str | None = field(default=None, repr=False)
+    name: str | None = field(default=None, repr=False)
+    owned_by: str | None = None
+    state: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """A task as either generation tells it; times in ms since 1970 UTC by the provider's clock."""
+    """A task as either generation tells it; times in ms since 1970 UTC by the provider's clock.
+
+    `id` is empty for what a synchronous call did without making a task of it. `parent_id` is the video that it was
+    made from; `raw` is the record as Kling sent it.
+    """
 
     id: str
     status: str
@@ -92,6 +112,8 @@ class TaskRecord:
     updated_ms: int | None = None
     results: tuple[Result, ...] = field(default=(), repr=False)
     charges: tuple[Charge, ...] = ()
+    parent_id: str | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def final(self) -> bool:
@@ -100,9 +122,9 @@ class TaskRecord:
 
     @property
     def product(self) -> str | None:
-        """The medium that its results tell: `video`, `image` or `audio`."""
+        """What its results tell: `video`, `image`, `audio`, `voice` or `element`."""
         kinds = {result.kind for result in self.results}
-        return next((kind for kind in ("video", "image", "audio") if kind in kinds), None)
+        return next((kind for kind in _PRODUCTS if kind in kinds), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,21 +192,34 @@ def read_task(data: Any) -> TaskRecord | None:
         return None
     legacy = "task_id" in data
     task_id = clean_id(data.get("task_id") if legacy else data.get("id"))
-    if task_id is None:
+    return None if task_id is None else _record(data, task_id, legacy=legacy)
+
+
+def read_done(data: Any) -> TaskRecord | None:
+    """Read what a synchronous call brought, which needs no id and may say no status; None if it is nothing."""
+    if not isinstance(data, dict):
         return None
+    task = _record(data, clean_id(data.get("task_id")) or "", legacy=True)
+    return task if task.status != "unrecognised" else replace(task, status="succeeded")
+
+
+def _record(data: dict[str, Any], task_id: str, *, legacy: bool) -> TaskRecord:
     prefix = "task_" if legacy else ""
     info = data.get("task_info")
-    external = info.get("external_task_id") if legacy and isinstance(info, dict) else data.get("external_id")
+    info = info if legacy and isinstance(info, dict) else {}
+    parent = info.get("parent_video")
     message = data.get("task_status_msg" if legacy else "message")
     return TaskRecord(
         id=task_id,
         status=_status(data.get(f"{prefix}status")),
         message=message if isinstance(message, str) else "",
-        external_id=clean_id(external),
+        external_id=clean_id(info.get("external_task_id") if legacy else data.get("external_id")),
         created_ms=_millis(data.get("created_at" if legacy else "create_time")),
         updated_ms=_millis(data.get("updated_at" if legacy else "update_time")),
         results=tuple(_legacy_results(data.get("task_result")) if legacy else _new_results(data.get("outputs"))),
         charges=tuple(_legacy_charges(data) if legacy else _new_charges(data.get("billing"))),
+        parent_id=clean_id(parent.get("id")) if isinstance(parent, dict) else None,
+        raw=data,
     )
 
 
@@ -256,9 +291,10 @@ def _legacy_results(value: Any) -> Iterator[Result]:
     for name, kind in _LEGACY_LISTS:
         items = value.get(name)
         for item in items if isinstance(items, list) else ():
-            if isinstance(item, dict) and count < MAX_RESULTS:
+            for result in _results(kind, item) if isinstance(item, dict) else ():
                 count += 1
-                yield _result(kind, item, item.get("url") or item.get("url_mp3"))
+                if count <= MAX_RESULTS:
+                    yield result
 
 
 def _new_results(value: Any) -> Iterator[Result]:
@@ -266,18 +302,30 @@ def _new_results(value: Any) -> Iterator[Result]:
         if isinstance(item, dict):
             kind = item.get("type")
             known = isinstance(kind, str) and _WORD(kind)
-            yield _result(str(kind) if known else "unrecognised", item, item.get("url") or item.get("mp3_url"))
+            yield from _results(str(kind) if known else "unrecognised", item)
 
 
-def _result(kind: str, item: Mapping[str, Any], url: Any) -> Result:
-    marked = item.get("watermark_url")
-    return Result(
-        kind=kind,
-        id=clean_id(item.get("id")),
-        url=url if isinstance(url, str) and url else None,
-        watermark_url=marked if isinstance(marked, str) and marked else None,
-        duration=_amount(item.get("duration")),
-    )
+def _results(kind: str, item: Mapping[str, Any]) -> Iterator[Result]:
+    """The results of one item: one, but for images that come as three views."""
+    views = [item[name] for name in ("url_1", "url_2", "url_3") if isinstance(item.get(name), str)]
+    links = ("url", "url_mp3", "mp3_url", "trial_url")
+    state = item.get("status")
+    for url in views or [next((item[name] for name in links if item.get(name)), None)]:
+        yield Result(
+            kind=kind,
+            id=clean_id(next((item[name] for name in ("id", f"{kind}_id") if item.get(name)), None)),
+            url=_text(url),
+            watermark_url=_text(item.get("watermark_url")),
+            duration=_amount(next((item[n] for n in ("duration", "duration_mp3", "mp3_duration") if n in item), None)),
+            wav_url=_text(item.get("url_wav") or item.get("wav_url")),
+            name=_text(item.get(f"{kind}_name") or item.get("name")),
+            owned_by=clean_id(item.get("owned_by")),
+            state=_status(state) if isinstance(state, str) else None,
+        )
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def _legacy_charges(data: Mapping[str, Any]) -> Iterator[Charge]:

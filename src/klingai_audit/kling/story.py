@@ -1,29 +1,73 @@
 """The entries of a generation's life: from an answer to the drafts that tell it. Pure.
 
 Which event a refusal is, when a status is news, what the one end of a task holds: all of it is decided here
-and in `kling.reply`, for the client, for captured clients and for whatever comes later.
+and in `kling.reply`, for the client, for captured clients, for callbacks and for whatever comes later.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import dataclass
 from typing import Any, Final
 
 from klingai_audit.capture.facts import Background, Exchange, Known, Operation, Outcome, Sight
 from klingai_audit.event.record import Draft, end_event_id, format_time, is_event_id
 from klingai_audit.event.types import EventType
-from klingai_audit.kling.catalogue import Match
+from klingai_audit.kling.catalogue import Match, Row
 from klingai_audit.kling.errors import code_info
-from klingai_audit.kling.reply import Charge, Reply, TaskRecord
+from klingai_audit.kling.reply import Charge, Reply, TaskRecord, read_reply
+from klingai_audit.kling.rows import MEDIA, RESOURCES
 from klingai_audit.privacy.commitment import ToCommit
 
-__all__ = ["answer_facts", "correlation_of", "end_outcome", "refusal_of", "started", "task_outcomes"]
+__all__ = [
+    "Scene",
+    "answer_facts",
+    "answer_of",
+    "correlation_of",
+    "end_outcome",
+    "ended_type",
+    "opening_note",
+    "refusal_of",
+    "started",
+    "task_outcomes",
+]
 
 _CARRIED: Final = ("generation", "model", "external_task_id", "attempt", "key_kind", "key_fingerprint")
 """Facts of the intent that its outcome repeats."""
 
+_PACKAGES: Final = {"image": "image", **dict.fromkeys(("video", "audio", "voice", "element"), "video")}
+"""Product -> the resource pack that a legacy record's units come from, which it does not name (sheet 3.3, 6)."""
+
 _MS: Final = dt.timedelta(milliseconds=1)
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One exchange to be told: what was asked, what came back, what is known already."""
+
+    operation: Operation
+    exchange: Exchange
+    intent: Draft
+    background: Background
+    reply: Reply
+
+    @property
+    def row(self) -> Row:
+        """The row of the endpoint table."""
+        found: Match = self.operation.row
+        return found.row
+
+
+def answer_of(exchange: Exchange) -> Reply:
+    """Read what came back; no answer at all is unclear, or, if nothing was sent, a refusal by the network."""
+    if exchange.status is None:
+        return Reply("unclear" if exchange.sent else "refused", problem=exchange.error or "no_answer")
+    if exchange.error is not None:
+        return Reply("unclear", http_status=exchange.status, problem=exchange.error)
+    if exchange.truncated:
+        return Reply("unclear", http_status=exchange.status, problem="reply_too_long")
+    return read_reply(exchange.status, exchange.body)
 
 
 def refusal_of(reply: Reply, otherwise: str) -> tuple[str, str]:
@@ -41,6 +85,13 @@ def refusal_of(reply: Reply, otherwise: str) -> tuple[str, str]:
             return EventType.ACCESS_DENIED, "blocked"
         case _:
             return otherwise, "failure"
+
+
+def ended_type(product: str | None, *, well: bool) -> str:
+    """The event type of an end: of a generation, of the making of a voice or element, or of an unknown task."""
+    if product in MEDIA:
+        return f"{product}_generation_{'completed' if well else 'failed'}"
+    return EventType.RESOURCE_CREATED if product in RESOURCES else EventType.TASK_COMPLETED
 
 
 def answer_facts(exchange: Exchange, reply: Reply | None, intent: Draft, *, kind: str) -> dict[str, Any]:
@@ -76,12 +127,21 @@ def answer_facts(exchange: Exchange, reply: Reply | None, intent: Draft, *, kind
 def started(operation: Operation, intent: Draft, product: str | None, facts: dict[str, Any]) -> Draft:
     """The entry that a create took effect, as far as its outcome says so."""
     return Draft(
-        event_type=f"{product}_generation_started" if product else EventType.TASK_SUBMITTED,
+        event_type=f"{product}_generation_started" if product in MEDIA else EventType.TASK_SUBMITTED,
         resource_type=product or "task",
         action=operation.name,
         correlation_id=intent.correlation_id,
         metadata=facts,
     )
+
+
+def opening_note(scene: Scene) -> dict[str, str]:
+    """What is to be known of a task from its create on, whoever sees it later."""
+    named = {
+        "product": scene.row.product, "generation": scene.row.generation, "action": scene.operation.name,
+        "model": scene.intent.metadata.get("model"),
+    }  # fmt: skip
+    return {name: value for name, value in named.items() if isinstance(value, str)}
 
 
 def correlation_of(task_id: str, external_id: str | None, background: Background, known: Known | None) -> str:
@@ -93,66 +153,58 @@ def correlation_of(task_id: str, external_id: str | None, background: Background
     return end_event_id(background.origin, task_id, "succeeded")
 
 
-def task_outcomes(
-    task: TaskRecord,
-    operation: Operation,
-    exchange: Exchange,
-    reply: Reply,
-    intent: Draft,
-    background: Background,
-    known: Known | None,
-) -> list[Outcome]:
+def task_outcomes(task: TaskRecord, scene: Scene, known: Known | None) -> list[Outcome]:
     """What a task record is worth: its start if nobody knew of it, then its end, or its status if that is news."""
+    background, reply = scene.background, scene.reply
     correlation = correlation_of(task.id, task.external_id, background, known)
     lost = background.unresolved(correlation) if known is None else None
     note = dict(known.note if known else lost or {})
-    product = note.get("product") or _row_product(operation) or task.product
+    product = note.get("product") or scene.row.product or task.product
     if product:
         note["product"] = product
-    facts = {**_task_facts(task), **answer_facts(exchange, reply, intent, kind=operation.kind)}
+    facts = {**_task_facts(task), **answer_facts(scene.exchange, reply, scene.intent, kind=scene.operation.kind)}
     facts |= {name: note[name] for name in ("generation", "model") if name in note}
     outcomes: list[Outcome] = []
     if lost is not None:
-        draft = started(operation, intent, product, {**facts, "found_by": operation.name})
-        outcomes.append(
-            Outcome(
-                draft=draft.replace(
-                    resource_id=task.id, correlation_id=correlation, request_id=reply.request_id, action=_create(note)
-                ),
-                sight=Sight(thing=task.id, correlation_id=correlation, state=task.status, opens=True, note=note),
-            )
-        )
+        draft = started(scene.operation, scene.intent, product, {**facts, "found_by": scene.operation.name})
+        draft = draft.replace(
+            resource_id=task.id, correlation_id=correlation, request_id=reply.request_id,
+            action=note.get("action", "create"),
+        )  # fmt: skip
+        # A task that has ended is seen as submitted first, so that its end is news.
+        state = "submitted" if task.final else task.status
+        sight = Sight(thing=task.id, correlation_id=correlation, state=state, opens=True, note=note, shared=True)
+        outcomes.append(Outcome(draft=draft, sight=sight))
         if not task.final:
             return outcomes
-        outcomes[0] = _as_submitted(outcomes[0])
     if task.final:
-        outcomes.append(end_outcome(task, product, correlation, facts, background, reply, operation, note))
+        outcomes.append(end_outcome(task, scene, product, correlation, facts, note))
         return outcomes
     draft = Draft(
         event_type=EventType.TASK_STATUS_CHANGED,
         resource_type=product or "task",
         resource_id=task.id,
-        action=operation.name,
+        action=scene.operation.name,
         correlation_id=correlation,
         request_id=reply.request_id,
         metadata=facts,
     )
-    return [Outcome(draft=draft, sight=_sight(task, correlation, note))]
+    return [Outcome(draft=draft, sight=_sight(task, task.id, correlation, note))]
 
 
 def end_outcome(
     task: TaskRecord,
+    scene: Scene,
     product: str | None,
     correlation: str,
     facts: dict[str, Any],
-    background: Background,
-    reply: Reply,
-    operation: Operation,
     note: dict[str, str],
 ) -> Outcome:
-    """The one end of a task, with the id that every observer of it computes."""
+    """The one end of a task, with the id that every observer of it computes.
+
+    What a synchronous call did without making a task of it has an end as well, which nobody else can see.
+    """
     well = task.status == "succeeded"
-    ending = "completed" if well else "failed"
     metadata = dict(facts)
     if task.results:
         metadata["results"] = [
@@ -165,47 +217,45 @@ def end_outcome(
         metadata["category"] = "task"
         if task.message:
             metadata["provider_message"] = ToCommit(task.message)
+    resource = task.id or None
+    if product in RESOURCES:
+        made = [result.id for result in task.results if result.kind == product and result.id]
+        resource = made[0] if len(made) == 1 else resource
+        if task.id:
+            metadata["task_id"] = task.id
     draft = Draft(
-        event_type=f"{product}_generation_{ending}" if product else EventType.TASK_COMPLETED,
+        event_type=ended_type(product, well=well),
         resource_type=product or "task",
-        resource_id=task.id,
-        action=operation.name,
+        resource_id=resource,
+        action=scene.operation.name,
         outcome="success" if well else "failure",
         correlation_id=correlation,
-        request_id=reply.request_id,
-        event_id=end_event_id(background.origin, task.id, "succeeded" if well else "failed"),
+        request_id=scene.reply.request_id,
+        event_id=end_event_id(scene.background.origin, task.id, "succeeded" if well else "failed") if task.id else None,
         metadata=metadata,
     )
-    return Outcome(draft=draft, once=True, sight=_sight(task, correlation, note))
+    thing = task.id or scene.reply.request_id or scene.intent.event_id or ""
+    return Outcome(draft=draft, once=bool(task.id), sight=_sight(task, thing, correlation, note))
 
 
 def _charge_facts(charge: Charge, product: str | None) -> dict[str, str]:
-    """A legacy record names no package; videos and images each have their own (fact sheet section 6)."""
     facts = charge.facts()
-    if charge.charge_type == "unit" and product in {"video", "image"}:
-        facts.setdefault("package_type", product)
+    if charge.charge_type == "unit" and product in _PACKAGES:
+        facts.setdefault("package_type", _PACKAGES[product])
     return facts
 
 
-def _sight(task: TaskRecord, correlation: str, note: dict[str, str]) -> Sight:
+def _sight(task: TaskRecord, thing: str, correlation: str, note: dict[str, str]) -> Sight:
     links = [
         (url, result.id or str(index))
         for index, result in enumerate(task.results)
-        for url in (result.url, result.watermark_url)
+        for url in (result.url, result.watermark_url, result.wav_url)
         if url is not None
     ]
-    return Sight(thing=task.id, correlation_id=correlation, state=task.status, final=task.final, note=note, links=links)
-
-
-def _as_submitted(outcome: Outcome) -> Outcome:
-    """The start of a task whose end follows at once: seen as submitted, so that the end is news."""
-    sight = outcome.sight
-    if sight is None:
-        return outcome
-    opened = Sight(
-        thing=sight.thing, correlation_id=sight.correlation_id, state="submitted", opens=True, note=sight.note
-    )
-    return Outcome(draft=outcome.draft, sight=opened)
+    return Sight(
+        thing=thing, correlation_id=correlation, state=task.status, final=task.final, note=note, links=links,
+        shared=bool(task.id),
+    )  # fmt: skip
 
 
 def _task_facts(task: TaskRecord) -> dict[str, Any]:
@@ -215,13 +265,6 @@ def _task_facts(task: TaskRecord) -> dict[str, Any]:
             facts[name] = format_time(_EPOCH + millis * _MS)
     if task.external_id is not None:
         facts["external_task_id"] = task.external_id
+    if task.parent_id is not None:
+        facts["parent_video"] = task.parent_id
     return facts
-
-
-def _row_product(operation: Operation) -> str | None:
-    found: Match = operation.row
-    return found.row.product
-
-
-def _create(note: dict[str, str]) -> str:
-    return note.get("action", "create")

@@ -25,9 +25,9 @@ ELSEWHERE = "https://reseller.example"
         ("GET", f"{HOST}/tasks?task_ids=1,2", "TASKS_BY_ID", {}),
         ("POST", f"{HOST}/tasks", "SEARCH_TASKS", {}),
         ("POST", "http://127.0.0.1:8080/tasks", "SEARCH_TASKS", {}),
-        ("POST", f"{HOST}/v1/images/generations", "UNKNOWN_WRITE", {}),
+        ("POST", f"{HOST}/v1/new/things", "UNKNOWN_WRITE", {}),
         ("DELETE", f"{HOST}/v1/anything/1", "UNKNOWN_WRITE", {}),
-        ("GET", f"{HOST}/account/costs?start_time=1", "UNKNOWN_READ", {}),
+        ("GET", f"{HOST}/v1/new/things?start_time=1", "UNKNOWN_READ", {}),
         ("HEAD", f"{HOST}/tasks", "UNKNOWN_READ", {}),
         ("GET", "https://cdn.klingai.com/x/y.mp4?t=1", "DOWNLOAD", {}),
         ("GET", "https://v2.kechuangai.com/x/y.PNG", "DOWNLOAD", {}),
@@ -74,7 +74,7 @@ def test_a_path_that_anyone_could_have_is_not_sure(url, sure):
 @pytest.mark.parametrize(
     "path,action",
     [
-        ("/v1/images/generations", "/v1/images/generations"),
+        ("/v1/images/inventions", "/v1/images/inventions"),
         ("//v1//general/123456789012345678/", "/v1/general/{id}"),
         ("/x/01a20014-3398-77f1-87a9-48d02febd02d", "/x/{id}"),
         ("/" + "y" * 300, "/" + "y" * 119),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klingai_audit.kling.errors import CODES
-from klingai_audit.kling.reply import clean_id, read_page, read_reply, read_task, read_tasks
+from klingai_audit.kling.reply import clean_id, read_done, read_page, read_reply, read_task, read_tasks
 
 LEGACY = {
     "task_id": "831045678901234567",
@@ -166,3 +166,83 @@ def test_reading_is_total(status, body):
     for task in [*read_tasks(reply.data), *read_page(reply.data)[0]]:
         assert clean_id(task.id) == task.id
         assert all(isinstance(charge.amount, str) and charge.amount for charge in task.charges)
+
+
+RESULTS = {
+    "images": (
+        {"images": [{"index": 0, "url": "u0", "watermark_url": "w0"}, {"index": 1, "url": "u1"}]},
+        [("image", None, "u0"), ("image", None, "u1")],
+    ),
+    "series": ({"series_images": [{"index": 0, "url": "s0"}]}, [("image", None, "s0")]),
+    "three views": (
+        {"images": [{"index": 0, "url_1": "a", "url_2": "b", "url_3": "c"}]},
+        [("image", None, n) for n in "abc"],
+    ),
+    "sound": (
+        {"audios": [{"id": "1", "url_mp3": "m", "url_wav": "w", "duration_mp3": "3.0"}]},
+        [("audio", "1", "m")],
+    ),
+    "sound and video": (
+        {"videos": [{"id": "v", "url": "x"}], "audios": [{"audio_id": "1", "url_mp3": "m"}]},
+        [("video", "v", "x"), ("audio", "1", "m")],
+    ),
+    "voice": (
+        {"voices": [{"voice_id": "9", "voice_name": "n", "trial_url": "t", "owned_by": "kling"}]},
+        [("voice", "9", "t")],
+    ),
+    "element": (
+        {"elements": [{"element_id": 857, "element_name": "n", "status": "succeed"}]},
+        [("element", "857", None)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_results_of_every_product(name):
+    """Legacy lists of images, sounds, voices and elements, in the order in which they stand."""
+    given_results, expected = RESULTS[name]
+    record = read_task({"task_id": "1", "task_status": "succeed", "task_result": given_results})
+    assert [(result.kind, result.id, result.url) for result in record.results] == expected
+    assert record.product == expected[0][0]
+
+
+def test_outputs_of_the_new_design():
+    """The typed union of the new design."""
+    outputs = [
+        {"type": "image", "url": "u", "group_id": "g"},
+        {"type": "audio", "id": "a", "mp3_url": "m", "wav_url": "w", "mp3_duration": "3"},
+        {"type": "voice", "id": "v", "name": "n", "url": "t", "owned_by": "kling", "status": "deleted"},
+        {"type": "element", "id": "e", "name": "n"},
+    ]
+    found = read_task({"id": "1", "status": "succeeded", "outputs": outputs}).results
+    assert [(result.kind, result.id, result.url, result.wav_url) for result in found] == [
+        ("image", None, "u", None),
+        ("audio", "a", "m", "w"),
+        ("voice", "v", "t", None),
+        ("element", "e", None, None),
+    ]
+    assert (found[1].duration, found[2].state, found[2].name) == ("3", "deleted", "n")
+
+
+@pytest.mark.parametrize(
+    "data,expected",
+    [
+        ({"final_unit_deduction": "0.05", "session_id": "s"}, ("", "succeeded")),
+        ({"task_id": "7", "task_status": "processing"}, ("7", "processing")),
+        ({"task_id": "7"}, ("7", "succeeded")),
+        ({}, ("", "succeeded")),
+    ],
+)
+def test_what_a_synchronous_call_did(data, expected):
+    """No id and no status are needed for an answer that is the result."""
+    done = read_done(data)
+    assert (done.id, done.status) == expected
+    assert done.raw == data
+    assert read_done(None) is None
+
+
+def test_the_video_that_a_task_was_made_from():
+    """Extensions and lip-syncs name their parent."""
+    record = read_task({"task_id": "1", "task_status": "x", "task_info": {"parent_video": {"id": "p", "url": "u"}}})
+    assert record.parent_id == "p"
+    assert read_task({"task_id": "1", "task_info": {"parent_video": 3}}).parent_id is None
