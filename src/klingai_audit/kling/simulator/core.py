@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
-import secrets
 import threading
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from http import HTTPStatus
+from dataclasses import dataclass, field, replace
 
 from klingai_audit.errors import UsageError
-from klingai_audit.kling.simulator import media
+from klingai_audit.kling.simulator.accounts import Accounts
 from klingai_audit.kling.simulator.auth import Credentials, Identity
+from klingai_audit.kling.simulator.calls import Call
 from klingai_audit.kling.simulator.clock import Clock, RealClock
+from klingai_audit.kling.simulator.downloads import MEDIA_ROOT, Downloads
 from klingai_audit.kling.simulator.faults import Delivery, Fault, FaultScript
 from klingai_audit.kling.simulator.fields import pick
 from klingai_audit.kling.simulator.messages import Refusal, Request, Response, parse_object
 from klingai_audit.kling.simulator.product import Product
-from klingai_audit.kling.simulator.routes import Call, find_route, normalise
-from klingai_audit.kling.simulator.tasks import Order, Output, Task, TaskBook
+from klingai_audit.kling.simulator.records import View
+from klingai_audit.kling.simulator.routes import find_route, normalise
+from klingai_audit.kling.simulator.sessions import SessionBook
+from klingai_audit.kling.simulator.tasks import Order, Output, Payment, Task, TaskBook
 
 MAX_KEPT_REQUESTS = 10_000
 MAX_KEPT_BODY = 64 * 1024
-LINK_LIFETIME_MS = 30 * 24 * 3600 * 1000  # sheet section 6: results are cleared after 30 days
-MEDIA_ROOT = "/media/"
 
 
 @dataclass(slots=True)
@@ -56,19 +55,25 @@ class Simulator:
     """A Kling account in memory.
 
     Set any attribute at any time; all of them take effect with the next request:
-    `concurrency` (pack type -> tasks at once per model version), `blocked_words` (a prompt with
-    one is refused with 1301), `failing_words` (the task ends as failed), `discontinued` (model
-    names switched off), `rate_limit` ((creates, seconds) or None), `queue_seconds` and
-    `render_seconds` (of each new task, divided by the clock's speed), `media_redirects`
-    (redirect hops before a download's bytes), `prefix` (optional path prefix, e.g. `/kling`).
+    `concurrency` (pack type -> tasks at once per model version), `account` (resource packs, wallet,
+    deductions), `blocked_words` (a prompt with one is refused with 1301), `failing_words` (the task
+    ends as failed), `discontinued` (model names switched off), `rate_limit` ((creates, seconds) or
+    None), `queue_seconds` and `render_seconds` (of each new task, divided by the clock's speed),
+    `media_redirects` (redirect hops before a download's bytes), `prefix` (optional path prefix, e.g.
+    `/kling`), `strict_media` (base64 pictures must be real, 300 pixels wide and high), `costs_lag_seconds`
+    (how old the remaining quantity of `/account/costs` is; up to 12 hours at the real one),
+    `costs_per_second` (calls of `/account/costs` per second, or None), `clock_offset_seconds` (how far
+    the provider's clock is ahead of `clock`, in records, tokens and callbacks; set it before the first task).
     `requests` holds the last requests, at least 5,000 of them; `book` the tasks.
     """
 
     def __init__(self, clock: Clock | None = None, *, prefix: str = "") -> None:
         self.clock: Clock = clock if clock is not None else RealClock()
+        self.clock_offset_seconds = 0.0
         self.prefix = prefix.rstrip("/")
         self.credentials = Credentials.default()
-        self.concurrency: dict[str, int] = {"video": 5, "image": 9, "audio": 5}
+        self.concurrency: dict[str, int] = {"video": 5, "image": 9, "audio": 5, "try-on": 5}
+        self.account = Accounts.default(self.now_ms())
         self.blocked_words: tuple[str, ...] = ("forbidden",)
         self.failing_words: tuple[str, ...] = ("doomed",)
         self.discontinued: set[str] = set()
@@ -76,12 +81,19 @@ class Simulator:
         self.queue_seconds = 2.0
         self.render_seconds = 28.0
         self.media_redirects = 0
+        self.strict_media = False
+        self.costs_lag_seconds = 0.0
+        self.costs_per_second: float | None = None
         self.requests: list[Received] = []
         self.book = TaskBook()
         self.faults = FaultScript()
         self._lock = threading.RLock()
-        self._link_key = secrets.token_bytes(32)
+        self.sessions = SessionBook()
+        self.deleted: set[str] = set()
+        self.downloads = Downloads(self)
         self._recent_creates: deque[int] = deque()
+        self._last_costs_ms = 0
+        self._made: Task | None = None
 
     @property
     def tasks(self) -> list[Task]:
@@ -98,8 +110,8 @@ class Simulator:
         return found
 
     def now_ms(self) -> int:
-        """The simulator's time, ms since the epoch."""
-        return self.clock.now_ms()
+        """The provider's time, ms since the epoch."""
+        return self.clock.now_ms() + round(self.clock_offset_seconds * 1000)
 
     def calls(self, method: str = "*", path_pattern: str = "*") -> list[Received]:
         """The received requests with this method and normalised path (`*` matches anything)."""
@@ -175,13 +187,19 @@ class Simulator:
             seen.status = response.status
             return Delivery(response, fault.delay, fault.truncate)
 
-    def accept(self, product: Product, order: Order, caller: Identity) -> Task | Refusal:
-        """Make a task of a valid order, or refuse it: model, policy, id, rate, concurrency, in this order."""
+    def accept(self, product: Product, order: Order, caller: Identity, base_url: str = "") -> Task | Refusal:
+        """Make a task of a valid order, or refuse it: model, policy, id, account, rate, concurrency, in this order."""
         now = self.now_ms()
-        refusal = self._refusal(product, order, now)
-        if refusal is not None:
+        payment = self.account.payment(product.pack, order.units, now)
+        refusal = self._refusal(order) or payment
+        if isinstance(refusal, Refusal):
             return refusal
-        start = now + round(self.queue_seconds * 1000 / self.clock.speed)
+        at_once = product.reply is not None
+        limit = self._limit(product, order, now)
+        if limit is not None:
+            return limit
+        start = now if at_once else now + round(self.queue_seconds * 1000 / self.clock.speed)
+        fails = not at_once and _has(order.prompt, self.failing_words)
         task = Task(
             task_id=self.book.new_id(now),
             path=product.path,
@@ -191,32 +209,56 @@ class Simulator:
             caller=caller.name,
             created_ms=now,
             start_ms=start,
-            end_ms=start + round(self.render_seconds * 1000 / self.clock.speed),
-            outputs=(Output("video", self.book.new_id(now)),),
-            failure=f"Failed to generate: {order.prompt}" if _has(order.prompt, self.failing_words) else "",
+            end_ms=start if at_once else start + round(self.render_seconds * 1000 / self.clock.speed),
+            outputs=tuple(replace(made, output_id=self.book.new_id(now)) for made in order.makes),
+            failure=f"Failed to generate: {order.prompt}" if fails else "",
+            function=product.function,
+            generation=product.generation,
+            api_key_name=caller.name if caller.kind == "api_key" else "",
+            base_url=base_url,
+            payment=payment if isinstance(payment, Payment) else None,
         )
-        self.book.add(task)
+        self.book.add(task, listed=not at_once)
+        self.account.accept(task)
+        self.account.settle(now)
+        self._made = task
         return task
 
-    def media_path(self, task: Task, output: Output, *, marked: bool) -> str:
-        """Path and query of a result's hotlink-protected address; good for 30 days."""
-        name = f"{MEDIA_ROOT}{task.task_id}/{output.output_id}{'-watermark' if marked else ''}.mp4"
-        expires = (task.end_ms + LINK_LIFETIME_MS) // 1000
-        return f"{name}?expires={expires}&token={self._link_token(name, str(expires))}"
+    def view(self, base_url: str, now_ms: int | None = None, materials: str = "references") -> View:
+        """What a reader who reached the simulator under `base_url` sees, by default now."""
 
-    def _refusal(self, product: Product, order: Order, now_ms: int) -> Refusal | None:
+        def address(task: Task, output: Output, form: str, part: str) -> str:
+            return base_url + self.downloads.path(task, output, form, part)
+
+        return View(self.now_ms() if now_ms is None else now_ms, address, frozenset(self.deleted), materials)
+
+    def media_path(self, task: Task, output: Output, *, marked: bool = False) -> str:
+        """Path and query of a result's hotlink-protected address; good for 30 days."""
+        return self.downloads.path(task, output, part="watermark" if marked else "")
+
+    def costs_too_fast(self) -> bool:
+        """Whether `/account/costs` is asked for more often than `costs_per_second` allows."""
+        now, last = self.now_ms(), self._last_costs_ms
+        self._last_costs_ms = now
+        return self.costs_per_second is not None and now - last < 1000 / self.costs_per_second
+
+    def _refusal(self, order: Order) -> Refusal | None:
         if order.model in self.discontinued:
             return Refusal(1203, f"The model '{order.model}' has been discontinued and is no longer available.")
         if _has(order.prompt, self.blocked_words):
             return Refusal(1301, f"Failure to pass the risk control system: {order.prompt}")
         if order.external_id and self.book.by_external_id(order.external_id) is not None:
             return Refusal(1201, f"External_task_id {order.external_id} already exists")
+        return None
+
+    def _limit(self, product: Product, order: Order, now_ms: int) -> Refusal | None:
         if self._too_fast(now_ms):
             return Refusal(1302)
+        if product.reply is not None:
+            return None
         in_use = self.book.slots_in_use(product.pack, order.version, now_ms)
-        if in_use + order.slots > self.concurrency.get(product.pack, 0):
-            return Refusal(1303)
-        return None
+        most = self.account.concurrency(product.pack, self.concurrency.get(product.pack, 0), now_ms)
+        return Refusal(1303) if in_use + order.slots > most else None
 
     def _too_fast(self, now_ms: int) -> bool:
         if self.rate_limit is None:
@@ -241,53 +283,26 @@ class Simulator:
         return seen
 
     def _answer(self, request: Request, path: str, seen: Received) -> Response:
+        now = self.now_ms()
+        self.account.settle(now)
+        self.book.clear(now)
         if path.startswith(MEDIA_ROOT):
-            return self._media(request, path)
+            return self.downloads.serve(request, path)
         route = find_route(path)
         if route is None:
             return Refusal(1203).response()
         handler = route.methods.get(request.method)
         if handler is None:
             return Refusal(1202).response()
-        caller = self.credentials.authenticate(
-            request.headers.get("authorization"), tokens=route.tokens, now_ms=self.now_ms()
-        )
+        caller = self.credentials.authenticate(request.headers.get("authorization"), tokens=route.tokens, now_ms=now)
         if isinstance(caller, Refusal):
             return caller.response()
         seen.caller = caller
-        before = len(self.book)
         answer = handler(Call(self, request, caller, route.rest))
-        if len(self.book) > before:
-            seen.task_id = next(task for _, task in self.book.newest_first()).task_id
+        made, self._made = self._made, None
+        if made is not None:
+            seen.task_id = made.task_id
         return answer.response() if isinstance(answer, Refusal) else answer
-
-    def _media(self, request: Request, path: str) -> Response:
-        """A result's bytes. No Authorization is asked for; the token in the query string is."""
-        if request.method != "GET":
-            return _plain(HTTPStatus.METHOD_NOT_ALLOWED)
-        params = request.params
-        expires, token = params.get("expires", ""), params.get("token", "")
-        if not hmac.compare_digest(self._link_token(path, expires).encode(), token.encode()):
-            return _plain(HTTPStatus.FORBIDDEN)
-        task_id, _, name = path.removeprefix(MEDIA_ROOT).partition("/")
-        task, now = self.book.by_id(task_id), self.now_ms()
-        if task is None or task.status(now) != "succeeded":
-            return _plain(HTTPStatus.NOT_FOUND)
-        if now >= int(expires) * 1000:
-            return _plain(HTTPStatus.FORBIDDEN)
-        hop = int(params.get("hop", "0")) if params.get("hop", "0").isdecimal() else 0
-        if hop < self.media_redirects:
-            target = f"{request.base_url}{path}?expires={expires}&token={token}&hop={hop + 1}"
-            return Response(HTTPStatus.FOUND, b"", "text/plain", (("Location", target),))
-        video = media.render(name.encode() + self._link_key, task.order.aspect_ratio, task.frames)
-        return Response(HTTPStatus.OK, video, "video/mp4", (("Cache-Control", "private"),))
-
-    def _link_token(self, path: str, expires: str) -> str:
-        return hmac.new(self._link_key, f"{path}?{expires}".encode(), hashlib.sha256).hexdigest()
-
-
-def _plain(status: HTTPStatus) -> Response:
-    return Response(status, f"{status.phrase}\n".encode(), "text/plain; charset=utf-8")
 
 
 def _has(prompt: str, words: tuple[str, ...]) -> bool:
