@@ -25,7 +25,7 @@ from klingai_audit.trust.verdict import Finding
 
 __all__ = ["find_notes"]
 
-_SLICES: Final = 16
+_SLICE: Final = 50_000
 _OPEN_WRITER: Final = "?"
 _CAUSE: Final = re.compile(rb',"correlation_id":"([^"\\]+)"').finditer
 
@@ -195,15 +195,16 @@ def _task(line: bytes) -> str:
 def _repeated(parts: list[bytes]) -> set[int]:
     """Return numbers that occur more than once in the sorted 64-bit `parts`, a slice of the values at a time."""
     arrays = [array("Q", part) for part in parts if part]
-    limit = max((numbers[-1] for numbers in arrays), default=0) + 1
+    low = min((numbers[0] for numbers in arrays), default=0)
+    span = max((numbers[-1] for numbers in arrays), default=0) + 1 - low
+    slices = 1 + sum(map(len, arrays)) // _SLICE
     found: set[int] = set()
-    for step in range(_SLICES):
-        low, high = limit * step // _SLICES, limit * (step + 1) // _SLICES
+    for step in range(slices):
+        begin, end = low + span * step // slices, low + span * (step + 1) // slices
         values: list[int] = []
         for numbers in arrays:
-            values += numbers[bisect_left(numbers, low) : bisect_left(numbers, high)]
-        if len(set(values)) == len(values):
-            continue
-        values.sort()
-        found |= {a for a, b in pairwise(values) if a == b}
+            values += numbers[bisect_left(numbers, begin) : bisect_left(numbers, end)]
+        if len(set(values)) < len(values):
+            values.sort()
+            found |= {a for a, b in pairwise(values) if a == b}
     return found
