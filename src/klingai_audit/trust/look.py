@@ -26,13 +26,16 @@ _PAUSE: Final = 0.05
 
 
 def reader_of(store: Store, file: LogFile) -> Read:
-    """Return a reader of one file of the store."""
+    """Return a reader of one file of the store; what has no path is held from the first reading on."""
     if file.path is not None:
         return file_reader(str(file.path))
+    held: list[bytes] = []
 
     def read(begin: int, end: int) -> bytes:
-        with store.view(file.name) as view:
-            return bytes(view[begin:end])
+        if not held:
+            with store.view(file.name) as view:
+                held.append(bytes(view))
+        return held[0][begin:end]
 
     return read
 

@@ -39,11 +39,14 @@ class Reading:
     first_lines: int = 0
     readable: bool = True
     _files: dict[str, LogFile] = field(default_factory=dict)
+    _readers: dict[str, Read] = field(default_factory=dict)
 
     def reader(self, name: str) -> Read:
         """Return a reader of a file by name, of nothing if no look saw it."""
-        file = self._files.get(name)
-        return file_reader(None) if file is None else reader_of(self.store, file)
+        if name not in self._readers:
+            file = self._files.get(name)
+            self._readers[name] = file_reader(None) if file is None else reader_of(self.store, file)
+        return self._readers[name]
 
     def scan(self, look: Look, memory: Memory | None, trusted: VerifierKey | None) -> Start | None:
         """Scan the entry files of the first look, from where `memory` ends if the log still begins so."""
@@ -93,7 +96,7 @@ class Reading:
         files = self.scanned.files
         torn = bool(files) and files[-1].torn > 0
         last = watch.until_settled(first, self.first_lines, torn=torn)
-        self._files = {file.name: file for file in last.after}
+        self._see(last)
         if torn and last.size_of(files[-1].name) == files[-1].length:
             files[-1].torn = 0
         wanted = stated_size(last.head) - self.first_lines
@@ -116,12 +119,16 @@ class Reading:
                 self.scan_files([file])
 
     def _day_files(self, look: Look) -> list[DayFile]:
-        self._files = {file.name: file for file in look.after}
+        self._see(look)
         try:
             return look.day_files(self.store)
         except OSError as exc:
             self.cannot_read("the day files", exc.strerror)
             return []
+
+    def _see(self, look: Look) -> None:
+        self._files = {file.name: file for file in look.after}
+        self._readers = {}
 
     def cannot_read(self, name: str, why: str | None) -> None:
         """Note that a file cannot be read."""
