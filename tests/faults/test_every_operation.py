@@ -272,7 +272,7 @@ def test_a_failed_sync_stops_every_writer(ram: Path, story: Story) -> None:
     """After any failed sync of the log this writer is closed, others are refused, and the mark says so."""
     for stage in stages(ram, "lost", errno.EIO, story, every=True, only=("sync",)):
         call = stage.ops.failed[0]
-        if not re.match("audit$|audit-|checkpoint|head|tree|[0-9]$", call.about):
+        if call.name != "sync" or not re.match("audit$|audit-|checkpoint|head|tree|[0-9]$", call.about):
             continue
         assert (stage.base / "audit.state" / "failed-sync").exists(), call
         with pytest.raises(SyncFailed):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from klingai_audit.errors import AuditUnavailable
+from klingai_audit.errors import AuditUnavailable, KlingAuditError
 from klingai_audit.ledger import tree
 from klingai_audit.ledger.head import Head
 from klingai_audit.ledger.store import SyncFailed, Transaction
@@ -23,7 +23,7 @@ from klingai_audit.upkeep.recover import mend
 from tests.support.faulty import FaultyOps
 from tests.support.ledgers import HandClock, Ledger, event
 from tests.support.powerloss import PAGE, Event, JournalOps, after_power_loss, marks
-from tests.support.settle import settle
+from tests.support.settle import reopen, settle
 
 KEPT_EVERY = 4
 
@@ -39,13 +39,15 @@ class Stage:
 
     base: Path
     clock: HandClock = field(default_factory=HandClock)
+    ledgers: list[Ledger] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.base.mkdir()
         self.ops = JournalOps(self.base)
 
     def ledger(self) -> Ledger:
-        return Ledger(self.base, ops=self.ops, clock=self.clock).open()
+        self.ledgers.append(Ledger(self.base, ops=self.ops, clock=self.clock))
+        return self.ledgers[-1].open()
 
     def log(self, ledger: Ledger, count: int = 1, *, size: int = 1, publish: bool = True) -> None:
         """Append `count` events as one batch or few, each with `size` bytes of content."""
@@ -191,6 +193,54 @@ def lose_power(place: Path, story: Story, seeds: range) -> None:
             )
             raise
         shutil.rmtree(base)
+
+
+def die_then_lose_power(place: Path, story: Story, seeds: range) -> None:
+    """The first process dies at some operation, a second one goes on, then power goes."""
+    lives = Stage(place / "whole")
+    story(lives)
+    for seed in seeds:
+        rng = random.Random(f"{story.__name__} {seed}")
+        stage = Stage(place / f"story-{seed}")
+        stage.ops.lives = rng.randint(0, lives.ops.done)
+        with contextlib.suppress(KlingAuditError, OSError):
+            story(stage)
+        for ledger in stage.ledgers:
+            ledger.die()
+        stage.ops.lives, died = None, len(stage.ops.events)
+        stage.clock.advance(1)
+        again = reopen(stage.base, stage.clock, stage.ops)
+        stage.log(again, 2)
+        again.die()
+        events = stage.ops.events
+        moment = rng.randint(died, len(events))
+        base = place / str(seed)
+        base.mkdir()
+        after_power_loss(events, moment, base, seed)
+        acknowledged = dict(marks(events, moment, "acknowledged"))
+        try:
+            settle(base, acknowledged, marks(events, moment, "note"), clock=stage.clock, kept_every=KEPT_EVERY)
+        except BaseException:
+            print(f"{story.__name__}: seed {seed}, died at {died}, before event {moment} of {len(events)}")
+            raise
+        shutil.rmtree(base)
+        shutil.rmtree(stage.base)
+
+
+DEADLY = (init, days, rotations, reopenings, recovered)
+
+
+@pytest.mark.parametrize("story", DEADLY, ids=lambda story: str(story.__name__))
+def test_what_a_dead_process_left_survives(ram: Path, story: Story) -> None:
+    """A process dies anywhere, the next one goes on with what is there, and then power goes."""
+    die_then_lose_power(ram, story, range(40))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("story", DEADLY, ids=lambda story: str(story.__name__))
+def test_what_a_dead_process_left_survives_long(ram: Path, story: Story) -> None:
+    """The same for very many moments and fates."""
+    die_then_lose_power(ram, story, range(1_000, 1_800))
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: str(story.__name__))

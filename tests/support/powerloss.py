@@ -7,6 +7,7 @@ rename is atomic: a file does not lose its old name before it has its new one.
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import threading
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from klingai_audit.durable import FileOps
+from klingai_audit.durable import FileOps, SyncError
 
 PAGE: Final = 4096
 
@@ -68,11 +69,16 @@ OUTSIDE: Final = -1
 
 
 class JournalOps(FileOps):
-    """Does everything at once, without waiting for the disk, and notes it. `base` exists and is durable."""
+    """Does everything at once, without waiting for the disk, and notes it. `base` exists and is durable.
+
+    After `lives` more operations nothing happens any more: so it is for a process that died.
+    """
 
     def __init__(self, base: Path) -> None:
         self.base = base
         self.events: list[Event] = []
+        self.done = 0
+        self.lives: int | None = None
         self._nodes: dict[Path, int] = {base: ROOT}
         self._open: dict[int, tuple[int, bool]] = {}
         self._count = ROOT
@@ -83,6 +89,13 @@ class JournalOps(FileOps):
         with self._mutex:
             self.events.append(Mark(what, value))
 
+    def _count_down(self, kind: type[OSError] = OSError) -> None:
+        if self.lives is not None:
+            if self.lives == 0:
+                raise kind(errno.EIO, "the process is dead")
+            self.lives -= 1
+        self.done += 1
+
     def _new(self, path: Path, mode: int, *, folder: bool) -> int:
         self._count += 1
         self._nodes[path] = self._count
@@ -91,6 +104,7 @@ class JournalOps(FileOps):
 
     def open(self, path: Path, flags: int, mode: int = 0o644) -> int:
         with self._mutex:
+            self._count_down()
             there = path.exists()
             fd = super().open(path, flags, mode)
             node = self._nodes.get(path, OUTSIDE) if there else self._new(path, mode, folder=False)
@@ -101,6 +115,7 @@ class JournalOps(FileOps):
 
     def write(self, fd: int, data: bytes) -> int:
         with self._mutex:
+            self._count_down()
             node, append = self._open[fd]
             offset = os.fstat(fd).st_size if append else os.lseek(fd, 0, os.SEEK_CUR)
             count = super().write(fd, data)
@@ -109,21 +124,25 @@ class JournalOps(FileOps):
 
     def write_at(self, fd: int, data: bytes, offset: int) -> int:
         with self._mutex:
+            self._count_down()
             count = super().write_at(fd, data, offset)
             self.events.append(Data(self._open[fd][0], offset, data[:count]))
             return count
 
     def sync(self, fd: int) -> None:
         with self._mutex:
+            self._count_down(SyncError)
             self.events.append(Sync(self._open[fd][0]))
 
     def truncate(self, fd: int, length: int) -> None:
         with self._mutex:
+            self._count_down()
             super().truncate(fd, length)
             self.events.append(Cut(self._open[fd][0], length))
 
     def rename(self, source: Path, target: Path) -> None:
         with self._mutex:
+            self._count_down()
             if target.name == "checkpoint":
                 self.events.append(Mark("note", source.read_bytes()))
             super().rename(source, target)
@@ -133,16 +152,19 @@ class JournalOps(FileOps):
 
     def unlink(self, path: Path) -> None:
         with self._mutex:
+            self._count_down()
             super().unlink(path)
             self._gone(path)
 
     def mkdir(self, path: Path, mode: int = 0o755) -> None:
         with self._mutex:
+            self._count_down()
             super().mkdir(path, mode)
             self._new(path, mode, folder=True)
 
     def rmdir(self, path: Path) -> None:
         with self._mutex:
+            self._count_down()
             super().rmdir(path)
             self._gone(path)
 

@@ -291,6 +291,8 @@ class Head:
             txn.append(lines, self.size, dt.datetime.fromtimestamp(logged_ns // 10**9, dt.UTC).date())
             self._advance(lines, b"".join(hashes))
             self._watch.committed(now)
+        else:
+            txn.settle()
         return results
 
     def _places_of(self, events: Sequence[tuple[EncodedEvent, bool]]) -> Sequence[Appended | int | None]:

@@ -184,14 +184,14 @@ class KeyFolder:
 
     def prepare_next(self) -> EpochKeys:
         """Make sure that `next/` holds a complete successor of the current epoch; durable on return."""
+        epoch, folder = self.current.epoch + 1, self.path / "next"
         prepared = self.next_keys()
-        if prepared is not None:
-            return prepared
-        epoch = self.current.epoch + 1
         signer = SignerKey.generate(epoch_name(self.origin, epoch))
-        folder = self.path / "next"
         try:
             self._ops.make_folder(folder, _FOLDER_MODE)
+            if prepared is not None:  # by a process that may have died before the names were durable
+                self._ops.sync_folder(folder)
+                return prepared
             key, tail, pub = _names(epoch)
             self._write(f"next/{pub}", f"{signer.verifier.format()}\n".encode(), mode=0o644)
             self._write(f"next/{tail}", _encode_secret(secrets.token_bytes(32)))

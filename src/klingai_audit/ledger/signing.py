@@ -57,6 +57,7 @@ def put_in_place(
         if surely:
             publication.put_checkpoint(there.note)
         return
+    publication.settle()
     for level, begin, hashes in work.writes:
         publication.put_hashes(level, begin, hashes)
     publication.sync_hashes()
@@ -69,9 +70,9 @@ def put_in_place(
     for size, root in work.marks:
         if there is not None and size <= there.size:
             continue
-        kept = heads.kept(size)
-        if kept is None or kept.root != root:
-            publication.put_kept(size, work.sign(size, root))
+        kept = heads.kept(size)  # of a writer that died; put again, for its name may not be durable
+        fits = kept is not None and kept.root == root
+        publication.put_kept(size, kept.note if kept is not None and fits else work.sign(size, root))
     publication.put_checkpoint(note)
 
 

@@ -79,16 +79,24 @@ class Transaction(Protocol):
         ...
 
     def append(self, entries: Sequence[bytes], begin: int, day: dt.date) -> None:
-        """Append `entries` as entries `[begin, begin + len)`, all or none; durable on return.
+        """Append `entries` as entries `[begin, begin + len)`, all or none; durable on return with all before them.
 
         `day` is the UTC day of the batch, never before the last batch's. Raises: HeadConflict (the log does not
         end at `begin`: pull again), AuditUnavailable (cut back, nothing remains), SyncFailed, LogDamaged.
         """
         ...
 
+    def settle(self) -> None:
+        """Make all lines durable that were pulled: whoever wrote them may have died before that was done."""
+        ...
+
 
 class Publication(Protocol):
     """Exclusive access to what is derived from entries: tree hashes and checkpoints."""
+
+    def settle(self) -> None:
+        """As `Transaction.settle`: nothing is signed that could still vanish."""
+        ...
 
     def put_hashes(self, level: int, begin: int, hashes: bytes) -> None:
         """Write 32-byte hashes `[begin, …)` of tile level `level`, replacing what stood there and after it."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from klingai_audit.durable import OPS, TEMPORARY_SUFFIX, FileOps, read_optional
+from klingai_audit.durable import OPS, TEMPORARY_SUFFIX, FileOps, SyncError, read_optional
 from klingai_audit.errors import AuditUnavailable
 from klingai_audit.ledger.store import FileKind, LogFile, SyncFailed
 from klingai_audit.stores.days import DAY_FILE, count_to, find_line, list_days, read_from, read_lines
@@ -49,6 +49,7 @@ class DirectoryStore:
         self.mark = mark
         self.tail: Tail | None = None
         self.hash_files: dict[int, int] = {}
+        self.unsettled: set[Path] = set()
         self._mutex = threading.RLock()
         self._publish_mutex = threading.RLock()
         self._lock = FolderLock(path, ops)
@@ -96,6 +97,7 @@ class DirectoryStore:
         if self.tail is not None:
             _close(self.tail.fd)
         self.tail = None
+        self.unsettled.clear()
         self._listed = None
 
     def _drop_tree_descriptors(self) -> None:
@@ -157,6 +159,21 @@ class DirectoryStore:
         """Leave the mark that stops every writer and return the error to raise."""
         self.ops.leave_mark(self.mark, f"{what.name}: {exc.strerror}\n".encode())
         return SyncFailed(f"Syncing {what} failed: {exc.strerror}. What is durable is unknown.", do=_RECOVER)
+
+    def settle(self) -> None:
+        """Sync the day files with lines of others, who may have died before they did. Raises: SyncFailed."""
+        for path in sorted(self.unsettled):
+            try:
+                fd = self.ops.open(path, os.O_RDONLY)
+                try:
+                    self.ops.sync(fd)
+                finally:
+                    self.ops.close(fd)
+            except SyncError as exc:
+                raise self.note_failed_sync(path, exc) from exc
+            except OSError as exc:
+                raise self._unreadable(path, exc) from exc
+            self.unsettled.discard(path)
 
     def folder_unchanged(self) -> bool:
         """Tell whether no name in the folder changed since `folder_listed`; only under the lock."""

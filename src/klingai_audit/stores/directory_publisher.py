@@ -25,6 +25,9 @@ class DirectoryPublication:
         self._store = store
         self._ops = store.ops
 
+    def settle(self) -> None:
+        self._store.settle()
+
     def put_hashes(self, level: int, begin: int, hashes: bytes) -> None:
         path = self._store.path / "tree" / str(level)
         try:

@@ -130,6 +130,8 @@ class DirectoryTransaction:
             lines = data.split(b"\n")
             torn = lines.pop()
             entries += lines
+            if lines:
+                self._store.unsettled.add(path)
             tail = Tail(path, identity, 0, at + len(data) - len(torn))
             if torn and number < len(paths) - 1:
                 entries.append(torn)
@@ -205,6 +207,8 @@ class DirectoryTransaction:
 
     def append(self, entries: Sequence[bytes], begin: int, day: dt.date) -> None:
         tail, fd = self._tail_for(begin, day)
+        if self._store.unsettled - {tail.path}:
+            self._store.settle()
         if os.fstat(fd).st_size != tail.offset:
             self._drop_tail()
             raise HeadConflict(f"{tail.path} grew while this writer held the lock.")
@@ -225,6 +229,7 @@ class DirectoryTransaction:
             self._ops.sync(fd)
         except OSError as exc:
             raise self._store.note_failed_sync(tail.path, exc) from exc
+        self._store.unsettled.discard(tail.path)
         tail.size += len(entries)
         tail.offset += len(data)
         if os.fstat(fd).st_size != tail.offset:
@@ -232,6 +237,9 @@ class DirectoryTransaction:
                 f"Something else wrote into {tail.path} beside this writer, who holds the lock.",
                 kind_of_damage="entry_inserted",
             )
+
+    def settle(self) -> None:
+        self._store.settle()
 
     def _tail_for(self, begin: int, day: dt.date) -> tuple[Tail, int]:
         """The log's end in the day's file, open for appending, its name durable."""

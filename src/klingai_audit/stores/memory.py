@@ -121,12 +121,18 @@ class MemoryTransaction:
         self._store.entries += entries
         self._store.days += [day] * len(entries)
 
+    def settle(self) -> None:
+        """Memory has nothing to wait for."""
+
 
 class MemoryPublication:
     """See `klingai_audit.ledger.store.Publication`."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
+
+    def settle(self) -> None:
+        """Memory has nothing to wait for."""
 
     def put_hashes(self, level: int, begin: int, hashes: bytes) -> None:
         self._store.hashes.setdefault(level, bytearray())[begin * _HASH :] = hashes
