@@ -161,7 +161,10 @@ def check_kept_set(
             continue
         if other > size:
             if other in ahead:
-                message = f"{name} is signed for {other} entries, but checkpoint only for {size}: it was set back."
+                message = (
+                    f"{name} is signed for {other} entries, but checkpoint only for {size}: it was set back, or a "
+                    f"writer was stopped just before it replaced it."
+                )
                 yield Finding("rollback", message, size, other, name)
         elif not damaged(other - 1):
             yield Finding("kept_unexpected", f"{name} is kept, but no rule asks for a checkpoint there.", file=name)

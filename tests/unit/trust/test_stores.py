@@ -10,7 +10,6 @@ from klingai_audit.trust.verify import verify
 from tests.support.logsmith import Smith
 from tests.unit.trust.attacks import GOOD, KEY, SMITH, broken, edited
 
-
 SMALL = Smith().create().work(300)
 SMALL.next_day().rotate().work(20).closed()
 
