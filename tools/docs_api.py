@@ -52,6 +52,11 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         "klingai_audit.privacy.subjects:SubjectTable",
         "klingai_audit.privacy.subjects:Subject",
     ),
+    "api-admin": (
+        "klingai_audit.upkeep.admin:Administration",
+        "klingai_audit.upkeep.admin:Declared",
+        "klingai_audit.upkeep.registry:Registry",
+    ),
     "api-simulator": (
         "klingai_audit.kling.simulator:Simulator",
         "klingai_audit.kling.simulator:serve",
@@ -62,7 +67,17 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
 }
 """Part of the page -> the names it shows, as `module:name`."""
 
-CALLED = {"acting", "AsyncKlingAI", "KlingAI", "ManualClock", "RealClock", "Retries", "Simulator", "ToCommit"}
+CALLED = {
+    "acting",
+    "Administration",
+    "AsyncKlingAI",
+    "KlingAI",
+    "ManualClock",
+    "RealClock",
+    "Retries",
+    "Simulator",
+    "ToCommit",
+}
 """Classes that users make themselves; of the others the constructor is not shown."""
 
 HIDDEN: Mapping[str, tuple[str, ...]] = {

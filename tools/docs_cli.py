@@ -26,7 +26,10 @@ def help_screen(*command: str) -> str:
     app = build_app()
     app.help_formatter = "plain"
     out = io.StringIO()
-    app.help_print(list(command), console=Console(file=out, width=10_000, no_color=True, highlight=False))
+    app.help_print(
+        " ".join(command).split(" ") if command else [],
+        console=Console(file=out, width=10_000, no_color=True, highlight=False),
+    )
     return out.getvalue()
 
 

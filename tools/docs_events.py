@@ -36,19 +36,13 @@ LATER = (
 """Types that nothing in this version writes; registered so that their names and meanings are settled."""
 
 CALLERS = (
-    "api_key_rotated",
     "audio_deleted",
     "auth_event",
-    "budget_modified",
     "image_deleted",
-    "policy_updated",
     "quota_checked",
     "resource_created",
     "resource_deleted",
-    "settings_changed",
     "suspicious_activity",
-    "user_added",
-    "user_removed",
     "video_deleted",
 )
 """Types that in this version only a user's own `log()` writes."""

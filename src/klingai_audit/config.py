@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from klingai_audit.durable import OPS, FileOps
-from klingai_audit.errors import LogNotFound, Malformed, NoTrustedKey, UsageError
+from klingai_audit.errors import LogDamaged, LogNotFound, Malformed, NoTrustedKey, UsageError
 from klingai_audit.ledger.keys import KeyFolder, read_public_key
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.ledger.state import FAILED_SYNC, OriginMemory, StateFolder
@@ -25,6 +25,7 @@ __all__ = [
     "KeySource",
     "Places",
     "TrustedKey",
+    "must_create",
     "open_reader",
     "open_store",
     "open_subjects",
@@ -150,3 +151,26 @@ def _claimed_key(reader: LogReader) -> str:
 def state_folder(places: Places, ops: FileOps = OPS) -> StateFolder:
     """Return the writers' memory of a log."""
     return StateFolder(places.state, ops)
+
+
+def must_create(places: Places, keys: KeyFolder, state: StateFolder, *, exists: bool, create: bool) -> bool:
+    """Decide whether a writer makes a new log.
+
+    Raises: LogNotFound: a log without its keys, or none where `create` is false. LogDamaged: keys without their log.
+    """
+    if keys.pending:
+        return True
+    if exists and not keys.exists():
+        raise LogNotFound(
+            f"There is a log at {places.log}, but no keys at {places.keys}.",
+            do="Name its keys folder with --keys, or restore it from your backup. Reading and verifying need no keys.",
+        )
+    if not exists and (keys.exists() or state.remembers):
+        raise LogDamaged(
+            f"The keys or the remembered head of a log are there, but the log at {places.log} is gone.",
+            kind_of_damage="log_missing",
+            do="Find out what removed it and restore it; a new log needs other places for keys and state.",
+        )
+    if not exists and not create:
+        raise LogNotFound(f"There is no log at {places.log}.", do="Create it: klingai-audit init")
+    return not exists

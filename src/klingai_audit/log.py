@@ -13,14 +13,14 @@ import secrets
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from klingai_audit.config import Places, open_store, state_folder
+from klingai_audit.config import Places, must_create, open_store, state_folder
 from klingai_audit.durable import OPS, FileOps
-from klingai_audit.errors import AuditUnavailable, InvalidEvent, LogDamaged, LogNotFound, UsageError
+from klingai_audit.errors import AuditUnavailable, InvalidEvent, LogDamaged, UsageError
 from klingai_audit.event.context import UNKNOWN_ACTOR, resolve
 from klingai_audit.event.own import own_event
 from klingai_audit.event.record import Draft, EncodedEvent, is_end_id
@@ -29,6 +29,7 @@ from klingai_audit.ledger.appender import Appender
 from klingai_audit.ledger.clock import SYSTEM_CLOCK, Clock
 from klingai_audit.ledger.head import Head
 from klingai_audit.ledger.keys import KeyFolder
+from klingai_audit.ledger.options import OptionsMemory, describe_options
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.ledger.receipt import Receipt, State
 from klingai_audit.ledger.state import OriginMemory, StateFolder
@@ -101,7 +102,7 @@ class AuditLog:
         places = Places.resolve(log, keys, state, subjects)
         store = open_store(places, ops)
         folder, memory = KeyFolder(places.keys, ops), StateFolder(places.state, ops)
-        if _must_create(places, folder, memory, exists=store.exists(), create=create):
+        if must_create(places, folder, memory, exists=store.exists(), create=create):
             with folder.locked():
                 folder.create(origin or f"log.klingai-audit.internal/{secrets.token_hex(16)}")
                 if not (places.keys / _POLICY_FILE).exists():
@@ -133,9 +134,22 @@ class AuditLog:
         created = own_event("log_created", _first_metadata(folder, policy), clock.now_ns())
         appender.open(created=[(created, False)])
         folder.created()
-        OriginMemory(ops=ops).remember(audit.origin, audit.vkey)
         _OPEN.add(audit)
+        if places.log != "memory:":
+            OriginMemory(ops=ops).remember(audit.origin, audit.vkey)
+            audit._note_options(
+                OptionsMemory(places.state, ops), {"wait": wait, "text_log": text_log and Path(text_log)}, clock
+            )
         return audit
+
+    def _note_options(self, memory: OptionsMemory, given: Mapping[str, Any], clock: Clock) -> None:
+        """Record what is otherwise than at the last opening: policy, places, and options that are given."""
+        places = {"keys": self.places.keys, "state": self.places.state, "subjects": self.places.subjects}
+        options = {"policy": self.policy.digest, **places, **given}
+        told = describe_options(self.places.log, options, self.fingerprint)
+        if changes := memory.changes(told):
+            self.append(own_event("settings_changed", {"changed": changes}, clock.now_ns())).wait()
+        memory.remember(told)
 
     def close(self) -> None:
         """Commit and publish everything, append `log_closed`, stop; idempotent.
@@ -326,26 +340,6 @@ class AuditLog:
         return state_folder(self.places).read_head()
 
 
-def _must_create(places: Places, keys: KeyFolder, state: StateFolder, *, exists: bool, create: bool) -> bool:
-    """Decide whether `open` makes a new log; a log without its keys or keys without their log is refused."""
-    if keys.pending:
-        return True
-    if exists and not keys.exists():
-        raise LogNotFound(
-            f"There is a log at {places.log}, but no keys at {places.keys}.",
-            do="Name its keys folder with --keys, or restore it from your backup. Reading and verifying need no keys.",
-        )
-    if not exists and (keys.exists() or state.remembers):
-        raise LogDamaged(
-            f"The keys or the remembered head of a log are there, but the log at {places.log} is gone.",
-            kind_of_damage="log_missing",
-            do="Find out what removed it and restore it; a new log needs other places for keys and state.",
-        )
-    if not exists and not create:
-        raise LogNotFound(f"There is no log at {places.log}.", do="Create it: klingai-audit init")
-    return not exists
-
-
 def _check_remembered_key(keys: KeyFolder) -> None:
     vkey = keys.log_signer.verifier.format()
     remembered = OriginMemory().recall(keys.origin)
@@ -373,15 +367,7 @@ def _observer(path: str | os.PathLike[str] | None, subjects: SubjectTable, ops: 
         return None
     from klingai_audit.views.textlog import TextLog
 
-    text = TextLog(Path(path), subjects, ops)
-
-    def observe(entries: Sequence[bytes]) -> None:
-        try:
-            text.write(entries)
-        except OSError as exc:
-            warnings.warn(f"The plain text log {path} cannot be written: {exc.strerror}.", stacklevel=2)
-
-    return observe
+    return TextLog(Path(path), subjects, ops).observe
 
 
 _OPEN: weakref.WeakSet[AuditLog] = weakref.WeakSet()

@@ -26,7 +26,7 @@ def test_command_is_documented(command: str) -> None:
 def test_documented_commands_exist() -> None:
     """No example of a console names a command that there is not."""
     shown = set(re.findall(r"^\s*\$ (?:\S+=\S+ )*klingai-audit ([a-z][a-z-]*)", TEXT, re.MULTILINE))
-    assert set() == shown - {*COMMANDS, "keys"}
+    assert set() == shown - {*(name.split(" ")[0] for name in COMMANDS), "keys"}
 
 
 @pytest.mark.parametrize("event_type", [str(event_type) for event_type in EventType])

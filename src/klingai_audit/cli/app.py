@@ -23,9 +23,24 @@ COMMANDS: Final = {
     "verify": ("trusting:verify", "Check the log against its signed tree."),
     "drill": ("trusting:drill", "Attack a copy of the log and see what is caught."),
     "recover": ("writing:recover", "Take the log up again after a crash or a failed sync."),
+    "users add": ("admin:users_add", "Declare a user."),
+    "users remove": ("admin:users_remove", "Declare that a user is gone."),
+    "users list": ("admin:users_list", "List the declared users."),
+    "budget set": ("admin:budget_set", "Declare a budget."),
+    "budget list": ("admin:budget_list", "List the declared budgets."),
+    "policy set": ("admin:policy_set", "Change one setting of policy.toml."),
+    "api-key rotate": ("admin:api_key_rotate", "Declare that a credential was replaced."),
     "simulate": ("simulating:simulate", "Serve a local Kling API."),
 }
 """Command name → where its function is (below `klingai_audit.cli`), and what it does."""
+
+GROUPS: Final = {
+    "users": "Who may use Kling: declarations, each an entry.",
+    "budget": "What may be spent: declarations, each an entry.",
+    "policy": "The policy of this log.",
+    "api-key": "Credentials for Kling: declarations, each an entry.",
+}
+"""First word of commands of two words → what they are about."""
 
 KEY_COMMANDS: Final = {
     "show": ("keys:show", "Print the log's name and public keys."),
@@ -34,6 +49,7 @@ KEY_COMMANDS: Final = {
 """The commands under `keys`."""
 
 _EVERYWHERE: Final = Parameter(group=Group("Global options (before or after the command)", sort_key=100))
+_KEYS: Final = "The log's public keys, and their rotation."
 _HELP: Final = """\
 The flight recorder for Kling AI: search the log of what was done, and check that nobody changed it.
 
@@ -52,10 +68,14 @@ def build_app() -> App:
         default_parameter=Parameter(negative=(), show_default=False),
         **settings,
     )
-    _add(app, COMMANDS)
-    keys = App(name="keys", help="The log's public keys, and their rotation.", sort_key=len(COMMANDS), **settings)
-    _add(keys, KEY_COMMANDS)
-    app.command(keys)
+    groups = {
+        name: App(name=name, help=words, sort_key=len(COMMANDS) + position, **settings)
+        for position, (name, words) in enumerate({"keys": _KEYS, **GROUPS}.items())
+    }
+    _add(app, groups, COMMANDS)
+    _add(groups["keys"], {}, KEY_COMMANDS)
+    for group in groups.values():
+        app.command(group)
     app.meta.suppress_keyboard_interrupt = False
 
     @app.meta.default
@@ -86,9 +106,11 @@ def build_app() -> App:
     return app
 
 
-def _add(app: App, commands: Mapping[str, tuple[str, str]]) -> None:
+def _add(app: App, groups: Mapping[str, App], commands: Mapping[str, tuple[str, str]]) -> None:
     for position, (name, (place, words)) in enumerate(commands.items()):
-        app.command(f"klingai_audit.cli.{place}", name=name, help=words, sort_key=position)
+        group, _, command = name.rpartition(" ")
+        owner = groups[group] if group else app
+        owner.command(f"klingai_audit.cli.{place}", name=command, help=words, sort_key=position)
 
 
 def _version() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -35,6 +36,13 @@ class TextLog:
             self._ops.write_all(fd, text.encode())
         finally:
             self._ops.close(fd)
+
+    def observe(self, entries: Sequence[bytes]) -> None:
+        """Append one line per entry; a file that cannot be written is a warning, never a failure of the log."""
+        try:
+            self.write(entries)
+        except OSError as exc:
+            warnings.warn(f"The plain text log {self._path} cannot be written: {exc.strerror}.", stacklevel=3)
 
     def _line(self, entry: bytes) -> str:
         try:
