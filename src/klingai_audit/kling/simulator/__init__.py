@@ -12,6 +12,7 @@ the account (state and script), `serve` puts it on a loopback port::
 
 from __future__ import annotations
 
+from klingai_audit.kling.simulator.accounts import Accounts, Deduction, ResourcePack, Wallet
 from klingai_audit.kling.simulator.auth import (
     DEFAULT_ACCESS_KEY,
     DEFAULT_API_KEY,
@@ -30,18 +31,22 @@ __all__ = [
     "DEFAULT_ACCESS_KEY",
     "DEFAULT_API_KEY",
     "DEFAULT_SECRET_KEY",
+    "Accounts",
     "Clock",
     "Credentials",
+    "Deduction",
     "Delivery",
     "ManualClock",
     "Order",
     "RealClock",
     "Received",
     "Request",
+    "ResourcePack",
     "Response",
     "Simulator",
     "SimulatorServer",
     "Task",
+    "Wallet",
     "mint_token",
     "serve",
 ]

@@ -103,10 +103,14 @@ def _envelope(status: int, head: dict[str, Any], **data: Any) -> Response:
     return Response(status, json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)  # NaN and Infinity are Python's, not JSON's
+
+
 def parse_object(body: bytes) -> dict[str, Any] | Refusal:
     """The JSON object of a request body, or 1200."""
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return Refusal(1200, "Request body is not valid JSON")
     if not isinstance(value, dict):

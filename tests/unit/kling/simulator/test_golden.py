@@ -6,21 +6,20 @@ import base64
 import hashlib
 import hmac
 import json
-import re
-import uuid
+from decimal import Decimal
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
-from klingai_audit.kling.simulator import ManualClock, Simulator, serve
+from klingai_audit.kling.simulator import ManualClock, ResourcePack, Simulator, Wallet, serve
+from tests.unit.kling.simulator.golden import check, fill, load
 
-VECTORS = Path(__file__).resolve().parents[3] / "vectors" / "kling"
-FILES = ("auth", "legacy-text2video", "new-text-to-video", "tasks", "refusals")
-CASES = [(name, case) for name in FILES for case in json.loads((VECTORS / f"{name}.json").read_text())["cases"]]
-CHARGES = json.loads((VECTORS / "charges.json").read_text())["charges"]
+FILES = (
+    "auth", "legacy-text2video", "new-text-to-video", "tasks", "refusals", "synchronous", "library", "account",
+)  # fmt: skip
+CASES = [(name, case) for name in FILES for case in load(name)["cases"]]
+CHARGES = load("charges")["charges"]
 
 
 def _part(value: bytes) -> str:
@@ -49,46 +48,18 @@ def _authorization(auth: str, now_ms: int) -> dict[str, str]:
     return {"Authorization": f"Bearer {_token(now_ms // 1000, int(not_before), int(lifetime))}"}
 
 
-def _fill(value: Any, names: dict[str, str]) -> Any:
-    """Put remembered names and repeated text into a request."""
-    if isinstance(value, dict):
-        return {key: _fill(member, names) for key, member in value.items()}
-    if not isinstance(value, str):
-        return value
-    value = re.sub(r"<(\d+) x (.+?)>", lambda found: found[2] * int(found[1]), value)
-    return re.sub(r"<(\w+)>", lambda found: names[found[1]], value)
-
-
-def _check(expected: Any, actual: Any, names: dict[str, str], where: str = "body") -> None:
-    if isinstance(expected, dict):
-        assert isinstance(actual, dict), where
-        assert sorted(expected) == sorted(actual), where
-        for key, member in expected.items():
-            _check(member, actual[key], names, f"{where}.{key}")
-    elif isinstance(expected, list):
-        assert len(expected) == len(actual), where
-        for index, member in enumerate(expected):
-            _check(member, actual[index], names, f"{where}[{index}]")
-    elif isinstance(expected, str) and re.fullmatch("<.+>", expected):
-        _check_placeholder(expected[1:-1], actual, names, where)
-    else:
-        assert (type(expected), expected) == (type(actual), actual), where
-
-
-def _check_placeholder(name: str, actual: str, names: dict[str, str], where: str) -> None:
-    kind, _, rest = name.partition(":")
-    assert isinstance(actual, str), where
-    assert actual, where
-    if kind == "uuid":
-        assert str(uuid.UUID(actual)) == actual, where
-    elif kind == "id":
-        assert re.fullmatch("[0-9]{18}", actual), where
-        names[rest] = actual
-    elif kind == "url":
-        parts = urlsplit(actual)
-        assert (parts.scheme, names[rest] in parts.path, bool(parts.query)) == ("http", True, True), where
-    elif kind != "text":
-        assert actual == names[kind], where
+def _prepare(sim: Simulator, step: dict[str, Any]) -> None:
+    """Set the account up as the step says."""
+    for name, value in step.get("set", {}).items():
+        setattr(sim, name, set(value) if isinstance(value, list) else value)
+    if "pack" in step:
+        sim.account.packs = [ResourcePack(**step["pack"] | {"total": Decimal(step["pack"]["total"])})]
+    if "wallet" in step:
+        sim.account.packs.clear()
+        money = {name: Decimal(text) for name, text in step["wallet"].items() if name != "currency"}
+        sim.account.wallet = Wallet(**step["wallet"] | money)
+    if "drain" in step:
+        sim.account.drain(step["drain"])
 
 
 @pytest.mark.parametrize("file, case", CASES)
@@ -98,21 +69,20 @@ def test_the_simulator_answers_like_the_fact_sheet(file: str, case: str) -> None
     sim = Simulator(clock)
     with serve(sim) as server:
         connection = HTTPConnection("localhost", server.port, timeout=20)
-        for step in json.loads((VECTORS / f"{file}.json").read_text())["cases"][case]:
+        for step in load(file)["cases"][case]:
             clock.advance(step.get("advance", 0))
-            for name, value in step.get("set", {}).items():
-                setattr(sim, name, set(value) if isinstance(value, list) else value)
+            _prepare(sim, step)
             if "call" not in step:
                 continue
             method, path, *body = step["call"]
             headers = _authorization(step.get("auth", "api-key"), clock.now_ms())
-            sent = json.dumps(_fill(body[0], names)).encode() if body else None
-            connection.request(method, _fill(path, names), sent, headers)
+            sent = json.dumps(fill(body[0], names)).encode() if body else None
+            connection.request(method, fill(path, names), sent, headers)
             reply = connection.getresponse()
             received = json.loads(reply.read())
             assert (reply.status, received["code"]) == (step["status"], step["body"]["code"]), received
             assert reply.headers["Content-Type"] == "application/json"
-            _check(step["body"], received, names)
+            check(step["body"], received, names)
         connection.close()
 
 
