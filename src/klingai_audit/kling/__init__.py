@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from klingai_audit.kling.client import AsyncKlingAI, KlingAI
     from klingai_audit.kling.errors import KlingError
-    from klingai_audit.kling.tasks import AsyncTask, Download, Task
+    from klingai_audit.kling.tasks import AsyncDownload, AsyncTask, Download, Task
 
-__all__ = ["AsyncKlingAI", "AsyncTask", "Download", "KlingAI", "KlingError", "Task"]
+__all__ = ["AsyncDownload", "AsyncKlingAI", "AsyncTask", "Download", "KlingAI", "KlingError", "Task"]
 
 _HOMES = {
     "AsyncKlingAI": "client",
     "KlingAI": "client",
     "KlingError": "errors",
+    "AsyncDownload": "tasks",
     "AsyncTask": "tasks",
     "Download": "tasks",
     "Task": "tasks",

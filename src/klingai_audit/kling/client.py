@@ -1,4 +1,4 @@
-"""The client: `KlingAI` for threads, `AsyncKlingAI` for coroutines, one set of flows below both.
+"""The client: `KlingAI` for threads, `AsyncKlingAI` for coroutines; one set of methods above both, of flows below.
 
 Every request goes through an audited transport: that of the client, of every mount and of every proxy, the
 environment's (`HTTPS_PROXY`) included. Nothing is sent that could not be recorded.
@@ -8,146 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, TypedDict, Unpack
+from typing import Any, Final, Self, Unpack
 
 import httpx2
 
-from klingai_audit.capture.httpx import MARK, attach_client
-from klingai_audit.capture.recorder import Recorder
-from klingai_audit.errors import UsageError
-from klingai_audit.kling import auth, flows
-from klingai_audit.kling.flows import Answer, Fetch, Flow, Page, Pause, Retries, Send
-from klingai_audit.kling.orders import TextToVideo, text_to_video_order
+from klingai_audit.capture.facts import Exchange
+from klingai_audit.capture.httpx import attach_client
+from klingai_audit.kling import flows
+from klingai_audit.kling.account import Deduction, ResourcePack
+from klingai_audit.kling.base import Audited, ClientBase, ClientOptions, answered_of, remove_file, search_body
+from klingai_audit.kling.flows import Answer, Fetch, Flow, Page, Pause, Remove, Send
+from klingai_audit.kling.library import Account, Elements, Voices, Ways
+from klingai_audit.kling.methods import Products
+from klingai_audit.kling.orders import Order
 from klingai_audit.kling.reply import Reply, TaskRecord
+from klingai_audit.kling.results import Answered, Element, Voice
 from klingai_audit.kling.tasks import AsyncTask, Task
 
 __all__ = ["AsyncKlingAI", "Audited", "ClientOptions", "KlingAI"]
 
-DEFAULT_TIMEOUT: Final = 60.0
-CONNECT_TIMEOUT: Final = 15.0
 _CHUNK: Final = 256 * 1024
-_USER_AGENT: Final = "klingai-audit/1"
 
 
-class Audited(Protocol):
-    """What the client asks of an `AuditLog`."""
-
-    @property
-    def recorder(self) -> Recorder:
-        """The recorder that writes to the log."""
-        ...
-
-
-class ClientOptions(TypedDict, total=False):
-    """How to reach Kling; all optional.
-
-    base_url: default KLINGAI_BASE_URL, else https://api-singapore.klingai.com. timeout: seconds for each read
-    and write, default 60. retries: how often a call is tried in all, default 5. proxy, verify, trust_env, mounts,
-    transport: as in httpx2.
-    """
-
-    base_url: str | None
-    timeout: float | None
-    retries: int | Retries
-    proxy: Any
-    verify: Any
-    trust_env: bool
-    mounts: Mapping[str, Any] | None
-    transport: Any
-
-
-class _Base:
-    """What both clients share: who they are, where they go, what they build and read."""
-
-    def __init__(
-        self,
-        audit: Audited,
-        api_key: str | None,
-        access_key: str | None,
-        secret_key: str | None,
-        options: ClientOptions,
-    ) -> None:
-        unknown = sorted(set(options) - set(ClientOptions.__annotations__))
-        if unknown:
-            raise UsageError(f"The client knows no option {unknown[0]}.")
-        if not isinstance(getattr(audit, "recorder", None), Recorder):
-            raise UsageError("The client needs a log to record to.", do='Pass audit=AuditLog.open("audit").')
-        self._credentials = auth.credentials_from(api_key=api_key, access_key=access_key, secret_key=secret_key)
-        self._base_url = auth.base_url_from(options.get("base_url"))
-        retries = options.get("retries", 5)
-        self.retries = retries if isinstance(retries, Retries) else Retries(attempts=retries)
-        self._recorder = audit.recorder
-        self._http_options: dict[str, Any] = {
-            "timeout": httpx2.Timeout(options.get("timeout", DEFAULT_TIMEOUT), connect=CONNECT_TIMEOUT),
-            "headers": {"user-agent": _USER_AGENT},
-            "follow_redirects": False,
-        }
-        for name in ("proxy", "verify", "trust_env", "mounts", "transport"):
-            if name in options:
-                self._http_options[name] = options[name]
-
-    @property
-    def base_url(self) -> str:
-        """Where the client sends its calls; no slash at the end."""
-        return self._base_url
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(base_url={self._base_url!r})"
-
-    def _request(self, step: Send) -> dict[str, Any]:
-        """The arguments of the HTTP library for one API call."""
-        arguments: dict[str, Any] = {
-            "method": step.method,
-            "url": self._base_url + step.path,
-            "headers": {"authorization": self._credentials.authorization(), "content-type": "application/json"},
-            "extensions": {MARK: step.mark},
-        }
-        if step.params:
-            arguments["params"] = dict(step.params)
-        if step.body is not None:
-            arguments["json"] = step.body
-        return arguments
-
-    @staticmethod
-    def _file_request(step: Fetch) -> dict[str, Any]:
-        """The arguments for one download: no credential, and bytes as they are stored."""
-        return {
-            "method": "GET",
-            "url": step.url,
-            "headers": {"accept-encoding": "identity"},
-            "extensions": {MARK: step.mark},
-            "follow_redirects": True,
-        }
-
-    def _legacy(self, given: bool | None) -> bool:  # noqa: FBT001  passed on as it came
-        return not self._credentials.new_design if given is None else given
-
-    def _create_flow(self, prompt: str, options: TextToVideo) -> tuple[Flow, bool]:
-        order = text_to_video_order(prompt, options, new_design=self._credentials.new_design)
-        return flows.create_task(order, self.retries), order.generation == "legacy"
-
-    @staticmethod
-    def _first_page(*, legacy: bool, page_size: int, search: Mapping[str, Any]) -> Page:
-        if not 1 <= page_size <= flows.MAX_PAGE:
-            raise UsageError(f"A page holds 1 to {flows.MAX_PAGE} tasks.")
-        return Page(legacy, page_size, search=search)
-
-
-def _search(status: str | None, since: int | None, until: int | None) -> dict[str, Any]:
-    """The body of a task search; times in ms since 1970 UTC."""
-    search: dict[str, Any] = {}
-    if since is not None:
-        search["start_time"] = since
-    if until is not None:
-        search["end_time"] = until
-    if status is not None:
-        search["filters"] = [{"key": "status", "values": [status]}]
-    return search
-
-
-class KlingAI(_Base):
+class KlingAI(ClientBase, Products[Task, Answered]):
     """A Kling client whose every call is recorded in `audit` before it is made. Threads may share one.
 
     Credentials: `api_key`, or `access_key` and `secret_key` (legacy models only), else the environment:
@@ -168,24 +53,38 @@ class KlingAI(_Base):
         self._http = httpx2.Client(**self._http_options)
         attach_client(self._http, self._recorder)
 
-    def text_to_video(self, prompt: str, **options: Unpack[TextToVideo]) -> Task:
-        """Order a video; returns once Kling has accepted the task. Options: `orders.TextToVideo`.
+    @property
+    def voices(self) -> Voices[Task, Answered, Iterator[Voice]]:
+        """Voices of the account's library."""
+        return Voices(self._ways())
 
-        Raises: AuditUnavailable (nothing was sent), KlingError by code, KlingOutcomeUnknown, UsageError.
+    @property
+    def elements(self) -> Elements[Task, Answered, Iterator[Element]]:
+        """Elements of the account's library."""
+        return Elements(self._ways())
+
+    @property
+    def account(self) -> Account[list[ResourcePack], Iterator[Deduction]]:
+        """Resource packs and billing ledgers."""
+        return Account(self._ways())
+
+    def _ways(self) -> Ways:
+        return Ways(self._ordered, self._answered, self._listed, self.run, self.retries)
+
+    def task(self, task_id: str, *, legacy: bool | None = None, product: str | None = None) -> Task:
+        """Read a task by Kling's id. `legacy` None: by the route that the credential can use.
+
+        `product` is the method's name that a legacy task was ordered with, by default `text_to_video`.
+        Raises: KlingError, UsageError.
         """
-        flow, legacy = self._create_flow(prompt, options)
-        return Task(self, self.run(flow), legacy=legacy)
+        route = self._route(legacy, product)
+        return Task(self, self.run(flows.fetch_task(task_id, route=route, retries=self.retries)), route=route)
 
-    def task(self, task_id: str, *, legacy: bool | None = None) -> Task:
-        """Read a task by Kling's id. `legacy` None: by the route that the credential can use. Raises: KlingError."""
-        old = self._legacy(legacy)
-        return Task(self, self.run(flows.fetch_task(task_id, legacy=old, retries=self.retries)), legacy=old)
-
-    def find(self, external_task_id: str, *, legacy: bool | None = None) -> Task | None:
+    def find(self, external_task_id: str, *, legacy: bool | None = None, product: str | None = None) -> Task | None:
         """Find a task by our id (the intent's event id); None if Kling has none. Raises: KlingError."""
-        old = self._legacy(legacy)
-        found = self.run(flows.find_task(external_task_id, legacy=old, retries=self.retries))
-        return None if found is None else Task(self, found, legacy=old)
+        route = self._route(legacy, product)
+        found = self.run(flows.find_task(external_task_id, route=route, retries=self.retries))
+        return None if found is None else Task(self, found, route=route)
 
     def tasks(
         self,
@@ -194,19 +93,32 @@ class KlingAI(_Base):
         since: int | None = None,
         until: int | None = None,
         legacy: bool | None = None,
+        product: str | None = None,
         page_size: int = flows.DEFAULT_PAGE,
     ) -> Iterator[Task]:
-        """Iterate over the account's tasks, newest first, page by page.
+        """Iterate over the account's tasks, newest first, page by page; legacy: over those of one `product`.
 
         `since` and `until` are ms since 1970 UTC (default: the last 30 days); they and `status` need an API key.
         Raises: KlingError, UsageError.
         """
-        old = self._legacy(legacy)
-        page: Page | None = self._first_page(legacy=old, page_size=page_size, search=_search(status, since, until))
+        route = self._route(legacy, product)
+        for record in self._listed(self._first_page(route, page_size, search_body(status, since, until))):
+            yield Task(self, record, route=route)
+
+    def _ordered(self, build: Callable[[], Order]) -> Task:
+        """Create a task."""
+        order = build()
+        return Task(self, self.run(self._create_flow(order)), route=order.route)
+
+    def _answered(self, flow: Flow) -> Answered:
+        """Make a call whose answer is all there is."""
+        return answered_of(self.run(flow))
+
+    def _listed(self, page: Page | None) -> Iterator[Any]:
+        """Iterate over pages."""
         while page is not None:
             found, page = self.run(flows.list_page(page, self.retries))
-            for record in found:
-                yield Task(self, record, legacy=old)
+            yield from found
 
     def run(self, flow: Flow) -> Any:
         """Carry out a flow's steps; returns what it returns."""
@@ -222,6 +134,8 @@ class KlingAI(_Base):
                         answer = self._send(step)
                     case Fetch():
                         answer = self._fetch(step)
+                    case Remove():
+                        answer = self._remove(step)
         except StopIteration as stop:
             return stop.value
         finally:
@@ -229,14 +143,14 @@ class KlingAI(_Base):
 
     def _send(self, step: Send) -> Answer:
         try:
-            response = self._http.request(**self._request(step))
+            response = self._http.request(**self._call(step))
         except httpx2.RequestError as exc:
             return Answer.failed(exc)
         return Answer.of(response.status_code, response.content)
 
     def _fetch(self, step: Fetch) -> Answer:
         try:
-            with self._http.stream(**self._file_request(step)) as response:
+            with self._http.stream(**self._file_call(step)) as response:
                 if response.status_code != 200:
                     return Answer(Reply("refused", http_status=response.status_code))
                 for chunk in response.iter_bytes(_CHUNK):
@@ -244,6 +158,18 @@ class KlingAI(_Base):
         except (httpx2.RequestError, httpx2.InvalidURL) as exc:
             return Answer.failed(exc)
         return Answer(Reply("ok", http_status=200))
+
+    def _remove(self, step: Remove) -> Answer:
+        attempt = self._recorder.begin(self._removal(step), step.mark.operation, step.mark)
+        try:
+            remove_file(step)
+        except OSError as exc:
+            if attempt is not None:
+                attempt.failed(exc)
+            return Answer.failed(exc)
+        if attempt is not None:
+            attempt.finished(Exchange(request=attempt.request))
+        return Answer(Reply("ok"))
 
     def close(self) -> None:
         """Close the connections; the log stays open."""
@@ -258,7 +184,7 @@ class KlingAI(_Base):
         self.close()
 
 
-class AsyncKlingAI(_Base):
+class AsyncKlingAI(ClientBase, Products[Coroutine[Any, Any, AsyncTask], Coroutine[Any, Any, Answered]]):
     """`KlingAI` for asyncio: the same methods, awaited."""
 
     def __init__(
@@ -274,22 +200,39 @@ class AsyncKlingAI(_Base):
         self._http = httpx2.AsyncClient(**self._http_options)
         attach_client(self._http, self._recorder)
 
-    async def text_to_video(self, prompt: str, **options: Unpack[TextToVideo]) -> AsyncTask:
-        """Do as `KlingAI.text_to_video`."""
-        flow, legacy = self._create_flow(prompt, options)
-        return AsyncTask(self, await self.run(flow), legacy=legacy)
+    @property
+    def voices(self) -> Voices[Coroutine[Any, Any, AsyncTask], Coroutine[Any, Any, Answered], AsyncIterator[Voice]]:
+        """Voices of the account's library."""
+        return Voices(self._ways())
 
-    async def task(self, task_id: str, *, legacy: bool | None = None) -> AsyncTask:
+    @property
+    def elements(
+        self,
+    ) -> Elements[Coroutine[Any, Any, AsyncTask], Coroutine[Any, Any, Answered], AsyncIterator[Element]]:
+        """Elements of the account's library."""
+        return Elements(self._ways())
+
+    @property
+    def account(self) -> Account[Coroutine[Any, Any, list[ResourcePack]], AsyncIterator[Deduction]]:
+        """Resource packs and billing ledgers."""
+        return Account(self._ways())
+
+    def _ways(self) -> Ways:
+        return Ways(self._ordered, self._answered, self._listed, self.run, self.retries)
+
+    async def task(self, task_id: str, *, legacy: bool | None = None, product: str | None = None) -> AsyncTask:
         """Do as `KlingAI.task`."""
-        old = self._legacy(legacy)
-        record: TaskRecord = await self.run(flows.fetch_task(task_id, legacy=old, retries=self.retries))
-        return AsyncTask(self, record, legacy=old)
+        route = self._route(legacy, product)
+        record: TaskRecord = await self.run(flows.fetch_task(task_id, route=route, retries=self.retries))
+        return AsyncTask(self, record, route=route)
 
-    async def find(self, external_task_id: str, *, legacy: bool | None = None) -> AsyncTask | None:
+    async def find(
+        self, external_task_id: str, *, legacy: bool | None = None, product: str | None = None
+    ) -> AsyncTask | None:
         """Do as `KlingAI.find`."""
-        old = self._legacy(legacy)
-        found = await self.run(flows.find_task(external_task_id, legacy=old, retries=self.retries))
-        return None if found is None else AsyncTask(self, found, legacy=old)
+        route = self._route(legacy, product)
+        found = await self.run(flows.find_task(external_task_id, route=route, retries=self.retries))
+        return None if found is None else AsyncTask(self, found, route=route)
 
     async def tasks(
         self,
@@ -298,15 +241,29 @@ class AsyncKlingAI(_Base):
         since: int | None = None,
         until: int | None = None,
         legacy: bool | None = None,
+        product: str | None = None,
         page_size: int = flows.DEFAULT_PAGE,
     ) -> AsyncIterator[AsyncTask]:
         """Do as `KlingAI.tasks`, with `async for`."""
-        old = self._legacy(legacy)
-        page: Page | None = self._first_page(legacy=old, page_size=page_size, search=_search(status, since, until))
+        route = self._route(legacy, product)
+        async for record in self._listed(self._first_page(route, page_size, search_body(status, since, until))):
+            yield AsyncTask(self, record, route=route)
+
+    async def _ordered(self, build: Callable[[], Order]) -> AsyncTask:
+        """Create a task; files are read and encoded beside the loop."""
+        order = await asyncio.to_thread(build)
+        return AsyncTask(self, await self.run(self._create_flow(order)), route=order.route)
+
+    async def _answered(self, flow: Flow) -> Answered:
+        """Make a call whose answer is all there is."""
+        return answered_of(await self.run(flow))
+
+    async def _listed(self, page: Page | None) -> AsyncIterator[Any]:
+        """Iterate over pages."""
         while page is not None:
             found, page = await self.run(flows.list_page(page, self.retries))
-            for record in found:
-                yield AsyncTask(self, record, legacy=old)
+            for item in found:
+                yield item
 
     async def run(self, flow: Flow) -> Any:
         """Carry out a flow's steps; returns what it returns."""
@@ -322,6 +279,8 @@ class AsyncKlingAI(_Base):
                         answer = await self._send(step)
                     case Fetch():
                         answer = await self._fetch(step)
+                    case Remove():
+                        answer = await self._remove(step)
         except StopIteration as stop:
             return stop.value
         finally:
@@ -333,14 +292,14 @@ class AsyncKlingAI(_Base):
 
     async def _send(self, step: Send) -> Answer:
         try:
-            response = await self._http.request(**self._request(step))
+            response = await self._http.request(**self._call(step))
         except httpx2.RequestError as exc:
             return Answer.failed(exc)
         return Answer.of(response.status_code, response.content)
 
     async def _fetch(self, step: Fetch) -> Answer:
         try:
-            async with self._http.stream(**self._file_request(step)) as response:
+            async with self._http.stream(**self._file_call(step)) as response:
                 if response.status_code != 200:
                     return Answer(Reply("refused", http_status=response.status_code))
                 async for chunk in response.aiter_bytes(_CHUNK):
@@ -348,6 +307,18 @@ class AsyncKlingAI(_Base):
         except (httpx2.RequestError, httpx2.InvalidURL) as exc:
             return Answer.failed(exc)
         return Answer(Reply("ok", http_status=200))
+
+    async def _remove(self, step: Remove) -> Answer:
+        attempt = await self._recorder.abegin(self._removal(step), step.mark.operation, step.mark)
+        try:
+            await asyncio.to_thread(remove_file, step)
+        except OSError as exc:
+            if attempt is not None:
+                await attempt.afailed(exc)
+            return Answer.failed(exc)
+        if attempt is not None:
+            await attempt.afinished(Exchange(request=attempt.request))
+        return Answer(Reply("ok"))
 
     async def close(self) -> None:
         """Close the connections; the log stays open."""

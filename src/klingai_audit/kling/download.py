@@ -7,23 +7,69 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from klingai_audit.durable import OPS, FileOps
 from klingai_audit.errors import UsageError
+from klingai_audit.kling import flows
 from klingai_audit.kling.errors import KlingDownloadFailed
 
-__all__ = ["Download", "PartFile"]
+if TYPE_CHECKING:
+    from klingai_audit.kling.client import AsyncKlingAI, KlingAI
+
+__all__ = ["AsyncDownload", "Download", "Fetched", "PartFile"]
 
 
 @dataclass(frozen=True, slots=True)
-class Download:
-    """A result on this machine: `sha256` in hex, `size` in bytes, as `video_downloaded` states them."""
+class Fetched:
+    """A result on this machine: `sha256` in hex, `size` in bytes, as `video_downloaded` states them.
+
+    `medium` is `video`, `image` or `audio`; `task_id` and `result_id` say whose result it is.
+    """
 
     path: Path
     sha256: str
     size: int
+    medium: str = "video"
+    task_id: str | None = None
+    result_id: str | None = None
+
+    def deletion(self) -> flows.Flow:
+        """The flow that deletes the file."""
+        facts = {"sha256": self.sha256, "bytes": self.size}
+        return flows.delete_file(
+            self.path, facts, task_id=self.task_id, result_id=self.result_id, medium=self.medium
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Download(Fetched):
+    """A result on this machine: `sha256` in hex, `size` in bytes, as `video_downloaded` states them.
+
+    `medium` is `video`, `image` or `audio`; `task_id` and `result_id` say whose result it is.
+    """
+
+    client: KlingAI = field(repr=False, compare=False)
+
+    def delete(self) -> None:
+        """Delete the file, recorded as `video_deleted` (or `image_`, `audio_`) before and after; durable on return.
+
+        Raises: StorageError: it is still there, or was not. AuditUnavailable: it could not be recorded.
+        """
+        self.client.run(self.deletion())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AsyncDownload(Fetched):
+    """Do as `Download`."""
+
+    client: AsyncKlingAI = field(repr=False, compare=False)
+
+    async def delete(self) -> None:
+        """Do as `Download.delete`."""
+        await self.client.run(self.deletion())
 
 
 class PartFile:
@@ -32,12 +78,22 @@ class PartFile:
     Raises (from every method): KlingDownloadFailed for what the disk does wrong.
     """
 
-    def __init__(self, path: Path, *, ops: FileOps = OPS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        medium: str = "video",
+        task_id: str | None = None,
+        result_id: str | None = None,
+        ops: FileOps = OPS,
+    ) -> None:
         if not path.parent.is_dir():
             raise UsageError(f"There is no folder {path.parent} to download into.", do="Create it first.")
         if path.is_dir():
             raise UsageError(f"{path} is a folder.", do="Name a file in it.")
+        self.result_id = result_id
         self._path = path
+        self._about: dict[str, Any] = {"medium": medium, "task_id": task_id, "result_id": result_id}
         self._part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         self._ops = ops
         self._fd: int | None = None
@@ -62,7 +118,7 @@ class PartFile:
         self._digest.update(chunk)
         self._size += len(chunk)
 
-    def commit(self) -> Download:
+    def commit(self) -> Fetched:
         """Put the whole file in place, durable on return."""
         with self._translated():
             if self._fd is not None:
@@ -70,7 +126,7 @@ class PartFile:
                 self._close()
             self._ops.rename(self._part, self._path)
             self._ops.sync_folder(self._path.parent)
-        return Download(self._path, self._digest.hexdigest(), self._size)
+        return Fetched(self._path, self._digest.hexdigest(), self._size, **self._about)
 
     def discard(self) -> None:
         """Leave nothing behind; harmless after `commit`."""

@@ -10,41 +10,31 @@ Reads and downloads are repeated after network errors, 1302, 1303 and server err
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from pathlib import Path
+from typing import Any, Final
 
-from klingai_audit.capture.attempt import Mark, was_sent
+from klingai_audit.capture.attempt import Mark
 from klingai_audit.capture.facts import Operation
-from klingai_audit.errors import UsageError
+from klingai_audit.errors import StorageError
 from klingai_audit.event.record import new_event_id
-from klingai_audit.kling.catalogue import (
-    DOWNLOAD,
-    LEGACY_LIST,
-    LEGACY_ONE,
-    LEGACY_TEXT_TO_VIDEO,
-    SEARCH_TASKS,
-    TASKS_BY_ID,
-    Match,
-    Row,
-)
+from klingai_audit.kling.account import inner_reply, read_packs
+from klingai_audit.kling.answers import error_of, is_retryable, malformed, reply_of, write_error
+from klingai_audit.kling.catalogue import DOWNLOAD, SEARCH_TASKS, TASKS_BY_ID, Match, Row, match_path
+from klingai_audit.kling.endpoints import COSTS, DELETE_FILE, LEGACY_LISTS, LEGACY_ONES
 from klingai_audit.kling.errors import (
-    KlingConnectionError,
     KlingDownloadFailed,
     KlingError,
     KlingOutcomeUnknown,
-    KlingReplyMalformed,
     KlingRequestError,
-    KlingServerError,
     KlingTaskFailed,
     KlingWaitTimeout,
-    code_info,
-    refusal,
 )
 from klingai_audit.kling.orders import Order
-from klingai_audit.kling.reply import Reply, TaskRecord, read_page, read_reply, read_task, read_tasks
+from klingai_audit.kling.reply import Reply, TaskRecord, clean_id, read_done, read_page, read_task, read_tasks
+from klingai_audit.kling.steps import Answer, Fetch, Flow, Pause, Remove, Retries, Send, Target
 
 __all__ = [
     "Answer",
@@ -52,102 +42,28 @@ __all__ = [
     "Flow",
     "Page",
     "Pause",
+    "Remove",
     "Retries",
     "Send",
-    "Target",
+    "ask",
     "create_task",
+    "delete_file",
     "download",
     "ended_well",
+    "fetch_packs",
     "fetch_task",
     "find_task",
     "list_page",
+    "pay",
+    "pay_for_task",
+    "task_page",
     "wait_for_task",
 ]
 
 MAX_PAGE: Final = 500
-"""Largest page of both list calls."""
+"""Largest page of the list calls."""
 
 DEFAULT_PAGE: Final = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send one API call and read its answer whole; `path` begins with a slash, without the base URL."""
-
-    method: str
-    path: str
-    mark: Mark
-    params: Mapping[str, str] = field(default_factory=dict)
-    body: Any = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """Fetch a file into `target`, without any credential, following redirects."""
-
-    url: str = field(repr=False)
-    target: Target
-    mark: Mark
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Wait so many seconds."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of a `Send` or a `Fetch`: a reply, or the error of the HTTP library."""
-
-    reply: Reply
-    error: Exception | None = None
-
-    @classmethod
-    def of(cls, status: int, body: bytes) -> Answer:
-        """An API answer."""
-        return cls(read_reply(status, body))
-
-    @classmethod
-    def failed(cls, error: Exception) -> Answer:
-        """No answer, or none that could be read to its end."""
-        sent = was_sent(error)
-        return cls(Reply("unclear" if sent else "refused", problem=type(error).__name__), error)
-
-
-class Target(Protocol):
-    """Where a download goes; `kling.download.PartFile` is one."""
-
-    def restart(self) -> None:
-        """Throw away what was written so far."""
-        ...
-
-    def write(self, chunk: bytes) -> None:
-        """Append."""
-        ...
-
-
-Flow = Generator[Send | Fetch | Pause, Answer | None, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Retries:
-    """How often and how patiently: `attempts` in all, pauses doubling from `first` to `cap` seconds, with jitter."""
-
-    attempts: int = 5
-    first: float = 1.0
-    cap: float = 30.0
-    random: Callable[[], float] = random.random
-
-    def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise UsageError("A call is tried at least once: retries must be 1 or more.")
-
-    def pause(self, attempt: int) -> Pause:
-        """The pause after attempt number `attempt` (from 1): half to all of the current ceiling."""
-        ceiling = min(self.cap, self.first * 2 ** min(attempt - 1, 16))
-        return Pause(ceiling * (0.5 + self.random() / 2))
 
 
 def create_task(order: Order, retries: Retries, extra: Mapping[str, Any] | None = None) -> Flow:
@@ -165,25 +81,25 @@ def create_task(order: Order, retries: Retries, extra: Mapping[str, Any] | None 
             more |= {"attempt": attempt, "resend_of": external_id}
         mark = Mark(
             event_id=external_id if attempt == 1 else None, correlation_id=external_id, extra=more,
-            operation=_operation(order.row, model=order.model),
+            operation=_order_operation(order),
         )  # fmt: skip
         answer = yield Send("POST", order.path, mark, body=body)
-        reply = _reply(answer)
+        reply = reply_of(answer)
         task = read_task(reply.data) if reply.verdict == "ok" else None
         if task is not None:
             return task
         if reply.verdict == "refused":
-            if _is_retryable(reply) and attempt < retries.attempts:
+            if is_retryable(reply) and attempt < retries.attempts:
                 yield retries.pause(attempt)
                 continue
             if not doubtful and not (attempt > 1 and reply.code == 1201):
-                raise _error(order.row.action, answer)
+                raise error_of(order.row.action, answer)
             if reply.code != 1201:
                 break  # this sending was refused; what became of the earlier one stays unknown
         doubtful = True
         cause = answer.error if answer is not None else None
         yield retries.pause(attempt)
-        found = yield from _look_up(external_id, order.generation == "legacy", retries)
+        found = yield from _look_up(external_id, order.route, retries)
         if found is not None:
             return found
         if not order.row.idempotent:
@@ -195,37 +111,88 @@ def create_task(order: Order, retries: Retries, extra: Mapping[str, Any] | None 
     ) from cause
 
 
-def _look_up(external_id: str, legacy: bool, retries: Retries) -> Flow:  # noqa: FBT001  one caller
+def pay(order: Order, retries: Retries) -> Flow:
+    """Make a call that costs something and answers at once; returns its `Reply`. Sent again after 1302 and 1303 only.
+
+    Raises: KlingError by code; KlingConnectionError: nothing was sent; KlingOutcomeUnknown.
+    """
+    event_id = new_event_id()
+    for attempt in range(1, retries.attempts + 1):
+        more = {} if attempt == 1 else {"attempt": attempt, "resend_of": event_id}
+        mark = Mark(
+            event_id=event_id if attempt == 1 else None, correlation_id=event_id, extra=more,
+            operation=_order_operation(order),
+        )  # fmt: skip
+        answer = yield Send(order.row.method, order.path, mark, body=dict(order.body))
+        reply = reply_of(answer)
+        if reply.verdict == "ok":
+            return reply
+        if not is_retryable(reply) or attempt == retries.attempts:
+            raise write_error(order.row.action, answer, "")
+        yield retries.pause(attempt)
+    raise AssertionError("unreachable: there is at least one attempt")
+
+
+def pay_for_task(order: Order, retries: Retries) -> Flow:
+    """Do as `pay`; returns what was made as a `TaskRecord`, whose id is empty if Kling made no task of it."""
+    reply = yield from pay(order, retries)
+    done = read_done(reply.data)
+    if done is None:
+        raise malformed(order.row.action, reply)
+    return done
+
+
+def ask(method: str, path: str, body: Any, params: Mapping[str, str], retries: Retries) -> Flow:
+    """Make any call; returns its `Reply`. Reads are repeated while that helps, everything else is sent once.
+
+    Raises: KlingError by code; KlingOutcomeUnknown: it may have taken effect.
+    """
+    found = match_path(method, path)
+    if found.row.kind == "read":
+        return (yield from _read(found, path, retries, method=method.upper(), params=params, body=body))
+    mark = Mark(operation=_operation(found))
+    answer = yield Send(method.upper(), path, mark, params=params, body=body)
+    reply = reply_of(answer)
+    if reply.verdict == "ok":
+        return reply
+    external = clean_id(body.get("external_task_id")) if isinstance(body, dict) else None
+    raise write_error(found.action, answer, external or "")
+
+
+def _look_up(external_id: str, route: str | None, retries: Retries) -> Flow:
     """Find the task of an ambiguous create; None if it is not there or nobody answers."""
     try:
-        found = yield from find_task(external_id, legacy=legacy, retries=retries)
+        found = yield from find_task(external_id, route=route, retries=retries)
     except KlingError:
         return None
     return found
 
 
-def find_task(external_id: str, *, legacy: bool, retries: Retries) -> Flow:
+def find_task(external_id: str, *, route: str | None, retries: Retries) -> Flow:
     """Find a task by the caller's id; returns its `TaskRecord` or None. Raises: KlingError."""
     try:
-        if legacy:
-            return (yield from fetch_task(external_id, legacy=True, retries=retries))
+        if route is not None:
+            return (yield from fetch_task(external_id, route=route, retries=retries))
         params = {"external_task_ids": external_id}
-        reply = yield from _read(TASKS_BY_ID, "/tasks", retries, params=params, thing=external_id)
+        reply = yield from _read(_match(TASKS_BY_ID), "/tasks", retries, params=params, thing=external_id)
     except KlingRequestError:
         return None
     return next((task for task in read_tasks(reply.data) if task.external_id in (external_id, None)), None)
 
 
-def fetch_task(task_id: str, *, legacy: bool, retries: Retries) -> Flow:
-    """Read one task; returns its `TaskRecord`. Raises: KlingError; KlingRequestError if there is none."""
-    if legacy:
-        path = f"{LEGACY_TEXT_TO_VIDEO.path}/{task_id}"
-        reply = yield from _read(LEGACY_ONE, path, retries, thing=task_id)
+def fetch_task(task_id: str, *, route: str | None, retries: Retries) -> Flow:
+    """Read one task; returns its `TaskRecord`. `route` is the path of a legacy create, None for `/tasks`.
+
+    Raises: KlingError; KlingRequestError if there is none.
+    """
+    if route is not None:
+        row = LEGACY_ONES[route]
+        reply = yield from _read(_match(row, id=task_id), f"{route}/{task_id}", retries, thing=task_id)
         task = read_task(reply.data)
         if task is None:
-            raise _malformed(LEGACY_ONE.action, reply)
+            raise malformed(row.action, reply)
         return task
-    reply = yield from _read(TASKS_BY_ID, "/tasks", retries, params={"task_ids": task_id}, thing=task_id)
+    reply = yield from _read(_match(TASKS_BY_ID), "/tasks", retries, params={"task_ids": task_id}, thing=task_id)
     for task in read_tasks(reply.data):
         if task.id == task_id:
             return task
@@ -237,7 +204,7 @@ def fetch_task(task_id: str, *, legacy: bool, retries: Retries) -> Flow:
 def wait_for_task(
     task: TaskRecord,
     *,
-    legacy: bool,
+    route: str | None,
     retries: Retries,
     timeout: float,
     poll_interval: float,
@@ -258,7 +225,7 @@ def wait_for_task(
                 do="Call wait() again, or fetch it later with kling.task(id).",
             )
         yield Pause(min(poll_interval, left))
-        task = yield from fetch_task(task.id, legacy=legacy, retries=retries)
+        task = yield from fetch_task(task.id, route=route, retries=retries)
         report(task)
     return task
 
@@ -275,40 +242,67 @@ def ended_well(task: TaskRecord) -> TaskRecord:
     return task
 
 
+Read = Callable[[Any], tuple[list[Any], str | None]]
+"""From the data of an answer to its items and the cursor of the next page."""
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Where a listing continues: a page number for legacy lists, a cursor for the new design."""
+    """Where a listing continues: at a page number for GET, at a cursor for POST."""
 
-    legacy: bool
+    row: Row
+    path: str
+    read: Read
     size: int = DEFAULT_PAGE
     number: int = 1
     cursor: str | None = None
     search: Mapping[str, Any] = field(default_factory=dict)
 
 
+def task_page(route: str | None, *, size: int = DEFAULT_PAGE, search: Mapping[str, Any] | None = None) -> Page:
+    """The first page of tasks: of one legacy product, or by `/tasks`."""
+    if route is not None:
+        return Page(LEGACY_LISTS[route], route, _tasks_only, size)
+    return Page(SEARCH_TASKS, "/tasks", read_page, size, search=search or {})
+
+
+def _tasks_only(data: Any) -> tuple[list[TaskRecord], None]:
+    return read_tasks(data), None
+
+
 def list_page(page: Page, retries: Retries) -> Flow:
-    """Read one page; returns its tasks and the next `Page`, None after the last. Raises: KlingError."""
-    if page.legacy:
+    """Read one page; returns its items and the next `Page`, None after the last. Raises: KlingError."""
+    if page.row.method == "GET":
         params = {"pageNum": str(page.number), "pageSize": str(page.size)}
-        reply = yield from _read(LEGACY_LIST, LEGACY_LIST.path, retries, params=params)
-        tasks = read_tasks(reply.data)
-        more = replace(page, number=page.number + 1) if len(tasks) >= page.size else None
-        return tasks, more
+        reply = yield from _read(_match(page.row), page.path, retries, params=params)
+        full = isinstance(reply.data, list) and len(reply.data) >= page.size
+        return page.read(reply.data)[0], replace(page, number=page.number + 1) if full else None
     body: dict[str, Any] = {**page.search, "limit": page.size}
     if page.cursor is not None:
         body["cursor"] = page.cursor
-    reply = yield from _read(SEARCH_TASKS, "/tasks", retries, method="POST", body=body)
-    tasks, cursor = read_page(reply.data)
-    return tasks, None if cursor is None else replace(page, cursor=cursor)
+    reply = yield from _read(_match(page.row), page.path, retries, method="POST", body=body)
+    items, cursor = page.read(reply.data)
+    return items, None if cursor is None else replace(page, cursor=cursor)
 
 
-def download(url: str, target: Target, retries: Retries, *, task_id: str, result_id: str | None) -> Flow:
+def fetch_packs(params: Mapping[str, str], retries: Retries) -> Flow:
+    """Read the account's resource packs; returns a list of `ResourcePack`. Raises: KlingError."""
+    reply = inner_reply((yield from _read(_match(COSTS), COSTS.path, retries, params=params)))
+    if reply.verdict != "ok":
+        raise error_of(COSTS.action, Answer(reply))
+    return read_packs(reply.data)
+
+
+def download(
+    url: str, target: Target, retries: Retries, *, task_id: str, result_id: str | None, medium: str = "video"
+) -> Flow:
     """Fetch a result into `target`; returns None. Raises: KlingDownloadFailed."""
+    found = _match(DOWNLOAD, medium=medium)
     reply = Reply("unclear", problem="no_answer")
     for attempt in range(1, retries.attempts + 1):
         target.restart()
-        answer = yield Fetch(url, target, Mark(operation=_operation(DOWNLOAD, thing=task_id, part=result_id)))
-        reply = _reply(answer)
+        answer = yield Fetch(url, target, Mark(operation=_operation(found, thing=task_id or None, part=result_id)))
+        reply = reply_of(answer)
         if reply.verdict == "ok":
             return
         again = reply.http_status is None or reply.http_status >= 500
@@ -323,8 +317,19 @@ def download(url: str, target: Target, retries: Retries, *, task_id: str, result
     )
 
 
+def delete_file(
+    path: Path, facts: Mapping[str, Any], *, task_id: str | None, result_id: str | None, medium: str
+) -> Flow:
+    """Delete a downloaded file, announced and recorded; returns None. Raises: StorageError: it is still there."""
+    found = _match(DELETE_FILE, medium=medium)
+    answer = yield Remove(path, Mark(operation=_operation(found, thing=task_id, part=result_id), extra=facts))
+    if answer is not None and answer.error is not None:
+        reason = answer.error.strerror if isinstance(answer.error, OSError) else type(answer.error).__name__
+        raise StorageError(f"{path} could not be deleted: {reason}.") from answer.error
+
+
 def _read(
-    row: Row,
+    found: Match,
     path: str,
     retries: Retries,
     *,
@@ -335,61 +340,27 @@ def _read(
 ) -> Flow:
     """One read call, repeated while that helps; returns a `Reply` that is ok."""
     for attempt in range(1, retries.attempts + 1):
-        mark = Mark(operation=_operation(row, thing=thing))
+        mark = Mark(operation=_operation(found, thing=thing))
         answer = yield Send(method, path, mark, params=params or {}, body=body)
-        reply = _reply(answer)
+        reply = reply_of(answer)
         if reply.verdict == "ok":
             return reply
-        helps = reply.verdict == "unclear" or _is_retryable(reply) or reply.http_status is None
+        helps = reply.verdict == "unclear" or is_retryable(reply) or reply.http_status is None
         if not helps or attempt == retries.attempts:
-            raise _error(row.action, answer)
+            raise error_of(found.action, answer)
         yield retries.pause(attempt)
     raise AssertionError("unreachable: there is at least one attempt")
 
 
-def _operation(row: Row, *, thing: str | None = None, part: str | None = None, **variables: str) -> Operation:
+def _match(row: Row, **variables: str) -> Match:
+    return Match(row, row.action, variables)
+
+
+def _operation(found: Match, *, thing: str | None = None, part: str | None = None) -> Operation:
     return Operation(
-        name=row.action, kind=row.kind, row=Match(row, row.action, variables), thing=thing, part=part,
-        variables=variables,
-    )  # fmt: skip
-
-
-def _reply(answer: Answer | None) -> Reply:
-    return Reply("unclear", problem="no_answer") if answer is None else answer.reply
-
-
-def _is_retryable(reply: Reply) -> bool:
-    info = code_info(reply.code)
-    return info is not None and info.retryable == "safe"
-
-
-def _error(action: str, answer: Answer | None) -> KlingError:
-    """The exception for an answer that ends an operation, chained to the library's own error."""
-    reply = _reply(answer)
-    if reply.http_status is None:
-        what = "was not sent" if reply.verdict == "refused" else "got no answer"
-        error: KlingError = KlingConnectionError(
-            f"{action} {what} ({reply.problem}).", do="Check network, proxy and base URL.", retryable=True
-        )
-    elif reply.code:
-        error = refusal(
-            action, code=reply.code, http_status=reply.http_status, request_id=reply.request_id,
-            provider_message=reply.message or None,
-        )  # fmt: skip
-    elif reply.http_status >= 500:
-        error = KlingServerError(
-            f"Kling failed at {action} (HTTP {reply.http_status}).", http_status=reply.http_status, retryable=True
-        )
-    else:
-        error = _malformed(action, reply)
-    error.__cause__ = answer.error if answer is not None else None
-    return error
-
-
-def _malformed(action: str, reply: Reply) -> KlingReplyMalformed:
-    return KlingReplyMalformed(
-        f"The answer to {action} is not one of Kling's (HTTP {reply.http_status}).",
-        do="Is the base URL right, and is a proxy answering in its place?",
-        http_status=reply.http_status,
-        request_id=reply.request_id,
+        name=found.action, kind=found.row.kind, row=found, thing=thing, part=part, variables=found.variables
     )
+
+
+def _order_operation(order: Order) -> Operation:
+    return _operation(_match(order.row, **({} if order.model is None else {"model": order.model})))

@@ -3,50 +3,57 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from decimal import Decimal
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from klingai_audit.errors import UsageError
 from klingai_audit.kling import flows
-from klingai_audit.kling.download import Download, PartFile
+from klingai_audit.kling.download import AsyncDownload, Download, Fetched, PartFile
 from klingai_audit.kling.progress import Progress, reporting
-from klingai_audit.kling.reply import Charge, Result, TaskRecord
+from klingai_audit.kling.reply import Result, TaskRecord
+from klingai_audit.kling.results import (
+    Audio,
+    Charged,
+    Element,
+    Image,
+    Video,
+    Voice,
+    audios_of,
+    charged,
+    elements_of,
+    images_of,
+    videos_of,
+    voices_of,
+)
+from klingai_audit.kling.rows import MEDIA
 
 if TYPE_CHECKING:
     from klingai_audit.kling.client import AsyncKlingAI, KlingAI
 
-__all__ = ["POLL_INTERVAL", "WAIT_TIMEOUT", "AsyncTask", "Charged", "Download", "Task", "TaskFacts", "Video"]
+__all__ = [
+    "POLL_INTERVAL",
+    "WAIT_TIMEOUT",
+    "AsyncDownload",
+    "AsyncTask",
+    "Audio",
+    "Charged",
+    "Download",
+    "Element",
+    "Image",
+    "Task",
+    "TaskFacts",
+    "Video",
+    "Voice",
+]
 
 POLL_INTERVAL = 5.0
 """Seconds between polls, by default."""
 
 WAIT_TIMEOUT = 900.0
 """Seconds that `wait` waits, by default."""
-
-
-@dataclass(frozen=True, slots=True)
-class Video:
-    """One result: `duration` in seconds as Kling states it, links good for at most 30 days."""
-
-    id: str | None
-    url: str | None = field(repr=False)
-    watermark_url: str | None = field(default=None, repr=False)
-    duration: Decimal | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Charged:
-    """One deduction; units of different packages (`package_type`) are worth different money."""
-
-    charge_type: str
-    amount: Decimal
-    package_type: str | None = None
-    currency: str | None = None
-    list_price: Decimal | None = None
 
 
 class _Caller(Protocol):
@@ -58,13 +65,13 @@ class _Caller(Protocol):
 class TaskFacts:
     """What is known of a task, as of the last time it was read."""
 
-    def __init__(self, record: TaskRecord, *, legacy: bool) -> None:
+    def __init__(self, record: TaskRecord, *, route: str | None) -> None:
         self._record = record
-        self._legacy = legacy
+        self._route = route
 
     @property
     def id(self) -> str:
-        """Kling's id of the task."""
+        """Kling's id of the task; empty for a synchronous call that Kling made no task of."""
         return self._record.id
 
     @property
@@ -90,33 +97,60 @@ class TaskFacts:
     @property
     def videos(self) -> tuple[Video, ...]:
         """The results; empty until the task has succeeded."""
-        return tuple(_video(result) for result in self._record.results if result.kind == "video")
+        return videos_of(self._record.results)
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The images that it made; empty until the task has succeeded."""
+        return images_of(self._record.results)
+
+    @property
+    def audios(self) -> tuple[Audio, ...]:
+        """The sounds that it made; empty until the task has succeeded."""
+        return audios_of(self._record.results)
+
+    @property
+    def voices(self) -> tuple[Voice, ...]:
+        """The voices that it made; empty until the task has succeeded."""
+        return voices_of(self._record)
+
+    @property
+    def elements(self) -> tuple[Element, ...]:
+        """The elements that it made; empty until the task has succeeded."""
+        return elements_of(self._record)
+
+    @property
+    def raw(self) -> Mapping[str, Any]:
+        """The record as Kling sent it."""
+        return self._record.raw
 
     @property
     def charge(self) -> tuple[Charged, ...]:
         """What was deducted; empty until the task has ended, and for failed tasks."""
-        return tuple(_charged(charge) for charge in self._record.charges)
+        return tuple(charged(charge) for charge in self._record.charges)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} {self.status}>"
 
-    def _link(self, index: int, *, watermark: bool) -> tuple[str, str | None]:
-        videos = self.videos
-        if not 0 <= index < len(videos):
+    def _file(self, index: int, *, watermark: bool, wav: bool) -> tuple[str, Result]:
+        """The link of one file and the result that it belongs to."""
+        files = [result for result in self._record.results if result.kind in MEDIA and result.url is not None]
+        if not 0 <= index < len(files):
             raise UsageError(
-                f"Task {self.id} is {self.status} and has {len(videos)} results, none with number {index}.",
+                f"Task {self.id} is {self.status} and has {len(files)} files, none with number {index}.",
                 do="" if self.done else "Call wait() first.",
             )
-        url = videos[index].watermark_url if watermark else videos[index].url
+        result = files[index]
+        url = result.watermark_url if watermark else result.wav_url if wav else result.url
         if url is None:
             raise UsageError(
-                f"Task {self.id} has no {'marked ' if watermark else ''}file for result {index}.",
-                do="Order it with watermark=True." if watermark else "",
+                f"Task {self.id} has no {'marked' if watermark else 'WAV'} file for result {index}.",
+                do="Order it with watermark=True." if watermark else "Leave wav out.",
             )
-        return url, videos[index].id
+        return url, result
 
     def _fetch_flow(self, caller: _Caller) -> flows.Flow:
-        return flows.fetch_task(self.id, legacy=self._legacy, retries=caller.retries)
+        return flows.fetch_task(self.id, route=self._route, retries=caller.retries)
 
     @contextmanager
     def _waiting(
@@ -129,18 +163,23 @@ class TaskFacts:
                 show(record)
 
             yield flows.wait_for_task(
-                self._record, legacy=self._legacy, retries=caller.retries, timeout=timeout,
+                self._record, route=self._route, retries=caller.retries, timeout=timeout,
                 poll_interval=poll_interval, report=report,
             )  # fmt: skip
 
     @contextmanager
     def _downloading(
-        self, caller: _Caller, path: str | os.PathLike[str], index: int, *, watermark: bool
+        self, caller: _Caller, path: str | os.PathLike[str], index: int, *, watermark: bool, wav: bool
     ) -> Iterator[tuple[PartFile, flows.Flow]]:
-        url, result_id = self._link(index, watermark=watermark)
-        target = PartFile(Path(path))
+        url, result = self._file(index, watermark=watermark, wav=wav)
+        target = PartFile(Path(path), medium=result.kind, task_id=self.id or None, result_id=result.id or str(index))
         try:
-            yield target, flows.download(url, target, caller.retries, task_id=self.id, result_id=result_id)
+            yield (
+                target,
+                flows.download(
+                    url, target, caller.retries, task_id=self.id, result_id=target.result_id, medium=result.kind
+                ),
+            )
         finally:
             target.discard()
 
@@ -148,8 +187,8 @@ class TaskFacts:
 class Task(TaskFacts):
     """A task of `KlingAI`. Made by the client's methods."""
 
-    def __init__(self, client: KlingAI, record: TaskRecord, *, legacy: bool) -> None:
-        super().__init__(record, legacy=legacy)
+    def __init__(self, client: KlingAI, record: TaskRecord, *, route: str | None) -> None:
+        super().__init__(record, route=route)
         self._client = client
 
     def refresh(self) -> Self:
@@ -170,21 +209,24 @@ class Task(TaskFacts):
         flows.ended_well(self._record)
         return self
 
-    def download(self, path: str | os.PathLike[str], *, index: int = 0, watermark: bool = False) -> Download:
-        """Fetch result number `index` to `path`; the file is there whole or not at all.
+    def download(
+        self, path: str | os.PathLike[str], *, index: int = 0, watermark: bool = False, wav: bool = False
+    ) -> Download:
+        """Fetch file number `index` of the results to `path`; it is there whole or not at all.
 
-        The link is asked without any credential. Raises: KlingDownloadFailed, AuditUnavailable, UsageError.
+        `watermark` fetches its marked version, `wav` a sound's second file. The link is asked without any credential.
+        Raises: KlingDownloadFailed, AuditUnavailable, UsageError.
         """
-        with self._downloading(self._client, path, index, watermark=watermark) as (target, flow):
+        with self._downloading(self._client, path, index, watermark=watermark, wav=wav) as (target, flow):
             self._client.run(flow)
-            return target.commit()
+            return Download(**_facts(target.commit()), client=self._client)
 
 
 class AsyncTask(TaskFacts):
     """A task of `AsyncKlingAI`. Made by the client's methods."""
 
-    def __init__(self, client: AsyncKlingAI, record: TaskRecord, *, legacy: bool) -> None:
-        super().__init__(record, legacy=legacy)
+    def __init__(self, client: AsyncKlingAI, record: TaskRecord, *, route: str | None) -> None:
+        super().__init__(record, route=route)
         self._client = client
 
     async def refresh(self) -> Self:
@@ -201,18 +243,14 @@ class AsyncTask(TaskFacts):
         flows.ended_well(self._record)
         return self
 
-    async def download(self, path: str | os.PathLike[str], *, index: int = 0, watermark: bool = False) -> Download:
+    async def download(
+        self, path: str | os.PathLike[str], *, index: int = 0, watermark: bool = False, wav: bool = False
+    ) -> AsyncDownload:
         """Do as `Task.download`."""
-        with self._downloading(self._client, path, index, watermark=watermark) as (target, flow):
+        with self._downloading(self._client, path, index, watermark=watermark, wav=wav) as (target, flow):
             await self._client.run(flow)
-            done: Download = await self._client.in_thread(target.commit)
-            return done
+            return AsyncDownload(**_facts(await self._client.in_thread(target.commit)), client=self._client)
 
 
-def _video(result: Result) -> Video:
-    return Video(result.id, result.url, result.watermark_url, Decimal(result.duration) if result.duration else None)
-
-
-def _charged(charge: Charge) -> Charged:
-    price = Decimal(charge.list_price) if charge.list_price else None
-    return Charged(charge.charge_type, Decimal(charge.amount), charge.package_type, charge.currency, price)
+def _facts(fetched: Fetched) -> dict[str, Any]:
+    return {item.name: getattr(fetched, item.name) for item in fields(fetched)}

@@ -9,7 +9,7 @@ import pytest
 from klingai_audit.errors import UsageError
 from klingai_audit.kling import errors, flows
 from klingai_audit.kling.catalogue import LEGACY_TEXT_TO_VIDEO
-from klingai_audit.kling.flows import Answer, Fetch, Page, Pause, Retries, Send
+from klingai_audit.kling.flows import Answer, Fetch, Pause, Retries, Send
 from klingai_audit.kling.orders import Order, text_to_video_order
 from klingai_audit.kling.reply import Reply, TaskRecord
 
@@ -179,7 +179,7 @@ def test_a_row_without_observed_idempotency_is_never_sent_again():
 )
 def test_reads_are_repeated(trouble):
     """Network errors, server errors, broken answers and rate limits of a read are tried again."""
-    flow = flows.fetch_task(TASK, legacy=True, retries=RETRIES)
+    flow = flows.fetch_task(TASK, route=LEGACY_TEXT_TO_VIDEO.path, retries=RETRIES)
     steps, pauses, task = drive(flow, trouble, trouble, ok({"task_id": TASK, "task_status": "processing"}))
     assert (task.status, pauses, len(steps)) == ("processing", [1.0, 2.0], 3)
     assert len({id(step.mark) for step in steps}) == 3
@@ -196,23 +196,23 @@ def test_reads_are_repeated(trouble):
 )
 def test_reads_that_never_work(trouble, expected):
     """After the last attempt the caller gets the error's own kind."""
-    _, _, error = drive(flows.fetch_task(TASK, legacy=True, retries=RETRIES), *[trouble] * 3)
+    _, _, error = drive(flows.fetch_task(TASK, route=LEGACY_TEXT_TO_VIDEO.path, retries=RETRIES), *[trouble] * 3)
     assert type(error) is expected
 
 
 @pytest.mark.parametrize("code", [1000, 1103, 1201])
 def test_reads_that_are_refused(code):
     """A refusal of a read is not repeated."""
-    steps, _, error = drive(flows.fetch_task(TASK, legacy=True, retries=RETRIES), refused(code))
+    steps, _, error = drive(flows.fetch_task(TASK, route=LEGACY_TEXT_TO_VIDEO.path, retries=RETRIES), refused(code))
     assert (len(steps), error.code) == (1, code)
 
 
 def test_an_unknown_task():
     """The new design answers an unknown id with an empty list; that is an error for who asked for one task."""
-    _, _, error = drive(flows.fetch_task(TASK, legacy=False, retries=RETRIES), GONE)
+    _, _, error = drive(flows.fetch_task(TASK, route=None, retries=RETRIES), GONE)
     assert isinstance(error, errors.KlingRequestError)
-    assert drive(flows.find_task("x", legacy=False, retries=RETRIES), GONE)[2] is None
-    assert drive(flows.find_task("x", legacy=True, retries=RETRIES), refused(1201))[2] is None
+    assert drive(flows.find_task("x", route=None, retries=RETRIES), GONE)[2] is None
+    assert drive(flows.find_task("x", route=LEGACY_TEXT_TO_VIDEO.path, retries=RETRIES), refused(1201))[2] is None
 
 
 def test_waiting_polls_until_the_end():
@@ -220,7 +220,7 @@ def test_waiting_polls_until_the_end():
     seen = []
     flow = flows.wait_for_task(
         TaskRecord(TASK, "submitted"),
-        legacy=False,
+        route=None,
         retries=RETRIES,
         timeout=60,
         poll_interval=5,
@@ -239,7 +239,7 @@ def test_waiting_ends_in_time():
     """When the time is up the task goes on and the caller is told so."""
     flow = flows.wait_for_task(
         TaskRecord(TASK, "processing"),
-        legacy=False,
+        route=None,
         retries=RETRIES,
         timeout=0,
         poll_interval=5,
@@ -252,12 +252,12 @@ def test_waiting_ends_in_time():
 
 def test_pages():
     """Legacy lists go on while pages are full, the new design while there is a cursor."""
-    page = Page(legacy=True, size=2)
+    page = flows.task_page(LEGACY_TEXT_TO_VIDEO.path, size=2)
     _, _, (tasks, following) = drive(flows.list_page(page, RETRIES), ok([{"task_id": "1"}, {"task_id": "2"}]))
     assert ([task.id for task in tasks], following.number) == (["1", "2"], 2)
     _, _, (tasks, following) = drive(flows.list_page(following, RETRIES), ok([{"task_id": "3"}]))
     assert ([task.id for task in tasks], following) == (["3"], None)
-    page = Page(legacy=False, size=2, search={"start_time": 1})
+    page = flows.task_page(None, size=2, search={"start_time": 1})
     more = ok({"result": [{"id": "1"}], "has_more": True, "next_cursor": "c"})
     (step,), _, (_, following) = drive(flows.list_page(page, RETRIES), more)
     assert (step.method, step.body) == ("POST", {"start_time": 1, "limit": 2})
