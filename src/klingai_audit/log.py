@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from klingai_audit.config import Places, must_create, open_store, state_folder
 from klingai_audit.durable import OPS, FileOps
-from klingai_audit.errors import AuditUnavailable, InvalidEvent, LogDamaged, UsageError
+from klingai_audit.errors import AuditUnavailable, InvalidEvent, UsageError
 from klingai_audit.event.context import UNKNOWN_ACTOR, resolve
 from klingai_audit.event.own import own_event
 from klingai_audit.event.record import Draft, EncodedEvent, is_end_id
@@ -29,6 +29,7 @@ from klingai_audit.ledger.appender import Appender
 from klingai_audit.ledger.clock import SYSTEM_CLOCK, Clock
 from klingai_audit.ledger.head import Head
 from klingai_audit.ledger.keys import KeyFolder
+from klingai_audit.ledger.opening import check_remembered_key, first_metadata
 from klingai_audit.ledger.options import OptionsMemory, describe_options
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.ledger.receipt import Receipt, State
@@ -110,7 +111,7 @@ class AuditLog:
                 memory.create()
                 store.create()
         folder.resume()
-        _check_remembered_key(folder)
+        check_remembered_key(folder)
         policy = Policy.load(places.keys / _POLICY_FILE)
         lookup_key = folder.lookup_key
         table = SqliteSubjects(places.subjects, lookup_key)
@@ -131,7 +132,7 @@ class AuditLog:
         )
         audit = cls(places, folder, appender, Door(policy, table, lookup_key, clock=clock.now_ns), table, reader)
         audit._wait = wait
-        created = own_event("log_created", _first_metadata(folder, policy), clock.now_ns())
+        created = own_event("log_created", first_metadata(folder, policy.digest), clock.now_ns())
         appender.open(created=[(created, False)])
         folder.created()
         _OPEN.add(audit)
@@ -299,10 +300,10 @@ class AuditLog:
         return audited_transport(self.recorder, inner)
 
     def attach(self, client: Any) -> None:
-        """Audit an existing httpx2 or httpx client in place: its transport and that of every mount and proxy."""
-        from klingai_audit.capture.httpx import attach_client
+        """Audit an existing client in place, mounts and proxies included: of httpx2, httpx, requests or aiohttp."""
+        from klingai_audit.capture.attach import attach
 
-        attach_client(client, self.recorder)
+        attach(client, self.recorder)
 
     # --- answers ----------------------------------------------------------------------------------
 
@@ -338,28 +339,6 @@ class AuditLog:
 
     def _remembered(self) -> bytes | None:
         return state_folder(self.places).read_head()
-
-
-def _check_remembered_key(keys: KeyFolder) -> None:
-    vkey = keys.log_signer.verifier.format()
-    remembered = OriginMemory().recall(keys.origin)
-    if remembered not in (None, vkey):
-        raise LogDamaged(
-            f"This machine remembers another key for {keys.origin} than the keys folder holds.",
-            kind_of_damage="foreign_key",
-            do="Somebody replaced the log or its keys. Preserve both and run: klingai-audit verify",
-        )
-
-
-def _first_metadata(keys: KeyFolder, policy: Policy) -> dict[str, Any]:
-    return {
-        "format": 1,
-        "origin": keys.origin,
-        "log_key": keys.log_signer.verifier.format(),
-        "epoch": 0,
-        "epoch_key": keys.current.signer.verifier.format(),
-        "policy": policy.digest,
-    }
 
 
 def _observer(path: str | os.PathLike[str] | None, subjects: SubjectTable, ops: FileOps) -> Any:

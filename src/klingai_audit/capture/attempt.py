@@ -76,7 +76,7 @@ class Attempt:
         self._recorder = recorder
         self._token = acting.capture()
         self._outer: Attempt | None = None
-        self._adopted: Exchange | None = None
+        self.declared = False
         self._claimed = False
         self._ended = False
         self._lock = threading.Lock()
@@ -154,16 +154,19 @@ class Attempt:
             _covering.reset(token)
 
     def adopt(self, sink: Sink, operation: Operation) -> bool:
-        """Whether an inner attempt at `operation` is this act (once); its facts then replace this one's."""
+        """Whether an inner attempt at `operation` is this act (once); its end is then this one's.
+
+        A `declared` act was named by a person, who may have meant another operation of the same kind.
+        """
         with self._lock:
-            other = sink is not self._recorder.sink or operation.name != self.operation.name
-            if other or self._ended or self._claimed:
+            same = operation.name == self.operation.name or (self.declared and operation.kind == self.operation.kind)
+            if not same or sink is not self._recorder.sink or self._ended or self._claimed:
                 return False
             self._claimed = True
             return True
 
     def inside(self, outer: Attempt) -> Attempt:
-        """Make this the inner view of `outer`: it writes nothing and hands its exchange over."""
+        """Make this the inner view of `outer`: when it ends, `outer` ends with its exchange."""
         self._outer = outer
         return self
 
@@ -182,17 +185,12 @@ class Attempt:
             self._ended = True
         self._recorder.close_open(self)
         if self._outer is not None:
-            self._outer.take(exchange)
-            return []
-        return self._recorder.judge(self, self._adopted or exchange, self._token)
+            return self._outer.conclude(exchange)
+        return self._recorder.judge(self, exchange, self._token)
 
     def abandon(self) -> None:
         """End the attempt without a word: nothing was sent and the caller is told so."""
         self._ended = True
-
-    def take(self, exchange: Exchange) -> None:
-        """Accept the facts of an inner capture of this act."""
-        self._adopted = exchange
 
     def failure(self, exc: BaseException, *, sent: bool | None = None) -> Exchange:
         """Put the facts of an act without an answer together; `sent` None: told by the class of `exc`."""

@@ -299,7 +299,7 @@ def test_a_key_is_used_once_an_hour():
 
 
 def test_an_inner_capture_of_the_same_act_adds_its_facts():
-    """Nested capture makes one record, with the inner one's facts; another act inside is its own."""
+    """Nested capture makes one record, ended by the inner one's end; another act inside is its own."""
     recorder, sink = make_recorder()
     outer = recorder.begin(create_facts())
     with outer.covering():
@@ -310,9 +310,9 @@ def test_an_inner_capture_of_the_same_act_adds_its_facts():
     outer.finished(outer.reply(599, {}, body=None))
     assert sink.story == [
         ("prompt_submitted", "success"),
-        ("task_status_changed", "success"),
         ("api_key_used", "success"),
         ("video_generation_started", "success"),
+        ("task_status_changed", "success"),
     ]
 
 
