@@ -242,7 +242,7 @@ def ended_well(task: TaskRecord) -> TaskRecord:
     return task
 
 
-Read = Callable[[Any], tuple[list[Any], str | None]]
+_Read = Callable[[Any], tuple[list[Any], str | None]]
 """From the data of an answer to its items and the cursor of the next page."""
 
 
@@ -252,7 +252,7 @@ class Page:
 
     row: Row
     path: str
-    read: Read
+    read: _Read
     size: int = DEFAULT_PAGE
     number: int = 1
     cursor: str | None = None

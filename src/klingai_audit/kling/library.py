@@ -31,12 +31,12 @@ from klingai_audit.kling.reply import read_tasks
 from klingai_audit.kling.results import elements_of, voices_of
 from klingai_audit.kling.rows import Row
 
-__all__ = ["Account", "Elements", "Voices", "Ways", "millis"]
+__all__ = ["Account", "Elements", "Moment", "Voices", "Ways", "millis"]
 
-TaskT = TypeVar("TaskT")
-AnswerT = TypeVar("AnswerT")
-ItemsT = TypeVar("ItemsT")
-PacksT = TypeVar("PacksT")
+_TaskT = TypeVar("_TaskT")
+_AnswerT = TypeVar("_AnswerT")
+_ItemsT = TypeVar("_ItemsT")
+_PacksT = TypeVar("_PacksT")
 
 Moment = dt.datetime | int
 """A time: an aware datetime, or ms since 1970 UTC."""
@@ -53,7 +53,7 @@ class Ways:
     retries: flows.Retries
 
 
-class Voices(Generic[TaskT, AnswerT, ItemsT]):
+class Voices(Generic[_TaskT, _AnswerT, _ItemsT]):
     """Voices of the account's library. Sheet 2.4."""
 
     def __init__(self, ways: Ways) -> None:
@@ -61,7 +61,7 @@ class Voices(Generic[TaskT, AnswerT, ItemsT]):
 
     def create(
         self, name: str, *, url: str | None = None, video_id: str | None = None, callback_url: str | None = None
-    ) -> TaskT:
+    ) -> _TaskT:
         """Order a voice called `name` (up to 20 characters) from a clip of 5 to 30 s with one speaker.
 
         `url`: mp3, wav, mp4 or mov. `video_id`: a video of this account with sound. The task's `voices` hold it.
@@ -77,72 +77,72 @@ class Voices(Generic[TaskT, AnswerT, ItemsT]):
 
         return self._ordered(build)
 
-    def list(self, *, page_size: int = flows.DEFAULT_PAGE) -> ItemsT:
+    def list(self, *, page_size: int = flows.DEFAULT_PAGE) -> _ItemsT:
         """Iterate over the account's own voices, page by page. Raises: KlingError."""
         path = legacy_create("create_voice").path
         return self._listed(LEGACY_LISTS[path], page_size)
 
-    def presets(self, *, page_size: int = flows.DEFAULT_PAGE) -> ItemsT:
+    def presets(self, *, page_size: int = flows.DEFAULT_PAGE) -> _ItemsT:
         """Iterate over the voices that Kling offers. Raises: KlingError."""
         return self._listed(PRESET_VOICES, page_size)
 
-    def delete(self, voice_id: str) -> AnswerT:
+    def delete(self, voice_id: str) -> _AnswerT:
         """Delete one of the account's own voices; recorded before and after. Raises: KlingError, AuditUnavailable."""
-        gone: AnswerT = _deleted(self._ways, DELETE_VOICE, voice_id)
+        gone: _AnswerT = _deleted(self._ways, DELETE_VOICE, voice_id)
         return gone
 
-    def _ordered(self, build: Any) -> TaskT:
-        made: TaskT = self._ways.ordered(build)
+    def _ordered(self, build: Any) -> _TaskT:
+        made: _TaskT = self._ways.ordered(build)
         return made
 
-    def _listed(self, row: Row, page_size: int) -> ItemsT:
+    def _listed(self, row: Row, page_size: int) -> _ItemsT:
         page = Page(row, row.path, lambda data: _items(data, voices_of), _checked(page_size))
-        found: ItemsT = self._ways.listed(page)
+        found: _ItemsT = self._ways.listed(page)
         return found
 
 
-class Elements(Generic[TaskT, AnswerT, ItemsT]):
+class Elements(Generic[_TaskT, _AnswerT, _ItemsT]):
     """Elements of the account's library: people and things that videos can show again. Sheet 2.4."""
 
     def __init__(self, ways: Ways) -> None:
         self._ways = ways
 
-    def create(self, name: str, description: str, **given: Unpack[options.ElementOptions]) -> TaskT:
+    def create(self, name: str, description: str, **given: Unpack[options.ElementOptions]) -> _TaskT:
         """Order an element: `name` up to 20, `description` up to 100 characters. Free. Options: `ElementOptions`.
 
         The task's `elements` hold it. Raises: as `KlingAI.text_to_video`.
         """
         required = {"element_name": name, "element_description": description}
-        made: TaskT = self._ways.ordered(lambda: product_order("create_element", required, given))
+        made: _TaskT = self._ways.ordered(lambda: product_order("create_element", required, given))
         return made
 
-    def list(self, *, page_size: int = flows.DEFAULT_PAGE) -> ItemsT:
+    def list(self, *, page_size: int = flows.DEFAULT_PAGE) -> _ItemsT:
         """Iterate over the account's own elements, page by page. Raises: KlingError."""
         path = legacy_create("create_element").path
         return self._listed(LEGACY_LISTS[path], page_size)
 
-    def presets(self, *, page_size: int = flows.DEFAULT_PAGE) -> ItemsT:
+    def presets(self, *, page_size: int = flows.DEFAULT_PAGE) -> _ItemsT:
         """Iterate over the elements that Kling offers. Raises: KlingError."""
         return self._listed(PRESET_ELEMENTS, page_size)
 
-    def delete(self, element_id: str) -> AnswerT:
+    def delete(self, element_id: str) -> _AnswerT:
         """Delete one of the account's own elements; recorded before and after. Raises: KlingError, AuditUnavailable."""
-        gone: AnswerT = _deleted(self._ways, DELETE_ELEMENT, element_id)
+        gone: _AnswerT = _deleted(self._ways, DELETE_ELEMENT, element_id)
         return gone
 
-    def _listed(self, row: Row, page_size: int) -> ItemsT:
+    def _listed(self, row: Row, page_size: int) -> _ItemsT:
         page = Page(row, row.path, lambda data: _items(data, elements_of), _checked(page_size))
-        found: ItemsT = self._ways.listed(page)
+        found: _ItemsT = self._ways.listed(page)
         return found
 
 
-class Account(Generic[PacksT, ItemsT]):
+class Account(Generic[_PacksT, _ItemsT]):
     """The account: what is left of its packs, and what was deducted. Free; each look is an entry. Sheet 2.6."""
 
     def __init__(self, ways: Ways) -> None:
         self._ways = ways
 
-    def costs(self, *, since: Moment | None = None, until: Moment | None = None, pack: str | None = None) -> PacksT:
+    def costs(self, *, since: Moment | None = None, until: Moment | None = None, pack: str | None = None) -> _PacksT:
         """Read the resource packs: a list of `ResourcePack`. What is left lags up to 12 hours.
 
         `since`, `until`: aware datetimes or ms since 1970 UTC; default the last 30 days. `pack`: a pack's name. Ask
@@ -151,7 +151,7 @@ class Account(Generic[PacksT, ItemsT]):
         begin, end = _span(since, until)
         params = {"start_time": str(begin), "end_time": str(end)}
         params |= {} if pack is None else {"resource_pack_name": pack}
-        found: PacksT = self._ways.run(flows.fetch_packs(params, self._ways.retries))
+        found: _PacksT = self._ways.run(flows.fetch_packs(params, self._ways.retries))
         return found
 
     def package_ledger(
@@ -163,7 +163,7 @@ class Account(Generic[PacksT, ItemsT]):
         product_type: str | None = None,
         package_id: str | None = None,
         page_size: int = flows.MAX_PAGE,
-    ) -> ItemsT:
+    ) -> _ItemsT:
         """Iterate over deductions from resource packs: `Deduction` with task, key, units before and after.
 
         `product_type`: `video`, `image`, `try-on`. Times as in `costs`. Raises: KlingError.
@@ -178,18 +178,18 @@ class Account(Generic[PacksT, ItemsT]):
         until: Moment | None = None,
         api_key_name: str | None = None,
         page_size: int = flows.MAX_PAGE,
-    ) -> ItemsT:
+    ) -> _ItemsT:
         """Iterate over deductions from the cash balance: `Deduction` with task, key, money. Raises: KlingError."""
         return self._ledger(BALANCE_LEDGER, since, until, {"api_key_name": api_key_name}, page_size)
 
     def _ledger(
         self, row: Row, since: Moment | None, until: Moment | None, filters: Mapping[str, str | None], page_size: int
-    ) -> ItemsT:
+    ) -> _ItemsT:
         begin, end = _span(since, until)
         search: dict[str, Any] = {"start_time": begin, "end_time": end}
         keys = [{"key": key, "values": [value]} for key, value in filters.items() if value is not None]
         search |= {"filters": keys} if keys else {}
-        found: ItemsT = self._ways.listed(Page(row, row.path, read_deductions, _checked(page_size), search=search))
+        found: _ItemsT = self._ways.listed(Page(row, row.path, read_deductions, _checked(page_size), search=search))
         return found
 
 

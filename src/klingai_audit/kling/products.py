@@ -16,7 +16,7 @@ from klingai_audit.kling.orders import Order, check_options, named, put
 
 __all__ = ["effect_input", "image_items", "product_order", "video_source"]
 
-Convert = Callable[[Any], Any]
+_Convert = Callable[[Any], Any]
 
 
 def _same(value: Any) -> Any:
@@ -27,15 +27,15 @@ def _image(value: Any) -> Any:
     return encode_image(value)
 
 
-def _images(name: str) -> Convert:
+def _images(name: str) -> _Convert:
     return lambda values: image_items(values, name)
 
 
-def _ids(name: str) -> Convert:
+def _ids(name: str) -> _Convert:
     return lambda values: [{name: value} for _, value in named(values, "id")]
 
 
-_COMMON: Final[Mapping[str, tuple[str, Convert]]] = {
+_COMMON: Final[Mapping[str, tuple[str, _Convert]]] = {
     "model": ("model_name", _same), "callback_url": ("callback_url", _same),
     "watermark": ("watermark_info.enabled", _same), "negative_prompt": ("negative_prompt", _same),
     "prompt": ("prompt", _same), "mode": ("mode", _same), "duration": ("duration", str),
@@ -46,7 +46,7 @@ _COMMON: Final[Mapping[str, tuple[str, Convert]]] = {
 }  # fmt: skip
 """Option -> where it stands in a legacy body, and in which form."""
 
-_OWN: Final[Mapping[str, Mapping[str, tuple[str, Convert]]]] = {
+_OWN: Final[Mapping[str, Mapping[str, tuple[str, _Convert]]]] = {
     "multi_elements": {"images": ("image_list", _images("image"))},
     "omni_image": {
         "images": ("image_list", _images("image")), "result_type": ("result_type", _same),

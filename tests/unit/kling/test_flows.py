@@ -11,6 +11,7 @@ from klingai_audit.kling import errors, flows
 from klingai_audit.kling.catalogue import LEGACY_TEXT_TO_VIDEO
 from klingai_audit.kling.flows import Answer, Fetch, Pause, Retries, Send
 from klingai_audit.kling.orders import Order, text_to_video_order
+from klingai_audit.kling.products import product_order
 from klingai_audit.kling.reply import Reply, TaskRecord
 
 RETRIES = Retries(attempts=3, first=1.0, cap=2.0, random=lambda: 1.0)
@@ -307,3 +308,44 @@ def test_every_step_carries_its_operation():
     assert isinstance(step, Send)
     assert (step.mark.operation.name, step.mark.operation.kind) == ("text_to_video", "paid_create")
     assert step.mark.operation.row.variables == {"model": "kling-3.0-turbo"}
+
+
+SPEECH = product_order("text_to_speech", {"text": "x", "voice_id": "v"})
+
+
+def test_a_call_that_answers_at_once_is_sent_again_only_when_it_is_safe():
+    """Rate limits are waited out; an answer that leaves the effect unknown is not repeated, there is nothing to find."""
+    steps, pauses, reply = drive(flows.pay(SPEECH, RETRIES), refused(1302, 429), ok({"task_id": "1"}))
+    assert (len(steps), pauses, reply.data) == (2, [1.0], {"task_id": "1"})
+    assert steps[1].mark.extra == {"attempt": 2, "resend_of": steps[0].mark.event_id}
+    steps, _, error = drive(flows.pay(SPEECH, RETRIES), LOST)
+    assert (len(steps), type(error)) == (1, errors.KlingOutcomeUnknown)
+    _, _, error = drive(flows.pay(SPEECH, RETRIES), refused(1301))
+    assert type(error) is errors.KlingPolicyViolation
+
+
+def test_what_was_made_at_once_is_a_record():
+    """With Kling's id, or without one."""
+    done = ok({"final_unit_deduction": "0.1", "task_result": {"images": [{"url": "u"}]}})
+    _, _, record = drive(flows.pay_for_task(SPEECH, RETRIES), done)
+    assert (record.id, record.status, len(record.results)) == ("", "succeeded", 1)
+    _, _, error = drive(flows.pay_for_task(SPEECH, RETRIES), ok(None))
+    assert isinstance(error, errors.KlingReplyMalformed)
+
+
+def test_raw_calls():
+    """Reads are repeated; what may change something is sent once, and an unclear answer names the caller's own id."""
+    steps, _, reply = drive(flows.ask("get", "/v9/dreams", None, {"a": "1"}, RETRIES), LOST, ok({"x": 1}))
+    assert (reply.data, [step.mark.operation.kind for step in steps]) == ({"x": 1}, ["read", "read"])
+    body = {"external_task_id": "mine"}
+    steps, _, error = drive(flows.ask("POST", "/v9/dreams", body, {}, RETRIES), LOST)
+    assert (len(steps), error.external_task_id) == (1, "mine")
+    assert (steps[0].mark.operation.name, steps[0].mark.operation.kind) == ("/v9/dreams", "paid_create")
+
+
+def test_packs_with_an_error_inside():
+    """The inner wrapping of the costs is read, too."""
+    _, _, packs = drive(flows.fetch_packs({}, RETRIES), ok({"code": 0, "resource_pack_subscribe_infos": [{}]}))
+    assert len(packs) == 1
+    _, _, error = drive(flows.fetch_packs({}, RETRIES), ok({"code": 1103, "msg": "no"}))
+    assert isinstance(error, errors.KlingPermissionError)
