@@ -151,35 +151,29 @@ def test_a_child_may_rotate(ledger: Ledger) -> None:
 
 def test_locks_of_a_killed_parent_are_free(tmp_path: Path) -> None:
     """If the parent dies with the lock in its hands, a child that outlives it can log."""
-    (tmp_path / "release").mkdir()
+    go, done = tmp_path / "go", tmp_path / "done"
+
+    def survivor(ledger: Ledger) -> None:
+        while not go.exists():
+            time.sleep(0.01)
+        ledger.appender.append(event()).wait(timeout=10)
+        ledger.close()
+        done.touch()
 
     def parent(tell: Tell) -> None:
         ledger = Ledger(tmp_path, ops=QuickOps()).open()
         with ledger.store.transaction():
-            survivor = Child(
-                lambda inner: _log_when_told(ledger, tmp_path / "release" / "go", tmp_path / "release" / "ok")
-            )
-            tell(str(survivor.pid))
+            Child(lambda inner: survivor(ledger))
+            tell("locked")
             time.sleep(60)
 
     child = Child(parent)
     while not child.lines:
         time.sleep(0.01)
-    child.kill()
-    (tmp_path / "release" / "go").touch()
-    for _ in range(1_000):
-        if (tmp_path / "release" / "ok").exists():
-            break
-        time.sleep(0.01)
-    assert (tmp_path / "release" / "ok").exists()
-
-
-def _log_when_told(ledger: Ledger, go: Path, done: Path) -> None:
-    while not go.exists():
-        time.sleep(0.01)
-    ledger.appender.append(event()).wait(timeout=10)
-    ledger.close()
-    done.touch()
+    os.kill(child.pid, signal.SIGKILL)
+    go.touch()
+    assert -signal.SIGKILL == child.wait()
+    assert done.exists()
 
 
 def test_forks_wait_for_moments_that_must_not_be_copied(ledger: Ledger) -> None:
