@@ -22,6 +22,10 @@ __all__ = ["AuditLog", "AuditUnavailable", "EventType", "KlingAuditError", "Rece
 _HOMES = {"AuditLog": "log", "Receipt": "ledger.receipt", "ToCommit": "privacy.commitment"}
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
