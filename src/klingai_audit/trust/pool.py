@@ -21,6 +21,7 @@ __all__ = ["PARALLEL_FROM", "run_tasks"]
 PARALLEL_FROM: Final = 16 << 20
 """Bytes of entries from which processes are worth their start (about 0.1 s)."""
 
+_AHEAD: Final = 4
 _COMMAND: Final = "from klingai_audit.trust.worker import main; main()"
 _decode: Final = msgspec.msgpack.Decoder(Report).decode
 
@@ -68,16 +69,26 @@ def _in_order(
 def _serve(
     worker: subprocess.Popen[bytes], waiting: queue.SimpleQueue[Task], done: queue.SimpleQueue[Report | None]
 ) -> None:
-    """Feed one worker until nothing waits or it dies."""
-    stdin, stdout = worker.stdin, worker.stdout
-    with contextlib.suppress(queue.Empty, OSError, ValueError, msgspec.MsgspecError):
-        while stdin is not None and stdout is not None:
-            write_message(stdin, waiting.get_nowait())  # type: ignore[arg-type]  # a buffered pipe
-            answer = read_message(stdout)  # type: ignore[arg-type]
+    """Feed one worker until nothing waits or it dies; some tasks ahead, so that it never waits for this process."""
+    under_way = 0
+    with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
+        while True:
+            while under_way < _AHEAD and (task := _next(waiting)) is not None:
+                write_message(worker.stdin, task)  # type: ignore[arg-type]  # a buffered pipe, as asked for
+                under_way += 1
+            answer = read_message(worker.stdout) if under_way else None  # type: ignore[arg-type]  # as above
             if answer is None:
                 break
             done.put(_decode(answer))
+            under_way -= 1
     done.put(None)
+
+
+def _next(waiting: queue.SimpleQueue[Task]) -> Task | None:
+    try:
+        return waiting.get_nowait()
+    except queue.Empty:
+        return None
 
 
 def _start(count: int) -> list[subprocess.Popen[bytes]]:
