@@ -20,6 +20,7 @@ from klingai_audit.kling.simulator.auth import (
     Credentials,
     mint_token,
 )
+from klingai_audit.kling.simulator.callbacks import Callbacks, SentCallback
 from klingai_audit.kling.simulator.clock import Clock, ManualClock, RealClock
 from klingai_audit.kling.simulator.core import Received, Simulator
 from klingai_audit.kling.simulator.faults import Delivery
@@ -32,6 +33,7 @@ __all__ = [
     "DEFAULT_API_KEY",
     "DEFAULT_SECRET_KEY",
     "Accounts",
+    "Callbacks",
     "Clock",
     "Credentials",
     "Deduction",
@@ -43,6 +45,7 @@ __all__ = [
     "Request",
     "ResourcePack",
     "Response",
+    "SentCallback",
     "Simulator",
     "SimulatorServer",
     "Task",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from klingai_audit.errors import UsageError
 from klingai_audit.kling.simulator.accounts import Accounts
 from klingai_audit.kling.simulator.auth import Credentials, Identity
+from klingai_audit.kling.simulator.callbacks import Callbacks
 from klingai_audit.kling.simulator.calls import Call
 from klingai_audit.kling.simulator.clock import Clock, RealClock
 from klingai_audit.kling.simulator.downloads import MEDIA_ROOT, Downloads
@@ -64,7 +65,8 @@ class Simulator:
     (how old the remaining quantity of `/account/costs` is; up to 12 hours at the real one),
     `costs_per_second` (calls of `/account/costs` per second, or None), `clock_offset_seconds` (how far
     the provider's clock is ahead of `clock`, in records, tokens and callbacks; set it before the first task).
-    `requests` holds the last requests, at least 5,000 of them; `book` the tasks.
+    `requests` holds the last requests, at least 5,000 of them; `book` the tasks; `callbacks` what is
+    sent to `callback_url`, its secrets and scripted trouble. `lock` guards all of it.
     """
 
     def __init__(self, clock: Clock | None = None, *, prefix: str = "") -> None:
@@ -87,23 +89,25 @@ class Simulator:
         self.requests: list[Received] = []
         self.book = TaskBook()
         self.faults = FaultScript()
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self.sessions = SessionBook()
         self.deleted: set[str] = set()
         self.downloads = Downloads(self)
+        self.callbacks = Callbacks(self)
         self._recent_creates: deque[int] = deque()
         self._last_costs_ms = 0
         self._made: Task | None = None
+        self._hold = False
 
     @property
     def tasks(self) -> list[Task]:
         """All tasks, oldest first."""
-        with self._lock:
+        with self.lock:
             return list(self.book)
 
     def task(self, any_id: str) -> Task:
         """The task with this task id or external id. Raises: UsageError: there is none."""
-        with self._lock:
+        with self.lock:
             found = self.book.by_id(any_id) or self.book.by_external_id(any_id)
         if found is None:
             raise UsageError(f"the simulator has no task {any_id}")
@@ -116,17 +120,17 @@ class Simulator:
     def calls(self, method: str = "*", path_pattern: str = "*") -> list[Received]:
         """The received requests with this method and normalised path (`*` matches anything)."""
         wanted = Fault(method, path_pattern)
-        with self._lock:
+        with self.lock:
             return [seen for seen in self.requests if wanted.matches(seen.method, seen.route)]
 
     def revoke(self, key: str) -> None:
         """Refuse this API key or AccessKey from now on: 401 / 1002 (our choice, the real code is unknown)."""
-        with self._lock:
+        with self.lock:
             self.credentials.revoke(key)
 
     def add_api_key(self, key: str, name: str) -> None:
         """Accept a further API key under a name."""
-        with self._lock:
+        with self.lock:
             self.credentials.add_api_key(key, name)
 
     def fail_next(
@@ -167,25 +171,29 @@ class Simulator:
             )
         )  # fmt: skip
 
-    def handle(self, request: Request) -> Delivery:
-        """Answer one request; never waits itself (the server does what `Delivery` says)."""
+    def handle(self, request: Request, *, hold: bool = False) -> Delivery:
+        """Answer one request; never waits itself (the server does what `Delivery` says).
+
+        `hold` keeps the callbacks of a new task back until `callbacks.release`.
+        """
         route = normalise(request.path, self.prefix)
-        with self._lock:
+        with self.lock:
+            self._hold = hold
             seen = self._record(request, route)
             fault = self.faults.take(request.method, route)
             if fault is None:
                 response = self._answer(request, route, seen)
                 seen.status = response.status
-                return Delivery(response)
+                return Delivery(response, task_id=seen.task_id)
             genuine = self._answer(request, route, seen) if fault.accepts else None
             if fault.drop or fault.hang is not None:
-                return Delivery(None, fault.delay, hang=fault.hang)
+                return Delivery(None, fault.delay, hang=fault.hang, task_id=seen.task_id)
             if fault.keeps_reply and genuine is not None:
                 response = fault.distort(genuine)
             else:
                 response = fault.reply(_prompt_of(request))
             seen.status = response.status
-            return Delivery(response, fault.delay, fault.truncate)
+            return Delivery(response, fault.delay, fault.truncate, task_id=seen.task_id)
 
     def accept(self, product: Product, order: Order, caller: Identity, base_url: str = "") -> Task | Refusal:
         """Make a task of a valid order, or refuse it: model, policy, id, account, rate, concurrency, in this order."""
@@ -221,6 +229,7 @@ class Simulator:
         self.book.add(task, listed=not at_once)
         self.account.accept(task)
         self.account.settle(now)
+        self.callbacks.track(task, hold=self._hold)
         self._made = task
         return task
 

@@ -71,6 +71,8 @@ class Delivery:
     """Send only this many bytes of the body under the full Content-Length, then close."""
     hang: float | None = None
     """Hold the connection silently for this long, then close it."""
+    task_id: str | None = None
+    """The task that the request created."""
 
 
 class FaultScript:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from klingai_audit.errors import Malformed, UsageError
 from klingai_audit.kling.simulator.core import Simulator
 from klingai_audit.kling.simulator.faults import Delivery
 from klingai_audit.kling.simulator.messages import Request, Response
+
+if TYPE_CHECKING:
+    from klingai_audit.kling.simulator.tls import ServerCertificate
 
 MAX_BODY_BYTES = 256 * 1024 * 1024  # several images of 50 MB as base64 in one body
 MAX_LINE = 1024
@@ -49,7 +53,16 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Request(self.command, path, query, headers, body, self.server.origin)
-        self._deliver(self.server.simulator.handle(request))
+        callbacks = self.server.simulator.callbacks
+        delivery = self.server.simulator.handle(request, hold=True)
+        if delivery.task_id is None:
+            self._deliver(delivery)
+            return
+        callbacks.before_reply(delivery.task_id)
+        try:
+            self._deliver(delivery)
+        finally:
+            callbacks.release(delivery.task_id)
 
     def _deliver(self, delivery: Delivery) -> None:
         stopping = self.server.stopping
@@ -154,11 +167,23 @@ class SimulatorServer:
     """Serves one `Simulator`; a context manager, running from `start()` to `stop()`.
 
     `base_url` is what a client is given (with the simulator's path prefix), `origin` the
-    scheme and authority alone.
+    scheme and authority alone. With `tls` it speaks https under a certificate of its own,
+    good for loopback, `host` and `names`; clients trust it by `ca_file` or `client_context()`.
     """
 
-    def __init__(self, simulator: Simulator, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        simulator: Simulator,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        tls: bool = False,
+        names: Iterable[str] = (),
+    ) -> None:
         self.simulator = simulator
+        self._names = (*names, *(() if host in ("", "0.0.0.0", "::") else (host,)))  # noqa: S104 - not bound here
+        self._tls = tls
+        self._certificate: ServerCertificate | None = None
         self._host = host
         self._port = port
         self._http: _HttpServer | None = None
@@ -173,6 +198,24 @@ class SimulatorServer:
     def origin(self) -> str:
         """For example `http://localhost:41234`; loopback addresses are shown as `localhost`."""
         return self._running().origin
+
+    @property
+    def ca_file(self) -> str:
+        """Path of the certificate authority (PEM) that clients must trust; gone after `stop()`.
+
+        Raises: UsageError: the server is stopped or does not speak TLS.
+        """
+        return self._issued().ca_file
+
+    def client_context(self) -> ssl.SSLContext:
+        """TLS settings for a client that trusts this server alone. Raises: UsageError: as `ca_file`."""
+        return self._issued().client_context()
+
+    def _issued(self) -> ServerCertificate:
+        self._running()
+        if self._certificate is None:
+            raise UsageError("the simulator does not speak TLS", do="Start it with tls=True.")
+        return self._certificate
 
     @property
     def base_url(self) -> str:
@@ -190,10 +233,19 @@ class SimulatorServer:
             http = _HttpServer((self._host, self._port), self.simulator)
         except (OSError, OverflowError) as exc:
             raise UsageError(f"cannot listen on port {self._port}", do="Choose another port.") from exc
+        scheme = "http"
+        if self._tls:
+            from klingai_audit.kling.simulator.tls import ServerCertificate
+
+            scheme, self._certificate = "https", ServerCertificate(self._names)
+            context = self._certificate.server_context()
+            # The handshake happens in the connection's own thread, at its first read.
+            http.socket = context.wrap_socket(http.socket, server_side=True, do_handshake_on_connect=False)
         shown = "localhost" if self._host in ("127.0.0.1", "localhost") else self._host
-        http.origin = f"http://{shown}:{http.server_address[1]}"
+        http.origin = f"{scheme}://{shown}:{http.server_address[1]}"
         self._http = http
         self._thread = _start_thread(http.serve_forever)
+        self.simulator.callbacks.start()
         return self
 
     def stop(self) -> None:
@@ -207,6 +259,10 @@ class SimulatorServer:
         http.end_connections()
         http.server_close()
         thread.join()
+        self.simulator.callbacks.stop()
+        if self._certificate is not None:
+            self._certificate.close()
+            self._certificate = None
 
     def wait(self) -> None:
         """Block until another thread calls `stop()` (or the user interrupts)."""
@@ -226,9 +282,11 @@ class SimulatorServer:
         self.stop()
 
 
-def serve(simulator: Simulator, *, host: str = "127.0.0.1", port: int = 0) -> SimulatorServer:
-    """A server for `simulator` on `port` (0: any free one), already listening."""
-    return SimulatorServer(simulator, host, port).start()
+def serve(
+    simulator: Simulator, *, host: str = "127.0.0.1", port: int = 0, tls: bool = False, names: Iterable[str] = ()
+) -> SimulatorServer:
+    """A server for `simulator` on `port` (0: any free one), already listening; `tls`: under https."""
+    return SimulatorServer(simulator, host, port, tls=tls, names=names).start()
 
 
 def _start_thread(run: Callable[..., None]) -> threading.Thread:

@@ -18,7 +18,8 @@ NAMES = [
     "prompt", "model_name", "mode", "duration", "sound", "cfg_scale", "camera_control", "type", "config", "pan",
     "multi_shot", "shot_type", "multi_prompt", "index", "settings", "resolution", "audio", "aspect_ratio", "options",
     "external_task_id", "watermark_info", "enabled", "cursor", "limit", "filters", "key", "values", "start_time",
-    "end_time", "contents", "text", "url", "id", "image", "image_list", "video_url", "video_id", "voice_id", "n", "session_id",
+    "end_time", "contents", "text", "url", "id", "image",
+    "image_list", "video_url", "video_id", "voice_id", "n", "session_id",
     "face_choose", "points", "x", "y", "frame_index", "element_id", "tag_list", "tag_id", "input", "images",
     "series_amount", "result_type",
 ]  # fmt: skip
