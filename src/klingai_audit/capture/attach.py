@@ -25,6 +25,10 @@ def attach(client: Any, recorder: Recorder) -> None:
         from klingai_audit.capture.requests import attach_session
 
         attach_session(client, recorder)
+    elif "aiohttp" in roots:
+        from klingai_audit.capture.aiohttp import attach_session as attach_async
+
+        attach_async(client, recorder)
     else:
         raise UsageError(
             f"{type(client).__name__} is no client of httpx2, httpx, requests or aiohttp.",

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import httpx2  # noqa: F401  its decoders undo what a caller reads undecoded
-
 from klingai_audit.capture.attempt import Attempt
 from klingai_audit.capture.trail import HopWatch
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import httpx2  # noqa: F401  its decoders undo, for a watch, what a caller reads undecoded
+
 from klingai_audit.capture.attempt import Attempt
 from klingai_audit.capture.facts import Exchange, Sink
 from klingai_audit.capture.watch import Watch
@@ -16,7 +18,12 @@ __all__ = ["HopWatch", "Trail"]
 
 
 class HopWatch(Watch):
-    """A watch that knows if its reply is a redirect, and can end there."""
+    """A watch that knows if its reply is a redirect, and can end there.
+
+    `stops`: the client's call is over, so that no redirect will be followed any more.
+    """
+
+    stops = False
 
     @property
     def redirects(self) -> bool:
@@ -33,6 +40,9 @@ class HopWatch(Watch):
     def settled(self) -> Exchange:
         """The facts of a redirect that is not followed."""
         return self._whole()
+
+    def _stops_here(self) -> bool:
+        return self.stops
 
 
 class _Plain:
@@ -76,5 +86,6 @@ class Trail:
     def _left(self) -> Iterator[tuple[Attempt, HopWatch]]:
         while self._waiting:
             _, (attempt, watch) = self._waiting.popitem()
+            watch.stops = True
             if attempt.waits_for_hop and not attempt.ended:
                 yield attempt, watch
