@@ -57,6 +57,12 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         "klingai_audit.upkeep.admin:Declared",
         "klingai_audit.upkeep.registry:Registry",
     ),
+    "api-import": (
+        "klingai_audit.upkeep.importing:import_files",
+        "klingai_audit.upkeep.importing:ImportResult",
+        "klingai_audit.upkeep.importing:FileImport",
+        "klingai_audit.upkeep.importing:ImportFinding",
+    ),
     "api-simulator": (
         "klingai_audit.kling.simulator:Simulator",
         "klingai_audit.kling.simulator:serve",

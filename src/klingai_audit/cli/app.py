@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "verify": ("trusting:verify", "Check the log against its signed tree."),
     "drill": ("trusting:drill", "Attack a copy of the log and see what is caught."),
     "recover": ("writing:recover", "Take the log up again after a crash or a failed sync."),
+    "import": ("importing:import_files", "Take over logs that the two published recipes wrote."),
     "users add": ("admin:users_add", "Declare a user."),
     "users remove": ("admin:users_remove", "Declare that a user is gone."),
     "users list": ("admin:users_list", "List the declared users."),

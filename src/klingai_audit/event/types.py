@@ -94,6 +94,7 @@ class EventType(enum.StrEnum):
     GAP_CLOSED = "gap_closed"
     RECONCILED = "reconciled"
     LOG_MIGRATED = "log_migrated"
+    LOG_IMPORTED = "log_imported"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +204,7 @@ def _registry() -> dict[str, EventInfo]:
     own(t.GAP_CLOSED, _LOG, "Recording works again; states the count.", "the recorder, by policy")
     add(log, t.RECONCILED, _COMPLIANCE, "The log was compared with the provider's records.", "reconcile")
     own(t.LOG_MIGRATED, _LOG, "The log continues in another store or format.", "migrate")
+    add(log, t.LOG_IMPORTED, _LOG, "A file of an older log was taken over.", "import", "resource_id")
     return table
 
 

@@ -31,7 +31,7 @@ BY_CATEGORY = {
         "log_created log_opened log_closed log_recovered log_heartbeat clock_stepped signing_key_rotated "
         "checkpoint_witnessed checkpoint_timestamped log_verified verification_failed log_queried log_exported "
         "report_generated content_unsealed subject_erased retention_applied legal_hold_set legal_hold_released "
-        "gap_opened gap_closed reconciled log_migrated"
+        "gap_opened gap_closed reconciled log_migrated log_imported"
     ),
 }
 """The vocabulary of the two published recipes and of the design, in documented order."""
