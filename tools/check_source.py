@@ -22,6 +22,7 @@ MAX_LINES = 400
 
 MAY_WRITE = {
     PACKAGE + "durable.py": "the one place that writes files",
+    PACKAGE + "kling/simulator/tls.py": "TLS takes certificates from files; they lie in a private temporary folder",
     PACKAGE + "upkeep/copy.py": "the drill attacks a copy, and a copy needs no care",
     PACKAGE + "upkeep/drill.py": "the copy lies in a temporary folder",
     PACKAGE + "config.py": "a reader without a writable state folder gets a temporary one",
