@@ -20,7 +20,8 @@ from typing import Any, Final
 
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, VerificationError
 from klingai_audit.event.record import EncodedEvent
-from klingai_audit.ledger.head import HEARTBEAT_NS, Appended, Head
+from klingai_audit.ledger.head import HEARTBEAT_NS, Head
+from klingai_audit.ledger.places import Appended
 from klingai_audit.ledger.publisher import Publisher
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.ledger.receipt import Loops, Receipt, wake_loops

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 from klingai_audit.errors import AuditUnavailable, HeadConflict, LogDamaged, LogNotFound
 from klingai_audit.event.record import EncodedEvent, format_time
@@ -21,6 +21,7 @@ from klingai_audit.ledger.heads import HeadReader, SignedHead, check_epoch, chec
 from klingai_audit.ledger.keys import EpochKeys, KeyFolder
 from klingai_audit.ledger.line import compute_seal, is_rotation, names_checkpoint, parse_members, splice
 from klingai_audit.ledger.pace import ClockWatch, parse_logged_at
+from klingai_audit.ledger.places import Appended, places_of
 from klingai_audit.ledger.recovery import aside, count_acknowledged, joined
 from klingai_audit.ledger.signing import Unpublished, put_in_place
 from klingai_audit.ledger.state import StateFolder
@@ -29,7 +30,7 @@ from klingai_audit.ledger.tree import GrowingTree
 from klingai_audit.tlog.hashing import hash_leaves
 from klingai_audit.tlog.merkle import EMPTY_ROOT, leaf_hash
 
-__all__ = ["Appended", "Head", "OwnEvent", "Rotation"]
+__all__ = ["Head", "OwnEvent", "Rotation"]
 
 OwnEvent = Callable[[str, Mapping[str, Any]], EncodedEvent]
 """Makes the log's own events: (event type, metadata) → encoded event."""
@@ -39,15 +40,7 @@ Rotation = Literal["daily", "never"]
 HEARTBEAT_NS: Final = 3_600 * 10**9
 """A log that a writer holds open gets an entry at least this often."""
 
-_CONFLICTS: Final = 3
-
-
-class Appended(NamedTuple):
-    """Where an event stands: its index and 32-byte leaf hash; `line` is empty if the log held it already."""
-
-    seq: int
-    leaf_hash: bytes
-    line: bytes
+_CONFLICTS: Final = 5
 
 
 class Head:
@@ -133,13 +126,24 @@ class Head:
             self._recovered.append({"state_missing": True})
         if base is not None and (remembered is None or remembered.size <= base.size):
             check_epoch(base, self._last_line, self.keys.current, self.store.url)
-        self._accept(txn, pulled, remembered, remember=True)
+        try:
+            self._accept(txn, pulled, remembered, remember=True)
+        except HeadConflict:
+            self.catch_up(txn)
         self._finish_rotation()
 
     # --- catching up ------------------------------------------------------------------------------
 
     def catch_up(self, txn: Transaction) -> None:
-        """Take over what other writers appended since; put aside what nobody acknowledged."""
+        """Take over what other writers appended since; put aside what nobody acknowledged. Raises: as `append`."""
+        for _ in range(_CONFLICTS):
+            try:
+                return self._catch_up(txn)
+            except HeadConflict:
+                continue
+        raise self._intruder()
+
+    def _catch_up(self, txn: Transaction) -> None:
         self._finish_rotation()
         pulled = self._pull(txn, first=False)
         if not pulled.entries and not pulled.torn:
@@ -237,7 +241,10 @@ class Head:
                 return self._append_due(txn, events)
             except HeadConflict:
                 self.catch_up(txn)
-        raise AuditUnavailable(
+        raise self._intruder()
+
+    def _intruder(self) -> AuditUnavailable:
+        return AuditUnavailable(
             f"Something that is no writer keeps writing into the day file of {self.store.url}.",
             do="Find out what it is; what it wrote is in the state folder, in aside/.",
         )
@@ -268,7 +275,7 @@ class Head:
     def _append(self, txn: Transaction, events: Sequence[tuple[EncodedEvent, bool]], now: int) -> list[Appended]:
         logged_ns = max(now, self._last_ns)
         logged_at = format_time(logged_ns).encode()
-        places = self._places_of(events)
+        places = places_of(events, self._held)
         last = max((index for index, place in enumerate(places) if place is None), default=-1)
         results: list[Appended] = []
         lines: list[bytes] = []
@@ -294,21 +301,6 @@ class Head:
         else:
             txn.settle()
         return results
-
-    def _places_of(self, events: Sequence[tuple[EncodedEvent, bool]]) -> Sequence[Appended | int | None]:
-        """Where each event stands already: in the log, at an index of this batch, or (None) nowhere yet."""
-        if not any(once for _event, once in events):
-            return [None] * len(events)
-        places: list[Appended | int | None] = []
-        first: dict[str, int] = {}
-        for index, (event, once) in enumerate(events):
-            place: Appended | int | None = None
-            if once:
-                place = self._held(event.event_id) or first.get(event.event_id)
-            if place is None:
-                first.setdefault(event.event_id, index)
-            places.append(place)
-        return places
 
     def _held(self, event_id: str) -> Appended | None:
         seq = self.ends.find(event_id, self.size)
@@ -351,7 +343,7 @@ class Head:
                 return self._rotate(txn, self._clock.now_ns())
             except HeadConflict:
                 self.catch_up(txn)
-        raise AuditUnavailable(f"Something that is no writer keeps writing into the day file of {self.store.url}.")
+        raise self._intruder()
 
     def _rotate(self, txn: Transaction, now: int) -> None:
         successor = self.keys.prepare_next()

@@ -74,7 +74,8 @@ class Transaction(Protocol):
     def cut(self, size: int) -> None:
         """Remove everything after the first `size` lines, torn bytes too; durable on return.
 
-        Only for lines that no writer acknowledged; the caller has put them aside first.
+        Only for lines that no writer acknowledged; the caller has put them aside first. Raises: HeadConflict (there
+        is more than was pulled: pull again), AuditUnavailable, SyncFailed.
         """
         ...
 

@@ -60,6 +60,7 @@ class DirectoryTransaction:
         self._store = store
         self._ops = store.ops
         self._looked: tuple[int, list[Path], int] | None = None
+        self._lengths: dict[Path, int] = {}
 
     # --- taking over ------------------------------------------------------------------------------
 
@@ -118,6 +119,7 @@ class DirectoryTransaction:
     def _read(self, begin: int, paths: list[Path], offset: int, earlier: Sequence[Path] = ()) -> Pulled:
         """Read all lines from byte `offset` of the first path on, and note where the log ends."""
         self._looked = (begin, paths, offset)
+        self._lengths.clear()
         entries: list[bytes] = []
         before, torn, tail = None, b"", None
         for number, path in enumerate(paths):
@@ -127,6 +129,7 @@ class DirectoryTransaction:
             if number == 0:
                 before = self._before(data[:look_back], path, offset, earlier)
                 data = data[look_back:]
+            self._lengths[path] = at + len(data)
             lines = data.split(b"\n")
             torn = lines.pop()
             entries += lines
@@ -184,11 +187,15 @@ class DirectoryTransaction:
         place = _count_from(paths, offset, size - begin)
         if place is None:
             raise _missing(self._store.path, size)
+        for path, length in self._lengths.items():
+            if path.stat().st_size != length:
+                raise HeadConflict(f"{path} grew while this writer held the lock.")
         self._drop_tail()
         index, offset = place
         keep = index + 1 if offset else index
         for path in reversed(paths[keep:]):
             self._ops.unlink(path)
+            self._store.unsettled.discard(path)
         if offset:
             fd = self._ops.open(paths[index], _APPEND)
             try:
@@ -196,6 +203,7 @@ class DirectoryTransaction:
                 self._ops.sync(fd)
             finally:
                 self._ops.close(fd)
+            self._store.unsettled.discard(paths[index])
         self._ops.sync_folder(self._store.path)
         self._looked = None
         for newest in list_days(self._store.path)[-1:]:
