@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -153,24 +153,35 @@ def state_folder(places: Places, ops: FileOps = OPS) -> StateFolder:
     return StateFolder(places.state, ops)
 
 
-def must_create(places: Places, keys: KeyFolder, state: StateFolder, *, exists: bool, create: bool) -> bool:
-    """Decide whether a writer makes a new log.
+def must_create(
+    places: Places, keys: KeyFolder, state: StateFolder, *, exists: Callable[[], bool], create: bool
+) -> bool:
+    """Decide whether a writer makes a new log; another process may be about to make it.
 
     Raises: LogNotFound: a log without its keys, or none where `create` is false. LogDamaged: keys without their log.
     """
-    if keys.pending:
+    if _is_pending(keys):
         return True
-    if exists and not keys.exists():
+    found = exists()
+    if not found and keys.exists():
+        if _is_pending(keys):  # begun since the first look
+            return True
+        found = exists()  # and perhaps finished
+    if found and not keys.exists():
         raise LogNotFound(
             f"There is a log at {places.log}, but no keys at {places.keys}.",
             do="Name its keys folder with --keys, or restore it from your backup. Reading and verifying need no keys.",
         )
-    if not exists and (keys.exists() or state.remembers):
+    if not found and (keys.exists() or state.remembers):
         raise LogDamaged(
             f"The keys or the remembered head of a log are there, but the log at {places.log} is gone.",
             kind_of_damage="log_missing",
             do="Find out what removed it and restore it; a new log needs other places for keys and state.",
         )
-    if not exists and not create:
+    if not found and not create:
         raise LogNotFound(f"There is no log at {places.log}.", do="Create it: klingai-audit init")
-    return not exists
+    return not found
+
+
+def _is_pending(keys: KeyFolder) -> bool:
+    return keys.pending

@@ -103,11 +103,10 @@ class AuditLog:
         places = Places.resolve(log, keys, state, subjects)
         store = open_store(places, ops)
         folder, memory = KeyFolder(places.keys, ops), StateFolder(places.state, ops)
-        if must_create(places, folder, memory, exists=store.exists(), create=create):
+        if must_create(places, folder, memory, exists=store.exists, create=create):
             with folder.locked():
                 folder.create(origin or f"log.klingai-audit.internal/{secrets.token_hex(16)}")
-                if not (places.keys / _POLICY_FILE).exists():
-                    ops.replace(places.keys / _POLICY_FILE, Policy.DEFAULT_TEXT.encode())
+                folder.write_policy(_POLICY_FILE, Policy.DEFAULT_TEXT.encode())
                 memory.create()
                 store.create()
         folder.resume()

@@ -128,6 +128,14 @@ class KeyFolder:
             if not (self.path / secret).exists():
                 self._write(secret, _encode_secret(secrets.token_bytes(32)))
 
+    def write_policy(self, name: str, text: bytes) -> None:
+        """Put a policy file beside the keys unless there is one; durable on return. Raises: AuditUnavailable."""
+        try:
+            if not (self.path / name).exists():
+                self._write(name, text, mode=0o644)
+        except OSError as exc:
+            raise AuditUnavailable(f"The policy cannot be written to {self.path}: {exc.strerror}.") from exc
+
     def created(self) -> None:
         """Note that the log is published and `init` complete; durable on return."""
         if self.pending:
