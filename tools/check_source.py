@@ -25,6 +25,7 @@ MAY_WRITE = {
     PACKAGE + "kling/simulator/tls.py": "TLS takes certificates from files; they lie in a private temporary folder",
     PACKAGE + "upkeep/copy.py": "the drill attacks a copy, and a copy needs no care",
     PACKAGE + "upkeep/drill.py": "the copy lies in a temporary folder",
+    PACKAGE + "testing/events.py": "a log in memory has its keys in a temporary folder",
     PACKAGE + "config.py": "a reader without a writable state folder gets a temporary one",
 }
 """Files of src that may call the file system's writing functions, and why; a needless one is a breach."""

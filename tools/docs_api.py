@@ -63,6 +63,13 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         "klingai_audit.upkeep.importing:FileImport",
         "klingai_audit.upkeep.importing:ImportFinding",
     ),
+    "api-testing": (
+        "klingai_audit.testing:capture_events",
+        "klingai_audit.testing:CapturedEvents",
+        "klingai_audit.testing:refuse_unaudited",
+        "klingai_audit.testing:memory_log",
+        "klingai_audit.testing:HandClock",
+    ),
     "api-simulator": (
         "klingai_audit.kling.simulator:Simulator",
         "klingai_audit.kling.simulator:serve",
@@ -76,6 +83,7 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
 CALLED = {
     "acting",
     "Administration",
+    "HandClock",
     "AsyncKlingAI",
     "KlingAI",
     "ManualClock",

@@ -28,9 +28,9 @@ from klingai_audit.log import AuditLog
 from klingai_audit.upkeep.old_events import read_event
 from klingai_audit.upkeep.recipes import MAX_LINE_BYTES, BadLine, Chain, OldLine, parse_line
 
-__all__ = ["FileImport", "ImportFinding", "ImportResult", "import_files"]
+__all__ = ["FileImport", "FindingKind", "ImportFinding", "ImportResult", "import_files"]
 
-Kind = Literal["bad_line", "checksum_bad", "chain_broken", "chain_restart", "chain_interleaved", "chain_open",
+FindingKind = Literal["bad_line", "checksum_bad", "chain_broken", "chain_restart", "chain_interleaved", "chain_open",
                "repeated_line", "event_id_reused"]  # fmt: skip
 
 CHUNK: Final = 1_000
@@ -45,7 +45,7 @@ _FAULTS: Final = ("checksum_bad", "chain_broken", "event_id_reused")
 class ImportFinding:
     """Something about one line: `kind`, the line's number from 1, and words that hold nothing of the line."""
 
-    kind: Kind
+    kind: FindingKind
     line: int
     message: str
 
@@ -187,7 +187,7 @@ class _Source:
                 found = True
                 if own is not None:
                     yield own
-            yield derived_id(audit, raw)
+            yield _derived_id(audit, raw)
         if self.size and not found:
             raise UsageError(
                 f"{self.path} holds no line that one of the two recipes wrote.",
@@ -195,14 +195,14 @@ class _Source:
             )
 
 
-def line_reference(audit: AuditLog, raw: bytes, use: str = "") -> str:
+def _line_reference(audit: AuditLog, raw: bytes, use: str = "") -> str:
     """Return 16 hex digits that stand for a line in this log: keyed, so that nobody can guess the line from them."""
     return audit.fingerprint((_DOMAIN + use.encode() + hashlib.sha256(raw.strip()).digest()).decode("latin-1"))
 
 
-def derived_id(audit: AuditLog, raw: bytes) -> str:
+def _derived_id(audit: AuditLog, raw: bytes) -> str:
     """Return the event id of a line that has none of its own: a name-based UUID (version 5), the same each time."""
-    return str(uuid.UUID(hex=line_reference(audit, raw, "id\0") + line_reference(audit, raw, "more\0"), version=5))
+    return str(uuid.UUID(hex=_line_reference(audit, raw, "id\0") + _line_reference(audit, raw, "more\0"), version=5))
 
 
 class _Known:
@@ -277,8 +277,8 @@ class _Import:
         line = parse_line(raw)
         facts = self._checked(number, line)
         old = read_event(line)
-        reference = line_reference(self._audit, raw)
-        derived = derived_id(self._audit, raw)
+        reference = _line_reference(self._audit, raw)
+        derived = _derived_id(self._audit, raw)
         event_id = old.event_id or derived
         if reference in self._seen:
             self._counts["repeated"] += 1
@@ -316,8 +316,9 @@ class _Import:
         return facts
 
     def _append(self, draft: Draft) -> None:
-        with warnings.catch_warnings():
+        with contextlib.ExitStack() as stack:
             if draft.actor_id == "unknown":  # the old line names nobody: there is nothing to bind
+                stack.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore")
             admitted = self._audit.admit(draft)
         self._under_way.append(self._audit.append(admitted))
@@ -333,7 +334,7 @@ class _Import:
         self._counts["bad"] += 1
         self._find("bad_line", number, reason)
 
-    def _find(self, kind: Kind, number: int, message: str) -> None:
+    def _find(self, kind: FindingKind, number: int, message: str) -> None:
         self._findings.append(ImportFinding(kind, number, message))
 
     def _result(self) -> FileImport:
@@ -364,7 +365,7 @@ class _Import:
         self._audit.record(draft).wait()
 
 
-_CHAIN_FINDINGS: Final[dict[str, tuple[Kind, str]]] = {
+_CHAIN_FINDINGS: Final[dict[str, tuple[FindingKind, str]]] = {
     "restart": ("chain_restart", "the chain begins anew, as it does with every process"),
     "interleaved": ("chain_interleaved", "it follows an earlier line than the one before it: two processes wrote"),
     "open": ("chain_open", "it follows a line that is in none of these files"),
