@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from klingai_audit.capture import attach as clients
 from klingai_audit.config import Places, must_create, open_store, state_folder
 from klingai_audit.durable import OPS, FileOps
 from klingai_audit.errors import AuditUnavailable, InvalidEvent, UsageError
@@ -287,22 +288,9 @@ class AuditLog:
                 self._recorder = Recorder(self, PROVIDER)
             return self._recorder
 
-    def httpx_transport(self, inner: Any = None) -> Any:
-        """Return a transport that records Kling's calls, for clients that you compose yourself.
-
-        Serves httpx2 and httpx, sync and async; `inner` does the sending (default: a plain transport of the
-        library whose request arrives). Proxies and mounts of the client need a wrapped transport of their own:
-        `attach` wraps them all.
-        """
-        from klingai_audit.capture.httpx import audited_transport
-
-        return audited_transport(self.recorder, inner)
-
-    def attach(self, client: Any) -> None:
-        """Audit an existing client in place, mounts and proxies included: of httpx2, httpx, requests or aiohttp."""
-        from klingai_audit.capture.attach import attach
-
-        attach(client, self.recorder)
+    httpx_transport = clients.httpx_transport
+    attach = clients.attach
+    instrument = clients.instrument
 
     # --- answers ----------------------------------------------------------------------------------
 

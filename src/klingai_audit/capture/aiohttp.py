@@ -28,6 +28,7 @@ __all__ = ["attach_session", "audited_request", "check_version"]
 _NOT_SENT: Final = frozenset({"ClientConnectorError", "ClientHttpProxyError", "ConnectionTimeoutError", "InvalidURL"})
 """Names of exceptions (of aiohttp) after which no byte of the request can have reached the provider."""
 
+_UPGRADE: Final = "Install aiohttp 3.12.2 or later."
 _ERROR: Final = 400
 _SWITCHING: Final = 101
 
@@ -45,19 +46,23 @@ class _Call:
 _call: Final[contextvars.ContextVar[_Call | None]] = contextvars.ContextVar("klingai_audit_call", default=None)
 
 
-def check_version(session: Any) -> None:
-    """Refuse a version of aiohttp that cannot be audited. Raises: UsageError."""
-    home: Any = next(cls for cls in type(session).__mro__ if cls.__module__.partition(".")[0] == "aiohttp")
+def check_version(kind: Any) -> None:
+    """Refuse a class of sessions of an aiohttp that cannot be audited. Raises: UsageError."""
+    home: Any = next(cls for cls in kind.__mro__ if cls.__module__.partition(".")[0] == "aiohttp")
     if "middlewares" not in inspect.signature(home._request).parameters:  # noqa: SLF001  all its methods end there
         raise UsageError(
-            "This version of aiohttp has no client middlewares, so that its requests cannot be audited.",
-            do="Install aiohttp 3.12 or later.",
+            "This version of aiohttp has no client middlewares, so that its requests cannot be audited.", do=_UPGRADE
+        )
+    if not hasattr(import_module("aiohttp.payload").Payload, "as_bytes"):
+        raise UsageError(
+            "This version of aiohttp does not show its middlewares what it sends, so that it cannot be audited.",
+            do=_UPGRADE,
         )
 
 
 def attach_session(session: Any, recorder: Recorder) -> None:
     """Audit an existing `aiohttp.ClientSession` in place; attaching twice changes nothing. Raises: UsageError."""
-    check_version(session)
+    check_version(type(session))
     attached = vars(session).setdefault("_klingai_audit", [])
     if any(sink is recorder.sink for sink in attached):
         return

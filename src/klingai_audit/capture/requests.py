@@ -43,11 +43,13 @@ _sendings: Final[contextvars.ContextVar[tuple[_Sending, ...]]] = contextvars.Con
 
 
 class AuditedAdapter:
-    """Records what passes through `inner`, a transport adapter; everything else is the inner one's."""
+    """Records what passes through `inner`, a transport adapter; everything else, settings too, is the inner one's."""
+
+    inner: Any
+    recorder: Recorder
 
     def __init__(self, inner: Any, recorder: Recorder) -> None:
-        self.inner = inner
-        self.recorder = recorder
+        vars(self).update(inner=inner, recorder=recorder)
 
     def send(self, request: Any, *args: Any, **options: Any) -> Any:
         """Send one prepared request; its intent is durable before the first byte leaves. Raises: AuditUnavailable."""
@@ -90,12 +92,22 @@ class AuditedAdapter:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.inner, name, value)
+
 
 def audited_adapter(inner: Any, recorder: Recorder) -> AuditedAdapter:
     """Wrap an adapter, unless this recorder has done so."""
     if isinstance(inner, AuditedAdapter) and inner.recorder is recorder:
         return inner
-    return AuditedAdapter(inner, recorder)
+    kind: Any = inner.__class__
+    return _adapter_class(kind)(inner, recorder)
+
+
+@functools.cache
+def _adapter_class(kind: Any) -> type[AuditedAdapter]:
+    """An audited adapter that passes for one of `kind` where somebody asks."""
+    return type(kind.__name__, (AuditedAdapter,), {"__class__": property(lambda _: kind), "__doc__": kind.__doc__})
 
 
 def attach_session(session: Any, recorder: Recorder) -> None:

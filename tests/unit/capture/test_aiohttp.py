@@ -65,7 +65,7 @@ class Stage:
         try:
             async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=Here()), **options) as session:
                 self.session = session
-                attach(session, self.recorder)
+                attach(self.recorder, session)
                 return await play(self)
         finally:
             await runner.cleanup()
@@ -505,13 +505,26 @@ def test_attaching_twice_and_two_logs():
     other, sink = make_recorder()
 
     async def play(stage):
-        attach(stage.session, stage.recorder)
-        attach(stage.session, other)
+        attach(stage.recorder, stage.session)
+        attach(other, stage.session)
         async with stage.fetch() as response:
             await response.read()
 
     stage(play)
     assert stage.sink.story == sink.story == [("video_downloaded", "unknown"), ("video_downloaded", "success")]
+
+
+def test_a_version_that_hides_its_bodies(monkeypatch):
+    """The two versions of aiohttp whose middlewares cannot read what is sent are refused, too."""
+    monkeypatch.delattr(aiohttp.payload.Payload, "as_bytes")
+
+    async def play():
+        async with aiohttp.ClientSession() as session:
+            check_version(type(session))
+
+    with pytest.raises(UsageError) as caught:
+        asyncio.run(play())
+    assert "3.12.2" in caught.value.do
 
 
 def test_a_version_without_client_middlewares():
@@ -524,7 +537,11 @@ def test_a_version_without_client_middlewares():
             """Send, as aiohttp 3.11 does."""
 
     recorder, _ = make_recorder()
-    for refuse in (check_version, lambda session: attach_session(session, recorder), lambda s: attach(s, recorder)):
+    for refuse in (
+        lambda s: check_version(type(s)),
+        lambda session: attach_session(session, recorder),
+        lambda s: attach(recorder, s),
+    ):
         with pytest.raises(UsageError) as caught:
             refuse(Old())
         assert "no client middlewares" in caught.value.message

@@ -58,7 +58,7 @@ def session_on(answer, recorder):
     """Return an attached session whose network is `answer`, and the adapter."""
     session, wire = requests.Session(), Wire(answer)
     session.mount("https://", wire)
-    attach(session, recorder)
+    attach(recorder, session)
     return session, wire
 
 
@@ -112,14 +112,25 @@ def test_adapters_mounted_later_are_audited_and_stay_themselves():
     """A mount after attach is used and recorded; the session's table holds the caller's own adapter."""
     recorder, sink = make_recorder()
     session = requests.Session()
-    attach(session, recorder)
-    attach(session, recorder)
+    attach(recorder, session)
+    attach(recorder, session)
     wire = Wire(lambda request: reply())
     session.mount("https://api-", wire)
     order(session, timeout=(1, 2), verify=False)
     assert sink.types == STORY
     assert session.adapters["https://api-"] is wire
     assert (wire.options[0]["timeout"], wire.options[0]["verify"]) == ((1, 2), False)
+
+
+def test_what_a_session_hands_out_is_its_adapter():
+    """Who asks for the adapter gets one of its kind, and sets what the real one has."""
+    recorder, _ = make_recorder()
+    session, wire = session_on(lambda request: reply(), recorder)
+    handed = session.get_adapter(HOST)
+    handed.max_retries = Retry(2)
+    assert isinstance(handed, Wire)
+    assert isinstance(handed, AuditedAdapter)
+    assert wire.max_retries.total == handed.max_retries.total == 2
 
 
 def test_adapters_that_load_the_body_themselves():
@@ -141,7 +152,7 @@ def test_adapters_that_load_the_body_themselves():
 
     session = requests.Session()
     session.mount("https://", Loaded())
-    attach(session, recorder)
+    attach(recorder, session)
     for name in ("loaded", "raw"):
         assert session.post(f"{HOST}/text-to-video/{name}", json={"prompt": "a"}).content == ACCEPTED
     assert sink.story == [("prompt_submitted", "success"), ("video_generation_started", "success")] * 2
@@ -244,7 +255,7 @@ def test_a_pipe_is_read_in_pieces_and_by_line_of_bytes():
 
     session = requests.Session()
     session.mount("https://", Reading(None))
-    attach(session, recorder)
+    attach(recorder, session)
     session.post(CREATE, data=Pipe(b"abcdef"))
     assert seen == [[b"abc", b"", b"def"]]
 
@@ -416,7 +427,7 @@ def test_two_captures_of_one_log_make_one_record():
     wire = Wire(lambda request: reply())
     session = requests.Session()
     session.mount("https://", AuditedAdapter(AuditedAdapter(wire, recorder), copy.copy(recorder)))
-    attach(session, recorder)
+    attach(recorder, session)
     assert order(session).status_code == 200
     assert sink.types == STORY
 
@@ -425,7 +436,7 @@ def test_two_logs_have_a_record_each():
     """Two logs that watch one session both tell the whole story, redirects included."""
     (one, first), (other, second) = make_recorder(), make_recorder()
     session, _ = session_on(redirecting, one)
-    attach(session, other)
+    attach(other, session)
     session.get(FILE)
     assert first.story == second.story == [("video_downloaded", "unknown"), ("video_downloaded", "success")]
 
@@ -463,5 +474,5 @@ def test_what_is_no_client():
     """Any other object is refused, with what to do instead."""
     recorder, _ = make_recorder()
     with pytest.raises(UsageError) as caught:
-        attach(object(), recorder)
+        attach(recorder, object())
     assert "audit.wrap" in caught.value.do
