@@ -77,12 +77,14 @@ class Reading:
                 owners.append(file)
             self.scanned.list(file)
         total, done = sum(file.length - file.begin for file in files), 0
-        far = hashes is not None and all(file.path for file in files) and total >= PARALLEL_FROM
+        far = hashes is not None and all(file.path for file in files)
 
         def run_here(task: Task) -> Report:
-            return run_task(task, owners[task.number].read, read_hashes)
+            return run_task(task) if far else run_task(task, owners[task.number].read, read_hashes)
 
-        for task, report in zip(tasks, run_tasks(tasks, run_here, self.processes if far else 1), strict=True):
+        for task, report in zip(
+            tasks, run_tasks(tasks, run_here, self.processes if far and total >= PARALLEL_FROM else 1), strict=True
+        ):
             file = owners[task.number]
             if report.error:
                 self.cannot_read(file.name, report.error)

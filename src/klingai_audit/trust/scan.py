@@ -11,8 +11,8 @@ import re
 import sys
 from array import array
 from bisect import bisect_right
+from collections.abc import Iterator
 from typing import Final, Literal
-from zlib import adler32, crc32
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -58,7 +58,7 @@ _ID_FORM: Final = b"00000000-0000-0000-0000-000000000000"
 _DAY_END: Final = "T23:59:59.999999Z"
 
 
-class Line(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Line(Event, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """A whole entry as a closed struct: the event's members, then the ledger's."""
 
     schema: Literal[1]
@@ -79,22 +79,39 @@ _encode_lines: Final = msgspec.json.Encoder().encode_lines
 
 def scan(task: Task, read: Read, read_hashes: Read) -> Report:
     """Scan the range of `task`; `read` gives bytes of the day file, `read_hashes` of `tree/0`."""
-    begin, end = max(0, task.begin - 1), min(task.end + MAX_ENTRY_BYTES + 1, task.length)
-    data = read(begin, end)
-    start = data.find(b"\n") + 1 if task.begin else 0
-    stop = data.find(b"\n", task.end - begin - 1) + 1 or len(data)
-    if task.begin and (start == 0 or start + begin >= task.end):
+    start = _next_line(task, read, task.begin)
+    if start >= task.end:
         return Report(task.number, task.end, task.end, 0)  # no line begins in this range
     scanner = _Scanner(task)
     try:
         at = start
-        while at < stop:
-            cut = data.find(b"\n", min(at + _BLOCK, stop) - 1, stop) + 1 or stop
-            scanner.add(data[at:cut])
-            at = cut
+        while at < task.end:
+            block = _lines_from(task, read, at)
+            scanner.add(block)
+            at += len(block)
     except (_Doubt, msgspec.MsgspecError, ValueError, RecursionError):
-        return Report(task.number, begin + start, begin + stop, max(1, data.count(b"\n", start, stop)))
-    return scanner.finish(begin + start, begin + stop, read_hashes)
+        stop = _next_line(task, read, task.end)
+        return Report(task.number, start, stop, max(1, read(start, stop).count(b"\n")))
+    return scanner.finish(start, at, read_hashes)
+
+
+def _next_line(task: Task, read: Read, at: int) -> int:
+    """Return where the first line begins at byte `at` or after it, the file's length if none does."""
+    if at == 0 or at >= task.length:
+        return min(at, task.length)
+    found = read(at - 1, min(at + MAX_ENTRY_BYTES + 1, task.length)).find(b"\n")
+    return task.length if found < 0 else at + found
+
+
+def _lines_from(task: Task, read: Read, at: int) -> bytes:
+    """Return some whole lines from byte `at` on, none of which begins after the range."""
+    block = read(at, min(at + _BLOCK, task.length))
+    last = block.rfind(b"\n") if at + len(block) < task.end else block.find(b"\n", task.end - 1 - at)
+    if last < 0:
+        last = block.rfind(b"\n")
+    if last < 0:
+        raise _Doubt
+    return block[: last + 1]
 
 
 class _Scanner:
@@ -105,9 +122,9 @@ class _Scanner:
         self.report = Report(task.number, 0, 0, 0)
         self.leaves = bytearray()
         self.times: list[str] = []
-        self.ids = bytearray()
+        self.ids: list[str] = []
         self.ends = array("Q")
-        self.intents: dict[str, Intent] = {}
+        self.intents: dict[str, Line] = {}
         self.answered: list[str] = []
 
     @property
@@ -206,41 +223,29 @@ class _Scanner:
             raise _Doubt
         if types & OWN_TYPES:
             self.report.own += [(e.seq, lines[i]) for i, e in enumerate(events) if e.event_type in OWN_TYPES]
-        self._acts(events, self._heads(lines))
+        self._acts(events, self._heads(events))
 
-    def _heads(self, lines: list[bytes]) -> bytes:
-        """Check event ids and times by position; return the ids one after another."""
-        ids = b"".join([line[24:60] for line in lines])
-        if ids.translate(_HEX) != _ID_FORM * len(lines):
+    def _heads(self, events: list[Line]) -> str:
+        """Check event ids and times, whose length makes the head positional; return the ids one after another."""
+        ids = "".join([event.event_id for event in events])
+        if ids.encode().translate(_HEX) != _ID_FORM * len(events):
             raise _Doubt
-        times = b"".join([line[75:102] for line in lines])
-        if times.translate(_DIGITS) != _TIME_FORM * len(lines):
+        times = "".join([event.timestamp for event in events])
+        if times.encode().translate(_DIGITS) != _TIME_FORM * len(events):
             raise _Doubt
-        self.ids += ids
+        self.ids.append(ids)
         return ids
 
-    def _acts(self, events: list[Line], ids: bytes) -> None:
+    def _acts(self, events: list[Line], ids: str) -> None:
         """Join intents with outcomes that name them, and note ends of tasks."""
         told = [event for event in events if event.metadata is not UNSET]
-        for event in [event for event in told if "phase" in event.metadata]:  # type: ignore[operator]
-            self._intent(event)
-        for answered in [event.metadata["intent"] for event in told if "intent" in event.metadata]:  # type: ignore[operator,index]
-            if isinstance(answered, str) and self.intents.pop(answered, None) is None:
-                self.answered.append(answered)
-        if b"8" in ids[14::36]:
-            for event in [event for event in events if event.event_id[14] == "8"]:
-                if event.resource_id is not UNSET:
-                    task = event.resource_id.encode()
-                    self.ends.append(crc32(task) << 32 | adler32(task))
-
-    def _intent(self, event: Line) -> None:
-        metadata, cause = event.metadata, event.correlation_id
-        if metadata is UNSET or metadata["phase"] != "intent":
-            return
-        deadline = metadata.get("deadline_s")
-        if isinstance(deadline, int | float):
-            cause = "" if cause is UNSET else cause
-            self.intents[event.event_id] = Intent(event.seq, event.timestamp, float(deadline), cause)
+        intents = self.intents
+        intents |= {event.event_id: event for event in told if "phase" in event.metadata}  # type: ignore[operator]
+        named = [event.metadata["intent"] for event in told if "intent" in event.metadata]  # type: ignore[operator,index]
+        self.answered += [name for name in named if type(name) is str and intents.pop(name, None) is None]
+        if "8" in ids[14::36]:
+            ended = [event.resource_id for event in events if event.event_id[14] == "8"]
+            self.ends.extend([int.from_bytes(task.encode()[-8:]) for task in ended if task is not UNSET])
 
     # --- the result -------------------------------------------------------------------------------
 
@@ -262,15 +267,23 @@ class _Scanner:
         report.tiles = b"".join([fold_tile(leaves[at : at + step]) for at in tiles])
         report.first_time, report.last_time = self.times[0], self.times[-1]
         report.silences = list(find_silences(self.times, base))
-        report.ids = _fingerprints(bytes(self.ids))
+        report.ids = _fingerprints("".join(self.ids))
         report.ends = array("Q", sorted(self.ends)).tobytes()
-        report.intents, report.answered = self.intents, self.answered
+        report.intents, report.answered = dict(_open_intents(self.intents)), self.answered
         return report
 
 
-def _fingerprints(ids: bytes) -> bytes:
+def _open_intents(events: dict[str, Line]) -> Iterator[tuple[str, Intent]]:
+    for event_id, event in events.items():
+        metadata = {} if event.metadata is UNSET else event.metadata
+        deadline, cause = metadata.get("deadline_s"), event.correlation_id
+        if metadata.get("phase") == "intent" and isinstance(deadline, int | float):
+            yield event_id, Intent(event.seq, event.timestamp, float(deadline), "" if cause is UNSET else cause)
+
+
+def _fingerprints(ids: str) -> bytes:
     """The last 64 bits of each id (36 characters), sorted, as numbers of this machine."""
-    numbers = array("Q", bytes.fromhex(ids.replace(b"-", b"").decode()))[1::2]
+    numbers = array("Q", bytes.fromhex(ids.replace("-", "")))[1::2]
     if sys.byteorder == "little":
         numbers.byteswap()
     return array("Q", sorted(numbers)).tobytes()

@@ -6,9 +6,11 @@ forked and not by `multiprocessing`, so that the caller's main module is never i
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
+from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 import msgspec
@@ -46,25 +48,40 @@ def file_reader(path: str | None) -> Read:
     """
 
     def read(begin: int, end: int) -> bytes:
-        if path is None or begin >= end:
-            return b""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            parts = []
-            while begin < end and (part := os.pread(fd, end - begin, begin)):
-                parts.append(part)
-                begin += len(part)
-        finally:
-            os.close(fd)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        with _opened(path) as reader:
+            return reader(begin, end)
 
     return read
 
 
-def run_task(task: Task, read: Read, read_hashes: Read) -> Report:
-    """Scan one range; a file that cannot be read gives a report with `error`."""
+@contextlib.contextmanager
+def _opened(path: str | None) -> Iterator[Read]:
+    """Open the file for several reads. Raises: OSError."""
+    if path is None:
+        yield lambda begin, end: b""
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(begin: int, end: int) -> bytes:
+        parts = []
+        while begin < end and (part := os.pread(fd, end - begin, begin)):
+            parts.append(part)
+            begin += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
     try:
-        return scan(task, read, read_hashes)
+        yield read
+    finally:
+        os.close(fd)
+
+
+def run_task(task: Task, read: Read | None = None, read_hashes: Read | None = None) -> Report:
+    """Scan one range, by its paths or the given readers; a file that cannot be read gives a report with `error`."""
+    try:
+        if read is not None and read_hashes is not None:
+            return scan(task, read, read_hashes)
+        with _opened(task.path) as entries, _opened(task.hashes) as hashes:
+            return scan(task, entries, hashes)
     except OSError as exc:
         return Report(task.number, task.begin, task.end, 0, error=exc.strerror or "it cannot be read")
 
@@ -74,5 +91,4 @@ def main() -> None:
     gc.disable()  # nothing here makes cycles, and collections would cost a tenth
     decode = msgspec.msgpack.Decoder(Task).decode
     while (message := read_message(sys.stdin.buffer)) is not None:
-        task = decode(message)
-        write_message(sys.stdout.buffer, run_task(task, file_reader(task.path), file_reader(task.hashes)))
+        write_message(sys.stdout.buffer, run_task(decode(message)))
