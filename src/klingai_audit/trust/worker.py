@@ -54,11 +54,15 @@ def file_reader(path: str | None) -> Read:
     return read
 
 
+def _nothing(_begin: int, _end: int) -> bytes:
+    return b""
+
+
 @contextlib.contextmanager
 def _opened(path: str | None) -> Iterator[Read]:
     """Open the file for several reads. Raises: OSError."""
     if path is None:
-        yield lambda begin, end: b""
+        yield _nothing
         return
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
