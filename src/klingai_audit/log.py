@@ -13,7 +13,7 @@ import secrets
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -41,6 +41,7 @@ from klingai_audit.privacy.subjects import SqliteSubjects, SubjectTable
 
 if TYPE_CHECKING:
     from klingai_audit.capture.recorder import Recorder
+    from klingai_audit.kling.webhook import Callback
     from klingai_audit.trust.verdict import Verdict
     from klingai_audit.views.activity import Activity
     from klingai_audit.views.entry import EntryView
@@ -68,6 +69,7 @@ class AuditLog:
         self._wait: State | None = None
         self._recorder: Recorder | None = None
         self._recorder_lock = threading.Lock()
+        self._observers: list[Callable[[Sequence[bytes]], None]] = []
         self._warned_unknown = False
         self.origin: str = keys.origin
         self.vkey: str = keys.log_signer.verifier.format()
@@ -125,13 +127,15 @@ class AuditLog:
             rotation=policy.verify.epoch_rotation,
             accept_clock=accept_clock,
         )
+        observers = _observers(text_log, table, ops)
         appender = Appender(
             head,
             opening=lambda: {"policy": policy.digest, "writer": secrets.token_hex(8)},
-            observer=_observer(text_log, table, ops),
+            observer=_tell_all(observers),
         )
         audit = cls(places, folder, appender, Door(policy, table, lookup_key, clock=clock.now_ns), table, reader)
         audit._wait = wait
+        audit._observers = observers
         created = own_event("log_created", first_metadata(folder, policy.digest), clock.now_ns())
         appender.open(created=[(created, False)])
         folder.created()
@@ -284,13 +288,27 @@ class AuditLog:
             if self._recorder is None:
                 from klingai_audit.capture.recorder import Recorder
                 from klingai_audit.kling.meaning import PROVIDER
+                from klingai_audit.kling.shelf import TaskTable
 
-                self._recorder = Recorder(self, PROVIDER)
+                tasks = TaskTable(self.places.state / "tasks.sqlite", self.reader, self.subjects.reveal)
+                self._observers.append(tasks.observe)
+                self._recorder = Recorder(self, PROVIDER, tasks)
             return self._recorder
 
     httpx_transport = clients.httpx_transport
     attach = clients.attach
     instrument = clients.instrument
+
+    def webhook(self, headers: Any, body: bytes, *, secret: Any = None, client: Any = None) -> Callback:
+        """Record a callback of Kling; returns what became of it, and the HTTP status to answer with.
+
+        `headers` and the raw `body` as they arrived; `secret`: the webhook secret (`whsec_…`), or several. Without a
+        valid signature the end of a task is only a claim, until `client` (a `KlingAI`) finds it confirmed by asking.
+        Raises: UsageError: a secret that is none.
+        """
+        from klingai_audit.kling.webhook import receive
+
+        return receive(self.recorder, headers, body, secret=secret, client=client)
 
     # --- answers ----------------------------------------------------------------------------------
 
@@ -328,12 +346,22 @@ class AuditLog:
         return state_folder(self.places).read_head()
 
 
-def _observer(path: str | os.PathLike[str] | None, subjects: SubjectTable, ops: FileOps) -> Any:
+def _tell_all(observers: list[Callable[[Sequence[bytes]], None]]) -> Callable[[Sequence[bytes]], None]:
+    def tell(lines: Sequence[bytes]) -> None:
+        for observe in observers:
+            observe(lines)
+
+    return tell
+
+
+def _observers(
+    path: str | os.PathLike[str] | None, subjects: SubjectTable, ops: FileOps
+) -> list[Callable[[Sequence[bytes]], None]]:
     if path is None:
-        return None
+        return []
     from klingai_audit.views.textlog import TextLog
 
-    return TextLog(Path(path), subjects, ops).observe
+    return [TextLog(Path(path), subjects, ops).observe]
 
 
 _OPEN: weakref.WeakSet[AuditLog] = weakref.WeakSet()

@@ -12,6 +12,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
+from klingai_audit.event.context import Actor
 from klingai_audit.event.record import Draft, EncodedEvent
 from klingai_audit.privacy.policy import Policy
 
@@ -19,6 +20,7 @@ __all__ = [
     "Background",
     "Credential",
     "Exchange",
+    "Filed",
     "Kind",
     "Known",
     "Media",
@@ -27,6 +29,7 @@ __all__ = [
     "PendingReceipt",
     "Provider",
     "RequestFacts",
+    "Shelf",
     "Sight",
     "Sink",
     "utc_now",
@@ -183,6 +186,49 @@ class Known:
     final: bool
     problem: str | None
     note: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filed:
+    """What the log tells of a thing, or of an order whose thing it does not name; `token` is who ordered it.
+
+    `lost`: nobody knows whether the order took effect.
+    """
+
+    correlation_id: str
+    token: Actor | None = None
+    state: str | None = None
+    final: bool = False
+    note: Mapping[str, str] = field(default_factory=dict)
+    lost: bool = False
+
+
+class Shelf(Protocol):
+    """What all processes of a log know of its things; derived from the log, and never a reason to fail."""
+
+    def find(self, thing: str) -> Filed | None:
+        """What the log tells of a thing."""
+        ...
+
+    def order(self, correlation_id: str) -> Filed | None:
+        """What the log tells of an order."""
+        ...
+
+    def add_poll(self, thing: str, when: dt.datetime) -> bool:
+        """Count a poll that was no news; False if it could not be counted."""
+        ...
+
+    def take_polls(self, thing: str) -> tuple[int, dt.datetime, dt.datetime] | None:
+        """Hand over, once, how many polls no entry has told of, the first and the last of them."""
+        ...
+
+    def close(self) -> None:
+        """Release what is open."""
+        ...
+
+    def after_fork(self) -> None:
+        """In a forked child: drop what was inherited."""
+        ...
 
 
 class Background(Protocol):

@@ -1,7 +1,8 @@
 """What one process remembers of the things (tasks) whose stories it writes: correlation, last state, unread polls.
 
 Bounded: the things seen longest ago are forgotten first; a forgotten thing is one that this process does
-not know, which costs an extra status entry and never an end. Thread-safe.
+not know, which costs an extra status entry and never an end. What other processes know stands on the shelf, if
+there is one. Thread-safe.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from klingai_audit.capture.facts import Known, Sight
+from klingai_audit.capture.facts import Filed, Known, Shelf, Sight
 from klingai_audit.event.context import Actor
 from klingai_audit.event.record import format_time
 
@@ -51,19 +52,24 @@ class News:
 class Memory:
     """The background that a provider may ask, and the judge of what is news."""
 
-    def __init__(self, origin: str) -> None:
+    def __init__(self, origin: str, shelf: Shelf | None = None) -> None:
         self.origin = origin
+        self._shelf = shelf
         self._things: OrderedDict[str, _Thing] = OrderedDict()
         self._links: OrderedDict[bytes, tuple[str, str]] = OrderedDict()
         self._unresolved: OrderedDict[str, Mapping[str, str]] = OrderedDict()
         self._lock = threading.Lock()
 
     def known(self, thing: str) -> Known | None:
-        """What is remembered of a thing."""
+        """What is remembered of a thing, here or on the shelf."""
         with self._lock:
             found = self._things.get(thing)
-            if found is None:
-                return None
+        if found is None and self._shelf is not None:
+            filed = self._shelf.find(thing)
+            found = None if filed is None else self._adopt(thing, filed)
+        if found is None:
+            return None
+        with self._lock:
             return Known(
                 correlation_id=found.correlation_id,
                 state=found.state,
@@ -80,7 +86,11 @@ class Memory:
     def unresolved(self, correlation_id: str) -> Mapping[str, str] | None:
         """The note of an act that ended without anyone knowing if it took effect; None if there is none."""
         with self._lock:
-            return self._unresolved.get(correlation_id)
+            found = self._unresolved.get(correlation_id)
+        if found is None and self._shelf is not None:
+            order = self._shelf.order(correlation_id)
+            found = dict(order.note) if order is not None and order.lost else None
+        return found
 
     def leave_unresolved(self, correlation_id: str, note: Mapping[str, str]) -> None:
         """Remember that the act of this correlation may or may not have taken effect."""
@@ -94,6 +104,19 @@ class Memory:
         `token` is who acts; a thing keeps the token of its first sight. `poll` counts the sight as an
         unread poll if it is no news; `all_reads` makes every sight news.
         """
+        shelf = self._shelf if sight.shared else None
+        if shelf is not None:
+            token = self._who(shelf, sight, token)
+        news = self._observe(sight, token, when, poll=poll and shelf is None, all_reads=all_reads)
+        if shelf is None:
+            return news
+        if not news.fresh:
+            if poll and not shelf.add_poll(sight.thing, when):
+                self._count(sight.thing, when)
+            return news
+        return replace(news, polls=_joined(shelf.take_polls(sight.thing), news.polls))
+
+    def _observe(self, sight: Sight, token: Actor | None, when: dt.datetime, *, poll: bool, all_reads: bool) -> News:
         with self._lock:
             thing = self._things.get(sight.thing)
             new = thing is None
@@ -111,20 +134,62 @@ class Memory:
             if fresh:
                 polls = _polls_of(thing)
             elif poll:
-                thing.polls += 1
-                thing.first_poll = thing.first_poll or when
-                thing.last_poll = when
+                _count_poll(thing, when)
             return News(fresh, thing.correlation_id, thing.token, polls)
 
     def take_polls(self, thing: str) -> Mapping[str, Any]:
         """Hand over, once, the polls of a thing that no entry has told of yet."""
         with self._lock:
             found = self._things.get(thing)
-            return {} if found is None else _polls_of(found)
+            own = {} if found is None else _polls_of(found)
+        return own if self._shelf is None else _joined(self._shelf.take_polls(thing), own)
 
     def after_fork(self) -> None:
         """In a forked child: another thread of the parent may have held the lock."""
         self._lock = threading.Lock()
+        if self._shelf is not None:
+            self._shelf.after_fork()
+
+    def close(self) -> None:
+        """Release the shelf."""
+        if self._shelf is not None:
+            self._shelf.close()
+
+    def _adopt(self, thing: str, filed: Filed) -> _Thing:
+        """Remember what the shelf knows of a thing, unless it became known here meanwhile."""
+        with self._lock:
+            found = self._things.get(thing)
+            if found is None:
+                found = _Thing(filed.correlation_id, filed.token, filed.state, filed.final, note=dict(filed.note))
+                self._things[thing] = found
+                _limit(self._things, MAX_THINGS)
+            return found
+
+    def _who(self, shelf: Shelf, sight: Sight, token: Actor | None) -> Actor | None:
+        """Who ordered a thing that is not known here; a create's own reply is of who made the call."""
+        if not sight.opens:
+            self._consult(shelf, sight)
+        with self._lock:
+            known = sight.thing in self._things
+        order = None if known else shelf.order(sight.correlation_id)
+        return token if order is None or (sight.opens and not order.lost) else order.token
+
+    def _consult(self, shelf: Shelf, sight: Sight) -> None:
+        """Before a status is news: another process may have written it. Ends are left to the log, which keeps one."""
+        with self._lock:
+            thing = self._things.get(sight.thing)
+            if thing is None or sight.state is None or sight.final or not self._changed(thing, sight):
+                return
+        filed = shelf.find(sight.thing)
+        if filed is not None and (filed.final or filed.state == sight.state):
+            with self._lock:
+                thing.state, thing.final = filed.state, filed.final
+
+    def _count(self, name: str, when: dt.datetime) -> None:
+        with self._lock:
+            thing = self._things.get(name)
+            if thing is not None:
+                _count_poll(thing, when)
 
     def _changed(self, thing: _Thing, sight: Sight) -> bool:
         if sight.state is None:
@@ -143,6 +208,26 @@ class Memory:
         for url, result_id in sight.links:
             self._links[_link_key(url)] = (sight.thing, result_id)
         _limit(self._links, MAX_LINKS)
+
+
+def _count_poll(thing: _Thing, when: dt.datetime) -> None:
+    thing.polls += 1
+    thing.first_poll = thing.first_poll or when
+    thing.last_poll = when
+
+
+def _joined(others: tuple[int, dt.datetime, dt.datetime] | None, own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The polls of all processes as one count."""
+    if others is None:
+        return own
+    count, first, last = others[0], format_time(others[1]), format_time(others[2])
+    if not own:
+        return {"polls": count, "first_poll": first, "last_poll": last}
+    return {
+        "polls": count + own["polls"],
+        "first_poll": min(first, own["first_poll"]),
+        "last_poll": max(last, own["last_poll"]),
+    }
 
 
 def _polls_of(thing: _Thing) -> dict[str, Any]:

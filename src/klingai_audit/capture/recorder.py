@@ -28,6 +28,7 @@ from klingai_audit.capture.facts import (
     Outcome,
     Provider,
     RequestFacts,
+    Shelf,
     Sink,
     utc_now,
 )
@@ -54,10 +55,10 @@ class Recorder:
     It has itself as `recorder`, so that whatever takes an `AuditLog` for capture takes a recorder too.
     """
 
-    def __init__(self, sink: Sink, provider: Provider) -> None:
+    def __init__(self, sink: Sink, provider: Provider, shelf: Shelf | None = None) -> None:
         self.sink = sink
         self.provider = provider
-        self.memory = Memory(sink.origin)
+        self.memory = Memory(sink.origin, shelf)
         self.desk = Desk(sink)
         self._keys: dict[str, int] = {}
         self._open: dict[int, tuple[Attempt, float]] = {}
@@ -133,6 +134,7 @@ class Recorder:
         """
         self._write_open(older_than=None)
         self.desk.catch_up()
+        self.memory.close()
         if self.outstanding:
             raise AuditUnavailable(
                 f"Entries of acts that happened and could not be written: {self.outstanding}.",

@@ -12,7 +12,7 @@ from klingai_audit.event.record import is_event_id
 from klingai_audit.event.types import EventType
 from klingai_audit.kling.account import inner_reply, ledger_facts, pack_facts
 from klingai_audit.kling.endpoints import CALLBACK, CLAIM
-from klingai_audit.kling.reply import Reply, TaskRecord, read_task, read_tasks
+from klingai_audit.kling.reply import Reply, TaskRecord, read_callback, read_tasks
 from klingai_audit.kling.story import Scene, answer_facts, correlation_of, refusal_of, task_outcomes
 
 __all__ = ["read_outcomes"]
@@ -110,14 +110,14 @@ def _account(scene: Scene) -> Outcome:
 
 def _callback(scene: Scene) -> list[Outcome]:
     """What came by itself. A claim tells what somebody said of a task, and changes nothing that is known of it."""
-    task = read_task(_decode(scene.exchange.body))
+    task = read_callback(scene.exchange.body)
     said = {name: scene.intent.metadata[name] for name in ("signature",) if name in scene.intent.metadata}
     if task is None:
         return [_unreadable(scene, said)]
     known = scene.background.known(task.id)
     if scene.row is CALLBACK:
-        told = _with(scene, Reply("ok", 0))
-        return [_adding(outcome, {**said, "via": "callback"}) for outcome in task_outcomes(task, told, known)]
+        told = task_outcomes(task, _with(scene, Reply("ok", 0)), known)
+        return [_adding(outcome, {**said, "via": "callback"}) for outcome in told]
     correlation = correlation_of(task.id, task.external_id, scene.background, known)
     product = known.note.get("product") if known else None
     draft = scene.intent.replace(
@@ -139,8 +139,9 @@ def _unreadable(scene: Scene, said: dict[str, Any]) -> Outcome:
 
 
 def _adding(outcome: Outcome, facts: dict[str, Any]) -> Outcome:
+    draft = outcome.draft.with_metadata(**facts)
     return Outcome(
-        draft=outcome.draft.with_metadata(**facts), once=outcome.once, sight=outcome.sight,
+        draft=draft, once=outcome.once, sight=outcome.sight,
         unresolved=outcome.unresolved,
     )  # fmt: skip
 

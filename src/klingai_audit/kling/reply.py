@@ -23,6 +23,7 @@ __all__ = [
     "TaskRecord",
     "Verdict",
     "clean_id",
+    "read_callback",
     "read_done",
     "read_page",
     "read_reply",
@@ -193,6 +194,11 @@ def read_task(data: Any) -> TaskRecord | None:
     legacy = "task_id" in data
     task_id = clean_id(data.get("task_id") if legacy else data.get("id"))
     return None if task_id is None else _record(data, task_id, legacy=legacy)
+
+
+def read_callback(body: bytes | None) -> TaskRecord | None:
+    """Read the body of a callback, a bare task record of either generation; None if it is none."""
+    return read_task(_decode(body))
 
 
 def read_done(data: Any) -> TaskRecord | None:

@@ -314,7 +314,7 @@ SPEECH = product_order("text_to_speech", {"text": "x", "voice_id": "v"})
 
 
 def test_a_call_that_answers_at_once_is_sent_again_only_when_it_is_safe():
-    """Rate limits are waited out; an answer that leaves the effect unknown is not repeated, there is nothing to find."""
+    """Rate limits are waited out; an unclear answer is not repeated, since there is nothing to look up."""
     steps, pauses, reply = drive(flows.pay(SPEECH, RETRIES), refused(1302, 429), ok({"task_id": "1"}))
     assert (len(steps), pauses, reply.data) == (2, [1.0], {"task_id": "1"})
     assert steps[1].mark.extra == {"attempt": 2, "resend_of": steps[0].mark.event_id}

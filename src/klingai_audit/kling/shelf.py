@@ -1,0 +1,362 @@
+"""The task table: what all processes of one log know of its tasks, in the state folder (`capture.facts.Shelf`).
+
+It is derived from the log's entries, by what the log commits in this process and by one look at what was written
+while this process was not there, and may be deleted at any time; only polls that no entry has told of yet are nowhere
+else. It holds task ids, pseudonyms and models. Whatever is wrong with it, recording goes on without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import hashlib
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from klingai_audit.capture.facts import Filed
+from klingai_audit.durable import NO_FORK, OPS, FileOps
+from klingai_audit.errors import KlingAuditError
+from klingai_audit.event.context import UNKNOWN_ACTOR, Actor
+from klingai_audit.event.record import format_time, is_end_id, parse_time
+from klingai_audit.event.types import EventType
+from klingai_audit.kling.rows import MEDIA, RESOURCES
+from klingai_audit.ledger.reader import LogReader
+from klingai_audit.privacy.subjects import is_pseudonym
+
+__all__ = ["TaskTable"]
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS tasks (
+  task TEXT PRIMARY KEY, correlation TEXT NOT NULL, who TEXT NOT NULL, state TEXT, final INTEGER NOT NULL,
+  note TEXT NOT NULL, at TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS orders (
+  correlation TEXT PRIMARY KEY, who TEXT NOT NULL, note TEXT NOT NULL, state TEXT NOT NULL, due TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS polls (
+  task TEXT PRIMARY KEY, count INTEGER NOT NULL, first TEXT NOT NULL, last TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS through (size INTEGER NOT NULL, origin TEXT NOT NULL, last BLOB NOT NULL);
+"""
+MAX_WAITING: Final = 1_000
+"""Entries that are kept for a database that is locked just now."""
+
+_VERSION: Final = 1
+_BUSY_SECONDS: Final = 0.25
+_TYPE_AT: Final = 118
+_HEADER: Final = b'{"schema":1,"event_id":"'
+
+_INTENTS: Final = frozenset({EventType.PROMPT_SUBMITTED.value, EventType.TASK_SUBMITTED.value})
+_STARTS: Final = frozenset({EventType.TASK_SUBMITTED.value, *(f"{medium}_generation_started" for medium in MEDIA)})
+_ENDS: Final = frozenset(
+    {
+        EventType.TASK_COMPLETED.value, EventType.RESOURCE_CREATED.value,
+        *(f"{medium}_generation_{end}" for medium in MEDIA for end in ("completed", "failed")),
+    }
+)  # fmt: skip
+_REFUSALS: Final = frozenset(
+    {EventType.RATE_LIMIT_EXCEEDED.value, EventType.POLICY_VIOLATION.value, EventType.ACCESS_DENIED.value}
+)
+_TOLD: Final = frozenset(
+    name.encode() for name in (*_INTENTS, *_STARTS, *_ENDS, *_REFUSALS, EventType.TASK_STATUS_CHANGED.value)
+)
+_PEOPLE: Final = ("actor_id", "actor_type", "on_behalf_of", "team", "project")
+_NOTED: Final = ("generation", "model")
+
+
+class _Entry(msgspec.Struct):
+    """The members of an entry that tell of a task."""
+
+    event_id: str
+    timestamp: str
+    event_type: str
+    actor_id: str
+    actor_type: str
+    outcome: str
+    on_behalf_of: str | None = None
+    team: str | None = None
+    project: str | None = None
+    resource_type: str | None = None
+    resource_id: str | None = None
+    action: str | None = None
+    correlation_id: str | None = None
+    metadata: dict[str, Any] = {}
+
+    @property
+    def who(self) -> str:
+        """Who the entry names, as JSON."""
+        people = {name: value for name in _PEOPLE if (value := getattr(self, name)) is not None}
+        return msgspec.json.encode(people).decode()
+
+    @property
+    def note(self) -> dict[str, str]:
+        """What is to be known of a task, as far as this entry tells."""
+        note = {name: value for name in _NOTED if isinstance(value := self.metadata.get(name), str)}
+        if self.resource_type in MEDIA | RESOURCES:
+            note["product"] = str(self.resource_type)
+        return note
+
+
+_decode: Final = msgspec.json.Decoder(_Entry).decode
+
+
+class TaskTable:
+    """One log's table. `reveal` gives the id behind a pseudonym, None if it was erased. Thread-safe."""
+
+    def __init__(
+        self, path: Path, reader: LogReader, reveal: Callable[[str], str | None], *, ops: FileOps = OPS
+    ) -> None:
+        self._path = path
+        self._reader = reader
+        self._reveal = reveal
+        self._ops = ops
+        self._lock = threading.Lock()
+        self._database: sqlite3.Connection | None = None
+        self._waiting: list[_Entry] = []
+        self._run(self._catch_up)
+
+    # --- what is asked ----------------------------------------------------------------------------
+
+    def find(self, thing: str) -> Filed | None:
+        def select(database: sqlite3.Connection) -> Any:
+            return database.execute(
+                "SELECT correlation, who, state, final, note FROM tasks WHERE task = ?", (thing,)
+            ).fetchone()
+
+        row = self._run(select)
+        if row is None:
+            return None
+        return Filed(
+            correlation_id=row[0], token=self._actor(row[1]), state=row[2], final=bool(row[3]), note=_read_note(row[4])
+        )
+
+    def order(self, correlation_id: str) -> Filed | None:
+        def select(database: sqlite3.Connection) -> Any:
+            return database.execute(
+                "SELECT who, note, state, due FROM orders WHERE correlation = ?", (correlation_id,)
+            ).fetchone()
+
+        row = self._run(select)
+        if row is None:
+            return None
+        overdue = row[2] == "open" and row[3] < format_time(dt.datetime.now(dt.UTC))
+        return Filed(
+            correlation_id=correlation_id, token=self._actor(row[0]), note=_read_note(row[1]),
+            lost=row[2] == "lost" or overdue,
+        )  # fmt: skip
+
+    def add_poll(self, thing: str, when: dt.datetime) -> bool:
+        moment = format_time(when)
+
+        def count(database: sqlite3.Connection) -> bool:
+            with database:
+                database.execute(
+                    "INSERT INTO polls VALUES (?, 1, ?, ?) ON CONFLICT (task) DO UPDATE "
+                    "SET count = count + 1, first = min(first, excluded.first), last = max(last, excluded.last)",
+                    (thing, moment, moment),
+                )
+            return True
+
+        return self._run(count) is True
+
+    def take_polls(self, thing: str) -> tuple[int, dt.datetime, dt.datetime] | None:
+        def take(database: sqlite3.Connection) -> Any:
+            if database.execute("SELECT 1 FROM polls WHERE task = ?", (thing,)).fetchone() is None:
+                return None
+            with database:
+                return database.execute(
+                    "DELETE FROM polls WHERE task = ? RETURNING count, first, last", (thing,)
+                ).fetchone()
+
+        row = self._run(take)
+        return None if row is None else (row[0], parse_time(row[1]), parse_time(row[2]))
+
+    # --- what is told -----------------------------------------------------------------------------
+
+    def observe(self, lines: Iterable[bytes]) -> None:
+        """Take in entries that this process committed."""
+        entries = list(_read(lines))
+        if not entries:
+            return
+        waiting, self._waiting = self._waiting, []
+        if self._run(lambda database: self._write(database, [*waiting, *entries])) is not True:
+            self._waiting = [*waiting, *entries][-MAX_WAITING:]
+
+    def close(self) -> None:
+        with self._lock, NO_FORK:
+            self._drop()
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting = []
+        self._drop()
+
+    # --- the file ---------------------------------------------------------------------------------
+
+    def _run(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        """Do something with the database; None if it cannot be used now. A broken one is made anew."""
+        with self._lock, NO_FORK:  # a child must not inherit a database in the middle of a transaction
+            for again in (True, False):
+                try:
+                    if self._database is None:
+                        self._database = self._open()
+                    return work(self._database)
+                except sqlite3.OperationalError:  # locked, read-only, no space: not now
+                    return None
+                except (sqlite3.Error, OSError, KlingAuditError):
+                    self._drop()
+                    if again:
+                        self._discard()
+        return None
+
+    def _open(self) -> sqlite3.Connection:
+        database = sqlite3.connect(str(self._path), timeout=_BUSY_SECONDS, check_same_thread=False)
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = OFF")  # it may be lost; it is derived
+            if database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+                with database:
+                    database.executescript(_SCHEMA)
+                    database.execute(f"PRAGMA user_version = {_VERSION}")
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _drop(self) -> None:
+        database, self._database = self._database, None
+        if database is not None:
+            with contextlib.suppress(sqlite3.Error):
+                database.close()
+
+    def _discard(self) -> None:
+        for path in (self._path, self._path.with_name(self._path.name + "-journal")):
+            with contextlib.suppress(OSError):
+                self._ops.unlink(path)
+
+    def _catch_up(self, database: sqlite3.Connection) -> None:
+        """Take in what was committed while nobody watched; start anew if the file is of another log."""
+        checkpoint = self._reader.checkpoint()
+        row = database.execute("SELECT size, origin, last FROM through").fetchone()
+        if row is not None and (
+            row[1] != checkpoint.origin or row[0] > checkpoint.size or row[2] != self._last(row[0])
+        ):
+            raise sqlite3.DatabaseError("tasks.sqlite is of another log")
+        begin = 0 if row is None else row[0]
+        if begin < checkpoint.size or row is None:
+            entries = _read(self._reader.entries(begin, checkpoint.size))
+            self._write(database, entries)
+            with database:
+                database.execute("DELETE FROM through")
+                values = (checkpoint.size, checkpoint.origin, self._last(checkpoint.size))
+                database.execute("INSERT INTO through VALUES (?, ?, ?)", values)
+
+    def _last(self, size: int) -> bytes:
+        return hashlib.sha256(b"".join(self._reader.entries(size - 1, size)) if size else b"").digest()
+
+    def _write(self, database: sqlite3.Connection, entries: Iterable[_Entry]) -> bool:
+        with database:
+            database.execute("BEGIN IMMEDIATE")
+            for entry in entries:
+                _take(database, entry)
+        return True
+
+    def _actor(self, who: str) -> Actor | None:
+        """Who ordered, with the id that the subject table still has."""
+        people: dict[str, str] = msgspec.json.decode(who)
+        actor_id = self._name(people.pop("actor_id", None))
+        if actor_id is None:
+            return None
+        behalf = self._name(people.pop("on_behalf_of", None))
+        return Actor(actor_id=actor_id, on_behalf_of=behalf, **people)
+
+    def _name(self, stored: str | None) -> str | None:
+        if stored is None or stored == UNKNOWN_ACTOR:
+            return None
+        if not is_pseudonym(stored):
+            return stored
+        try:
+            return self._reveal(stored)
+        except KlingAuditError:
+            return None
+
+
+def _read(lines: Iterable[bytes]) -> Iterator[_Entry]:
+    """The entries that tell of tasks; the type is looked at where it stands, the rest is read of few."""
+    for line in lines:
+        if line[_TYPE_AT : line.find(b'"', _TYPE_AT)] in _TOLD and line.startswith(_HEADER):
+            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+                yield _decode(line)
+
+
+def _take(database: sqlite3.Connection, entry: _Entry) -> None:
+    """Take in one entry. Entries may come twice and out of order: what is newer stays, an end stays."""
+    metadata, correlation = entry.metadata, entry.correlation_id or entry.event_id
+    if metadata.get("phase") == "intent":
+        deadline = metadata.get("deadline_s")
+        seconds = deadline if isinstance(deadline, int) and 0 < deadline < 10**7 else 0
+        due = format_time(parse_time(entry.timestamp) + dt.timedelta(seconds=seconds))
+        note = {**entry.note, **({"action": entry.action} if entry.action else {})}
+        database.execute(
+            "INSERT OR IGNORE INTO orders VALUES (?, ?, ?, 'open', ?)", (correlation, entry.who, _note(note), due)
+        )
+        return
+    if metadata.get("claim") is True:
+        return
+    task = metadata.get("task_id") if entry.event_type == EventType.RESOURCE_CREATED else entry.resource_id
+    opens = "intent" in metadata and entry.event_type in _STARTS
+    if "intent" in metadata or "found_by" in metadata:
+        _close_order(database, entry, correlation, found=isinstance(task, str))
+    ended = is_end_id(entry.event_id)
+    status = metadata.get("status")
+    told = entry.event_type in _STARTS or entry.event_type == EventType.TASK_STATUS_CHANGED or ended
+    if not isinstance(task, str) or not told:
+        return
+    state = ("succeeded" if entry.outcome == "success" else "failed") if ended else status
+    _put_task(database, entry, task, correlation, state if isinstance(state, str) else "submitted", opens=opens)
+
+
+def _close_order(database: sqlite3.Connection, entry: _Entry, correlation: str, *, found: bool) -> None:
+    if entry.outcome == "unknown" and not found:
+        database.execute("UPDATE orders SET state = 'lost' WHERE correlation = ?", (correlation,))
+    elif found:
+        database.execute("UPDATE orders SET state = 'closed' WHERE correlation = ?", (correlation,))
+    else:  # a refusal says nothing about an earlier sending that nobody answered
+        database.execute("UPDATE orders SET state = 'closed' WHERE correlation = ? AND state = 'open'", (correlation,))
+
+
+def _put_task(
+    database: sqlite3.Connection, entry: _Entry, task: str, correlation: str, state: str, *, opens: bool
+) -> None:
+    order = database.execute("SELECT who, note FROM orders WHERE correlation = ?", (correlation,)).fetchone()
+    held = database.execute(
+        "SELECT correlation, who, state, final, note, at FROM tasks WHERE task = ?", (task,)
+    ).fetchone()
+    final = is_end_id(entry.event_id)
+    who = order[0] if order else entry.who
+    note = {**entry.note, **(_read_note(order[1]) if order else {})}
+    at = entry.timestamp
+    if held is not None:
+        note = {**note, **_read_note(held[4])}
+        if not opens:
+            correlation, who = held[0], held[1]
+        if held[3] or (not final and held[5] > at):  # an end stays, and so does what is newer
+            state, final, at = held[2], bool(held[3]), held[5]
+    database.execute(
+        "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (task, correlation, who, state, int(final), _note(note), at),
+    )
+
+
+def _note(note: dict[str, str]) -> str:
+    return msgspec.json.encode(note).decode()
+
+
+def _read_note(text: str) -> dict[str, str]:
+    note: dict[str, str] = msgspec.json.decode(text)
+    return note

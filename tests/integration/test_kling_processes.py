@@ -1,0 +1,221 @@
+"""One story by many processes: pollers that did not order, callbacks, lost replies, killed writers. Real processes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from klingai_audit import AuditLog, acting
+from klingai_audit.kling import KlingAI, errors
+from tests.unit.kling.world import KEY, POLL, make_world
+
+PREAMBLE = """
+import sys, json, time
+from klingai_audit import AuditLog, acting
+from klingai_audit.kling import KlingAI
+from klingai_audit.kling.flows import Retries
+folder, base_url, task_id, actor = sys.argv[1:5]
+audit = AuditLog.open(folder + "/audit", create=False)
+kling = KlingAI(audit=audit, api_key="sim-api-key", base_url=base_url, retries=Retries(attempts=2, first=0.01))
+"""
+POLLER = (
+    PREAMBLE
+    + """
+print("ready", flush=True)
+sys.stdin.readline()
+with acting(actor):
+    kling.task(task_id).wait(poll_interval=0.05, timeout=60)
+audit.close()
+"""
+)
+RECEIVER = (
+    PREAMBLE
+    + """
+print("ready", flush=True)
+with acting(actor):
+    for line in sys.stdin:
+        headers, body = json.loads(line)
+        print(audit.webhook(headers, body.encode(), client=kling).verdict, flush=True)
+audit.close()
+"""
+)
+ORDERER = (
+    PREAMBLE
+    + """
+with acting(actor):
+    print("ready", flush=True)
+    print(kling.text_to_video("a serene lake").id, flush=True)
+audit.close()
+"""
+)
+ENDS = ("video_generation_completed", "video_generation_failed", "task_completed")
+
+
+@pytest.fixture
+def world(tmp_path):
+    """Give a log and a simulator whose tasks take some seconds."""
+    with make_world(tmp_path, speed=15) as made:
+        yield made
+
+
+class Process:
+    """A child that runs a script on the world's log."""
+
+    def __init__(self, world, script, task_id="", actor="bob@example.com"):
+        self._child = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", script, str(world.folder), world.server.base_url, task_id, actor],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def read(self) -> str:
+        """Read a line that it prints."""
+        return self._child.stdout.readline().strip()
+
+    def say(self, text: str = "") -> None:
+        """Write a line to it."""
+        self._child.stdin.write(text + "\n")
+        self._child.stdin.flush()
+
+    def end(self) -> int:
+        """Wait until it has ended."""
+        self._child.stdin.close()
+        code = self._child.wait(120)
+        self._child.stdout.close()
+        return code
+
+    def kill(self) -> None:
+        """Kill it without warning."""
+        self._child.send_signal(signal.SIGKILL)
+        self._child.wait(30)
+        self._child.stdout.close()
+        self._child.stdin.close()
+
+
+def test_four_pollers_and_a_callback_see_one_end(world):
+    """One end, one charge, one correlation; all in the name of who ordered; every poll is counted."""
+    with acting("alice@example.com", team="studio-a"), world.client() as kling:
+        task = kling.text_to_video("a serene lake")
+    world.audit.flush("published")
+    pollers = [Process(world, POLLER, task.id, f"poller-{number}@example.com") for number in range(4)]
+    receiver = Process(world, RECEIVER, task.id, "gate@example.com")
+    assert [process.read() for process in (*pollers, receiver)] == ["ready"] * 5
+    for process in pollers:
+        process.say()
+    assert [process.end() for process in pollers] == [0] * 4
+    record = {"id": task.id, "status": "succeeded", "external_id": task.external_task_id}
+    receiver.say(json.dumps([{}, json.dumps(record)]))
+    assert receiver.read() == "confirmed"
+    assert receiver.end() == 0
+    entries = [entry for entry in world.entries() if entry["event_type"] != "api_key_used"]
+    ends = [entry for entry in entries if entry["event_type"] in ENDS]
+    assert [entry["event_type"] for entry in ends] == ["video_generation_completed"]
+    charges = [charge for entry in entries for charge in entry["metadata"].get("charge", ())]
+    assert [Decimal(charge["amount"]) for charge in charges] == [world.sim.task(task.id).charge]
+    told = [entry for entry in entries if not entry["metadata"].get("claim")]
+    assert {entry["correlation_id"] for entry in entries} == {task.external_task_id}
+    assert {entry["actor_id"] for entry in told} == {entries[0]["actor_id"]}
+    assert {entry.get("team") for entry in told} == {"studio-a"}
+    changes = [entry["metadata"]["status"] for entry in told if entry["event_type"] == "task_status_changed"]
+    assert len(changes) <= 4
+    assert set(changes) <= {"submitted", "processing"}
+    polls = len(world.sim.calls("GET", "/tasks"))
+    counted = sum(entry["metadata"].get("polls", 0) for entry in entries)
+    assert polls - 12 <= counted + len(changes) + len(ends) <= polls
+    verdict = world.audit.verify()
+    assert [finding.kind for finding in verdict.findings if finding.severity == "broken"] == []
+
+
+def test_a_reply_that_is_lost_and_found_by_another_process(world):
+    """The start that nobody saw is told by who finds the task, in the name of who ordered it."""
+    world.sim.fail_next("POST", "/text-to-video/*", drop=True, after_accept=True)
+    world.sim.fail_next("GET", "/tasks", code=5000)
+    with acting("alice@example.com"), world.client(retries=1) as kling, pytest.raises(errors.KlingOutcomeUnknown):
+        kling.text_to_video("a serene lake")
+    (made,) = world.sim.tasks
+    poller = Process(world, POLLER, made.task_id)
+    assert poller.read() == "ready"
+    poller.say()
+    assert poller.end() == 0
+    entries = [entry for entry in world.entries() if entry.get("resource_id") == made.task_id]
+    assert [entry["event_type"] for entry in entries][:1] == ["video_generation_started"]
+    assert entries[0]["metadata"]["found_by"] == "query_tasks"
+    assert [entry["event_type"] for entry in entries if entry["event_type"] in ENDS] == ["video_generation_completed"]
+    assert {entry["actor_id"] for entry in entries} == {world.entries()[0]["actor_id"]}
+
+
+def test_a_process_killed_between_intent_and_outcome(world):
+    """Its intent stands; who sees the task later joins it, and nothing is charged twice."""
+    world.sim.fail_next("POST", "/text-to-video/*", hang=30, after_accept=True)
+    orderer = Process(world, ORDERER, actor="alice@example.com")
+    assert orderer.read() == "ready"
+    while not world.sim.tasks:
+        pass
+    orderer.kill()
+    (made,) = world.sim.tasks
+    poller = Process(world, POLLER, made.task_id)
+    assert poller.read() == "ready"
+    poller.say()
+    assert poller.end() == 0
+    entries = [entry for entry in world.entries() if entry["event_type"] != "api_key_used"]
+    assert entries[0]["event_type"] == "prompt_submitted"
+    assert {entry["correlation_id"] for entry in entries} == {entries[0]["event_id"]}
+    assert {entry["actor_id"] for entry in entries} == {entries[0]["actor_id"]}
+    assert len([entry for entry in entries if entry["event_type"] in ENDS]) == 1
+
+
+def test_signed_callbacks_of_the_simulator(world):
+    """What the simulated provider signs is accepted; the story needs no poll."""
+    verdicts = []
+    secret = "whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI="
+    world.sim.callbacks.use_secret(secret)
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["content-length"]))
+            done = world.audit.webhook(self.headers, body, secret=secret)
+            verdicts.append(done.verdict)
+            self.send_response(done.http_status)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        with acting("alice@example.com"), world.client() as kling:
+            kling.text_to_video("a serene lake", callback_url=f"http://127.0.0.1:{server.server_port}/kling")
+        while len(verdicts) < 3:
+            pass
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert verdicts == ["verified"] * 3
+
+
+def test_polls_are_not_lost_between_processes(world):
+    """A process that polls and leaves hands its count to the one that sees the end."""
+    with world.client() as mine, AuditLog.open(world.folder / "audit") as other:
+        with acting("alice@example.com"):
+            task = mine.text_to_video("a serene lake")
+        with KlingAI(audit=other, api_key=KEY, base_url=world.server.base_url) as kling, acting("bob@example.com"):
+            for _ in range(5):
+                kling.task(task.id)
+        with acting("alice@example.com"):
+            task.wait(poll_interval=POLL)
+    entries = world.entries()
+    polls = len(world.sim.calls("GET", "/tasks"))
+    counted = sum(entry["metadata"].get("polls", 0) for entry in entries)
+    news = [entry for entry in entries if entry["event_type"] in ("task_status_changed", *ENDS)]
+    assert counted + len(news) == polls
