@@ -8,6 +8,8 @@ import hmac
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from klingai_audit.errors import UsageError
 from klingai_audit.event.context import acting
@@ -77,6 +79,17 @@ def test_rotation():
         assert check_signature(headers, BODY, [decode_secret(OTHER), decode_secret(SECRET)], now=THEN) == "verified"
     bare = {**VECTOR, "webhook-signature": known.removeprefix("v1,")}
     assert check_signature(bare, BODY, [decode_secret(SECRET)], now=THEN) == "invalid"
+
+
+@given(st.dictionaries(st.sampled_from([*VECTOR, "x"]), st.text(st.characters(), max_size=40)), st.binary(max_size=60))
+def test_no_headers_are_too_odd(headers, body):
+    """Whatever a stranger sends, the answer is a word and never an exception."""
+    assert check_signature({**VECTOR, **headers}, body, [decode_secret(SECRET)], now=THEN) in ("invalid", "missing")
+
+
+def test_secrets_without_padding():
+    """The same key, as some consoles show it."""
+    assert decode_secret(SECRET.rstrip("=")) == decode_secret(SECRET)
 
 
 @pytest.mark.parametrize("secret", ["whsec_", "whsec_?", "", 7])
