@@ -15,12 +15,15 @@ import tomllib
 import urllib.request
 from pathlib import Path
 
+import aiohttp
 import httpx
 import httpx2
 import pytest
+import requests
 
 from klingai_audit import AuditLog, acting
 from klingai_audit.errors import InvalidPolicy, UsageError
+from klingai_audit.kling.simulator import ManualClock, Simulator, serve
 from klingai_audit.testing import (
     CapturedEvents,
     HandClock,
@@ -137,7 +140,23 @@ def by_connection(url: str) -> None:
     connection.request("POST", f"/{path}?secret=1", b"{}")
 
 
-@pytest.mark.parametrize("send", [by_httpx2, by_httpx, by_urllib, by_connection])
+def by_requests(url: str) -> None:
+    """A session of requests."""
+    with requests.Session() as session:
+        session.post(f"{url}?secret=1", json={"prompt": "a lake"}, timeout=1)
+
+
+def by_aiohttp(url: str) -> None:
+    """A session of aiohttp."""
+
+    async def send() -> None:
+        async with aiohttp.ClientSession() as session, session.post(f"{url}?secret=1", json={}):
+            pass
+
+    asyncio.run(send())
+
+
+@pytest.mark.parametrize("send", [by_httpx2, by_httpx, by_urllib, by_connection, by_requests, by_aiohttp])
 def test_unaudited_request_is_stopped(send):
     """Whatever library sends it; the message holds neither query nor body."""
     with refuse_unaudited() as stopped:
@@ -180,6 +199,29 @@ def test_audited_requests_pass():
         asyncio.run(send())
         stopped.check()
         assert 2 == len(captured.of("prompt_submitted"))
+
+
+def test_audited_sessions_pass():
+    """requests and aiohttp, with the log attached, leave and are entries."""
+
+    async def send(session: aiohttp.ClientSession, url: str) -> None:
+        async with session, session.post(url, json={"prompt": "a lake"}):
+            pass
+
+    async def send_audited(audit: AuditLog, url: str) -> None:
+        session = aiohttp.ClientSession()
+        audit.attach(session)
+        await send(session, url)
+
+    sim = Simulator(ManualClock())
+    with serve(sim) as server, capture_events() as captured, refuse_unaudited() as stopped, acting("user@example.com"):
+        url = f"{server.base_url}/v1/videos/text2video"
+        with requests.Session() as session:
+            captured.audit.attach(session)
+            session.post(url, json={"prompt": "a lake"}, timeout=5)
+        asyncio.run(send_audited(captured.audit, url))
+        stopped.check()
+        assert (2, 2) == (len(captured.of("prompt_submitted")), len(sim.requests))
 
 
 def test_other_hosts_are_nobodys_business():

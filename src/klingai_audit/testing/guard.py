@@ -1,8 +1,8 @@
 """Stops requests to Kling that leave without being recorded by any log.
 
-It stands where bytes leave: below the audited transports of httpx2 and httpx, in http.client (and so in requests,
-urllib3 and urllib), in aiohttp. There, a request is audited if a recorder's attempt covers it. What never comes so
-far, because a mocking library took it out before, is not seen; use the simulator instead of such mocks.
+It stands where requests leave: in the transports of httpx2 and httpx, in the pools of urllib3 (and so of requests), in
+http.client (and so in urllib), in the connectors of aiohttp. There, a request is audited if a recorder's attempt covers
+it. What never comes so far, because a mocking library took it out before, is not seen; use the simulator instead.
 """
 
 from __future__ import annotations
@@ -98,12 +98,19 @@ def _wires(found: Unaudited) -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:
 
         return putrequest
 
-    def in_aiohttp(original: Any) -> Any:
-        async def send(self: Any, *rest: Any, **more: Any) -> Any:
-            look(self.method, str(self.url))
-            return await original(self, *rest, **more)
+    def in_pool(original: Any) -> Any:
+        def urlopen(self: Any, method: str, url: str, *rest: Any, **more: Any) -> Any:
+            look(method, url if "://" in url else f"{self.scheme}://{_bracketed(self.host)}{url}")
+            return original(self, method, url, *rest, **more)
 
-        return send
+        return urlopen
+
+    def in_connector(original: Any) -> Any:
+        async def connect(self: Any, req: Any, *rest: Any, **more: Any) -> Any:
+            look(req.method, str(req.url))
+            return await original(self, req, *rest, **more)
+
+        return connect
 
     for library in filter(find_spec, ("httpx2", "httpx")):
         module = import_module(library)
@@ -112,8 +119,10 @@ def _wires(found: Unaudited) -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:
         for name in _ASYNC_TRANSPORTS:
             yield getattr(module, name), "handle_async_request", in_async_transport
     yield http.client.HTTPConnection, "putrequest", in_connection
+    if find_spec("urllib3"):
+        yield import_module("urllib3").HTTPConnectionPool, "urlopen", in_pool
     if find_spec("aiohttp"):
-        yield import_module("aiohttp").ClientRequest, "send", in_aiohttp
+        yield import_module("aiohttp").BaseConnector, "connect", in_connector
 
 
 def _absolute(connection: Any, url: str) -> str:
@@ -122,4 +131,8 @@ def _absolute(connection: Any, url: str) -> str:
         return url
     host = getattr(connection, "_tunnel_host", None) or connection.host
     scheme = "https" if isinstance(connection, http.client.HTTPSConnection) else "http"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}{url}"
+    return f"{scheme}://{_bracketed(host)}{url}"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
