@@ -6,6 +6,7 @@ before the checkpoint is read bounds the derived files from above, one taken aft
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -103,9 +104,16 @@ class Watch:
 
     def look(self) -> Look:
         """Look once."""
-        before = self.store.inspect()
+        before = self._list()
         head = self.store.read_checkpoint()
-        return Look(before, head, self.store.inspect())
+        return Look(before, head, self._list())
+
+    def _list(self) -> tuple[LogFile, ...]:
+        """List the store's files; a day file of a day that does not exist is stray."""
+        return tuple(
+            dataclasses.replace(file, kind="stray") if file.kind == "entries" and not day_of(file.name) else file
+            for file in self.store.inspect()
+        )
 
     def until_settled(self, first: Look, lines: int, *, torn: bool) -> Look:
         """Look again until all of `lines` lines are covered, none is torn and nothing temporary lies around."""

@@ -17,6 +17,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from klingai_audit.event.clock import format_time, is_time
 from klingai_audit.event.record import Event
 from klingai_audit.ledger.line import parse_members
 from klingai_audit.tlog.hashing import fold_tile, hash_leaves
@@ -55,6 +56,9 @@ _DIGITS: Final = bytes.maketrans(b"123456789", b"000000000")
 _HEX: Final = bytes.maketrans(b"123456789abcdef", b"000000000000000")
 _TIME_FORM: Final = b"0000-00-00T00:00:00.000000Z"
 _ID_FORM: Final = b"00000000-0000-0000-0000-000000000000"
+_TIME_BYTES: Final = 27
+_LONGEST: Final = 1e15
+_LATEST: Final = "9999-12-31T23:59:59.999999Z"
 _DAY_END: Final = "T23:59:59.999999Z"
 
 
@@ -90,7 +94,8 @@ def scan(task: Task, read: Read, read_hashes: Read) -> Report:
             scanner.add(block)
             at += len(block)
     except (_Doubt, msgspec.MsgspecError, ValueError, RecursionError):
-        stop = _next_line(task, read, task.end)
+        # Where a line is longer than any entry, this is a guess, which `Scanned.settle` mends.
+        stop = min(_next_line(task, read, task.end), task.end + MAX_ENTRY_BYTES + 1)
         return Report(task.number, start, stop, max(1, read(start, stop).count(b"\n")))
     return scanner.finish(start, at, read_hashes)
 
@@ -192,9 +197,7 @@ class _Scanner:
         return times
 
     def _add_times(self, times: list[str]) -> None:
-        joined = "".join(times).encode("ascii")
-        if joined.translate(_DIGITS) != _TIME_FORM * len(times):
-            raise _Doubt
+        _check_times(times)
         if times != sorted(times) or (self.times and times[0] < self.times[-1]):
             raise _Doubt
         day = self.task.day
@@ -230,9 +233,7 @@ class _Scanner:
         ids = "".join([event.event_id for event in events])
         if ids.encode().translate(_HEX) != _ID_FORM * len(events):
             raise _Doubt
-        times = "".join([event.timestamp for event in events])
-        if times.encode().translate(_DIGITS) != _TIME_FORM * len(events):
-            raise _Doubt
+        _check_times([event.timestamp for event in events])
         self.ids.append(ids)
         return ids
 
@@ -278,7 +279,19 @@ def _open_intents(events: dict[str, Line]) -> Iterator[tuple[str, Intent]]:
         metadata = {} if event.metadata is UNSET else event.metadata
         deadline, cause = metadata.get("deadline_s"), event.correlation_id
         if metadata.get("phase") == "intent" and isinstance(deadline, int | float):
-            yield event_id, Intent(event.seq, event.timestamp, float(deadline), "" if cause is UNSET else cause)
+            seconds = float(max(-_LONGEST, min(deadline, _LONGEST)))
+            yield event_id, Intent(event.seq, event.timestamp, seconds, "" if cause is UNSET else cause)
+
+
+def _check_times(times: list[str]) -> None:
+    """Doubt times that are not 27 characters of a moment that exists."""
+    joined = "".join(times).encode()
+    if joined.translate(_DIGITS) != _TIME_FORM * len(times):
+        raise _Doubt
+    if (joined[14::_TIME_BYTES] + joined[17::_TIME_BYTES]).translate(None, b"012345"):
+        raise _Doubt
+    if not all(is_time(hour + ":00:00.000000Z") for hour in {time[:13] for time in times}):
+        raise _Doubt
 
 
 def _fingerprints(ids: str) -> bytes:
@@ -289,6 +302,13 @@ def _fingerprints(ids: str) -> bytes:
     return array("Q", sorted(numbers)).tobytes()
 
 
+def _limit(time: str) -> str:
+    try:
+        return format_time(dt.datetime.fromisoformat(time) + HEARTBEAT_LIMIT)
+    except OverflowError:
+        return _LATEST
+
+
 def find_silences(times: list[str], base: int) -> list[Silence]:
     """Find where two neighbours of the ascending `times` lie further apart than a heartbeat allows.
 
@@ -297,8 +317,7 @@ def find_silences(times: list[str], base: int) -> list[Silence]:
     found: list[Silence] = []
     at = 0
     while at < len(times) - 1:
-        limit = dt.datetime.fromisoformat(times[at]) + HEARTBEAT_LIMIT
-        after = bisect_right(times, limit.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), at)
+        after = bisect_right(times, _limit(times[at]), at)
         if after == at + 1 and after < len(times):
             found.append(Silence(base + after, times[at], times[after]))
         at = max(after - 1, at + 1)

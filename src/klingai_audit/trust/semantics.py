@@ -15,18 +15,21 @@ from itertools import pairwise
 from typing import Final
 
 from klingai_audit.errors import Malformed
+from klingai_audit.event.clock import format_time
 from klingai_audit.event.record import decode_event, event_body
 from klingai_audit.ledger.line import event_type_of, seq_of
 from klingai_audit.trust.chunk import Intent, Silence
 from klingai_audit.trust.epochs import read_metadata
 from klingai_audit.trust.place import Scanned
-from klingai_audit.trust.scan import HEARTBEAT_LIMIT, find_silences
+from klingai_audit.trust.scan import find_silences
 from klingai_audit.trust.verdict import Finding
 
 __all__ = ["find_notes"]
 
 _SLICE: Final = 50_000
 _OPEN_WRITER: Final = "?"
+_FIRST: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
+_NEVER: Final = dt.datetime.max.replace(tzinfo=dt.UTC)
 _CAUSE: Final = re.compile(rb',"correlation_id":"([^"\\]+)"').finditer
 
 
@@ -68,9 +71,8 @@ def _silences(scanned: Scanned, now: dt.datetime) -> Iterator[Finding]:
         for silence in (*between, *report.silences):
             yield from _silence(scanned, writers, silence)
         last, size = report.last_time, report.base + report.lines
-    end = now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    if last and dt.datetime.fromisoformat(last) + HEARTBEAT_LIMIT < now:
-        yield from _silence(scanned, writers, Silence(size, last, end))
+    for silence in find_silences([last, format_time(now)], size - 1) if last else []:
+        yield from _silence(scanned, writers, silence)
 
 
 def _silence(scanned: Scanned, writers: _Writers, silence: Silence) -> Iterator[Finding]:
@@ -127,12 +129,18 @@ def _overdue(scanned: Scanned, now: dt.datetime) -> Iterator[Finding]:
         del overdue[event_id]
     for event_id, due in overdue.items():
         seq = waiting[event_id].seq
-        message = f"The act that entry {seq} announced has no outcome; it was due at {due:%Y-%m-%d %H:%M}Z."
+        message = (
+            f"The act that entry {seq} announced has no outcome; it was due at {due.isoformat(' ', 'minutes')[:16]}Z."
+        )
         yield _note(scanned, "intent_overdue", message, seq)
 
 
 def _due(intent: Intent) -> dt.datetime:
-    return dt.datetime.fromisoformat(intent.timestamp) + dt.timedelta(seconds=intent.deadline_s)
+    """When the outcome is due; never for what lies beyond the years that there are."""
+    try:
+        return dt.datetime.fromisoformat(intent.timestamp) + dt.timedelta(seconds=intent.deadline_s)
+    except (OverflowError, ValueError):
+        return _FIRST if intent.deadline_s < 0 else _NEVER
 
 
 def _answered_by_cause(scanned: Scanned, waiting: dict[str, Intent]) -> set[str]:

@@ -147,3 +147,23 @@ def test_silences_are_found_between_neighbours_only():
     times = [f"2026-11-20T{minute // 60:02}:{minute % 60:02}:00.000000Z" for minute in hours]
     assert find_silences(times, 100) == [Silence(106, times[5], times[6])]
     assert find_silences(times[:1], 0) == []
+
+
+@pytest.mark.parametrize("decode", [False, True])
+@pytest.mark.parametrize("wrong", ["24:00:00", "00:60:00", "00:00:60", "00:99:00"])
+def test_moments_that_do_not_exist_are_doubted(decode, wrong):
+    """Digits at their places are not enough for a time."""
+    first = DATA.split(b"\n")[0] + b"\n"
+    at = first.rindex(b'"logged_at":"') + 13
+    assert scan_bytes(first, decode=decode).sound
+    assert not scan_bytes(first[: at + 11] + wrong.encode() + first[at + 19 :], decode=decode).sound
+    spoilt = first[:86] + wrong.encode() + first[94:]
+    assert scan_bytes(spoilt, decode=decode).sound is not decode
+
+
+def test_silence_is_measured_at_the_ends_of_time():
+    """The first and the last year that there are hold no surprise."""
+    first, last = "0001-01-01T00:00:00.000000Z", "9999-12-31T23:59:00.000000Z"
+    assert list(find_silences([first, first], 0)) == []
+    assert list(find_silences([last, last], 0)) == []
+    assert [silence.seq for silence in find_silences([first, last], 0)] == [1]

@@ -155,3 +155,23 @@ def test_broken_log_has_no_notes(tmp_path):
     (folder / "audit-2026-11-20.jsonl").write_bytes(files["audit-2026-11-20.jsonl"])
     verdict = verify(DirectoryStore(folder, tmp_path / "m"), key=smith.log_key.vkey, now=smith.now, patience=0)
     assert [finding.kind for finding in verdict.findings] == ["torn_tail"]
+
+
+@pytest.mark.parametrize(
+    ("deadline", "timestamp", "found"),
+    [
+        ("1e300", None, []),
+        ("-1e300", None, [("intent_overdue", 2, 3)]),
+        ("9007199254740991", None, []),
+        ("-9007199254740991", None, [("intent_overdue", 2, 3)]),
+        ("600", "9999-12-31T23:59:59.999999Z", []),
+        ("600", "0001-01-01T00:00:00.000000Z", [("intent_overdue", 2, 3)]),
+    ],
+)
+def test_no_deadline_is_beyond_verification(tmp_path, deadline, timestamp, found):
+    """Deadlines and times at the ends of time are noted or never due, and never an error."""
+    smith = Smith().create()
+    body = smith.event("prompt_submitted", {"phase": "intent", "deadline_s": 600}, timestamp=timestamp)
+    smith.batch(body.replace(b":600}", f":{deadline}}}".encode()))
+    smith.closed()
+    assert notes(smith, tmp_path) == found
