@@ -47,11 +47,15 @@ _PAIR: Final = 2
 class _Learned:
     """Exact secrets of this process. Replaced as a whole on every change, so readers need no lock."""
 
-    __slots__ = ("generation", "known", "words")
+    __slots__ = ("_plain", "generation", "known", "loose", "words")
 
     def __init__(self, known: frozenset[str], generation: int) -> None:
         self.known = known
         self.generation = generation
+        long = sorted((secret for secret in known if len(secret) >= _MIN_LEARNED_ANYWHERE), key=len, reverse=True)
+        # `-` and `_` are told apart by no copyist, so both are compared as one.
+        self._plain = tuple(dict.fromkeys(secret.replace("_", "-") for secret in long))
+        self.loose = re.compile("|".join(map(_loosely, self._plain))) if long else None
         short = [re.escape(secret) for secret in sorted(known, key=len, reverse=True) if len(secret) < 8]
         self.words = re.compile(rf"(?<!\w)(?:{'|'.join(short)})(?!\w)") if short else None
 
@@ -59,16 +63,33 @@ class _Learned:
         return f"<{len(self.known)} learned secrets>"
 
     def remove(self, text: str) -> str:
-        for secret in self.known:
-            if len(secret) >= _MIN_LEARNED_ANYWHERE and secret in text:
-                return self._remove_all(text)
+        if self.loose is not None:
+            plain = text.replace("_", "-")
+            if "%" in plain:
+                plain += "\n" + _unquoted(plain)
+            for secret in self._plain:
+                if secret in plain:
+                    text = self.loose.sub(REMOVED, text)
+                    break
         return text if self.words is None else self.words.sub(REMOVED, text)
 
-    def _remove_all(self, text: str) -> str:
-        for secret in sorted(self.known, key=len, reverse=True):
-            if len(secret) >= _MIN_LEARNED_ANYWHERE:
-                text = text.replace(secret, REMOVED)
-        return text if self.words is None else self.words.sub(REMOVED, text)
+
+def _loosely(secret: str) -> str:
+    """Return a pattern of a secret in which any character may be percent-encoded, and `-` be `_`."""
+    out = []
+    for character in secret:
+        raw = "".join(f"%(?:25){{0,3}}(?i:{byte:02x})" for byte in character.encode("utf-8", "surrogatepass"))
+        out.append(f"(?:{re.escape(character)}|{raw})" if character != "-" else "(?:[-_]|%(?:25){0,3}(?i:2d|5f))")
+    return "".join(out)
+
+
+def _unquoted(text: str) -> str:
+    for _ in range(_MAX_PASSES):
+        fresh = urllib.parse.unquote(text).replace("_", "-")
+        if fresh == text:
+            break
+        text = fresh
+    return text
 
 
 _learned: list[_Learned] = [_Learned(frozenset(), 0)]

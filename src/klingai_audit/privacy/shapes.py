@@ -60,7 +60,7 @@ def keeps_number(name: str) -> bool:
 # --- shapes ------------------------------------------------------------------------------------------
 
 _SHAPES: Final = re.compile(
-    r"eyJ[\w-]{4,512}+\.[\w-]{4,}+(?:\.[\w-]*+){0,3}"  # JWT; JWE has five parts
+    r"eyJ[\w-]{4,512}+(?:\.|%2[Ee])[\w-]{4,}+(?:(?:\.|%2[Ee])[\w-]*+){0,3}"  # JWT; JWE has five parts
     r"|api-key-\w{2,16}-[\w-]{3,}+"
     r"|sim-(?:api|access|secret)-key[\w-]*+"  # the simulator's own
     r"|whsec_[\w+/=-]{6,}+"
@@ -88,7 +88,7 @@ QUOTED: Final = r'"(?:[^"\\\n]|\\.)*+|\'(?:[^\'\\\n]|\\.)*+|\\{1,63}"[^"\n]*+|\\
 """Pattern of a quoted value in running text, from its opening quotation mark up to the closing one."""
 
 # Atomic and possessive where a value begins: otherwise a `>` or a space would be taken for the value.
-SIGN: Final = r"\\{0,63}[\"']?\s{0,8}(?P<sign>(?>=>|[:=]))(?P<space>\s{0,8}+)(?:b(?=\\{0,63}[\"']))?"
+SIGN: Final = r"\\{0,63}[\"']?\s{0,8}(?P<sign>(?>=>|[:=\uff1a\uff1d]))(?P<space>\s{0,8}+)(?:b(?=\\{0,63}[\"']))?"
 """Pattern of what stands between a name and its value in running text, closing quotation mark of the name included."""
 
 _KEYED: Final = re.compile(
@@ -102,6 +102,36 @@ _PAIR: Final = re.compile(
     rf"\s{{0,4}},\s{{0,4}}b?(?P<quoted>{QUOTED})(?=[\"']?\s{{0,4}}(?:[\])]|$))",
     re.IGNORECASE,
 )
+_COLONS: Final = (":", "\uff1a")
+# Short names, which are syllables of words too: `=` tells, a colon only before something like a key.
+_BRIEF: Final = re.compile(
+    rf"(?<![A-Za-z0-9])(?:(?P<header>x-[\w-]{{0,40}}signature)|(?P<key>key)|sig|signature|hmac|otp|ak|sk|skey){SIGN}"
+    rf"(?:(?P<quoted>{QUOTED})|(?P<bare>[^\s\"'&;]++))",
+    re.IGNORECASE,
+)
+_BRIEF_SYLLABLES: Final = ("sig", "key", "ak", "sk", "hmac", "otp")
+# A name, then the value without any sign: `'x-api-key' value`, `apikey value`.
+_PHRASE: Final = re.compile(
+    rf"(?:[\"'][\w-]{{0,40}}?(?:{_STRONG}|{_HEADERS}|{_WEAK})\\{{0,63}}[\"']\s{{1,8}}(?P<quoted>{QUOTED})?"
+    r"|(?<![A-Za-z0-9])(?:x-)?(?:api|access|secret|private)[_\-]?key\s{1,4}(?=[^\W_]))"
+    r"(?P<bare>(?(quoted)|[\w.~+/=-]{6,}+))",
+    re.IGNORECASE,
+)
+_ELEMENT: Final = re.compile(
+    rf"<((?:[\w.-]{{1,32}}:)?[\w.-]{{0,40}}?(?:{_STRONG}|{_HEADERS}|{_WEAK}|signature)(?:\s[^<>]{{0,200}})?)>"
+    r"(?:<!\[CDATA\[)?+([^<]++)(?=</)",
+    re.IGNORECASE,
+)
+# `-u name:password` of programs that fetch; `-u 1000:1000` is a user and a group.
+_LOGIN: Final = re.compile(
+    r"(?<![\w-])((?:-u|--(?:proxy-)?user)(?:=|\s{1,4})[\"']?)(?!\d++:\d++(?!\S))[^\s:\"'@/]{1,64}:(?!//)[^\s\"']++",
+    re.IGNORECASE,
+)
+_KEY_PAIR: Final = re.compile(r"(?<![\w/+.-])([A-Za-z0-9]{16,64})(?::|%3[Aa])([A-Za-z0-9]{16,64})(?![\w:+/])", re.ASCII)
+_MIXED: Final = re.compile(r"(?=[^0-9]*[0-9])(?=[^a-z]*[a-z])(?=[^A-Z]*[A-Z])").match
+_MIN_BRIEF: Final = 6
+_MIN_PHRASE: Final = 10
+_MIN_KEY: Final = 12
 _PEM_BEGIN: Final = "-----BEGIN "
 _PEM_END: Final = "-----END "
 
@@ -121,8 +151,18 @@ def scrub_shapes(text: str) -> str:
     lowered = text.lower()
     if "bearer" in lowered or "basic" in lowered:
         text = replace_values(_SCHEME, _clean_scheme, text)
-    if "=" in text or ":" in text or '"' in text or "'" in text:
+    if "=" in text or ":" in text or '"' in text or "'" in text or not text.isascii():
         text = replace_values(_KEYED, _clean_keyed, text)
+        if any(syllable in lowered for syllable in _BRIEF_SYLLABLES):
+            text = replace_values(_BRIEF, _clean_brief, text)
+        if ":" in text or "%3" in text:
+            text = _KEY_PAIR.sub(_clean_pair, _LOGIN.sub(rf"\1{REMOVED}", text) if "-u" in lowered else text)
+        if "=" in text and ("?" in text or "&" in text):
+            text = _QUERY.sub(_clean_query, text)
+    if "key" in lowered or "'" in text or '"' in text:
+        text = replace_values(_PHRASE, _clean_phrase, text)
+    if "</" in text:
+        text = _ELEMENT.sub(_clean_element, text)
     if "(" in text or "[" in text:
         text = replace_values(_PAIR, withheld, text)
     return text
@@ -161,12 +201,40 @@ def _looks_secret(value: str, *, hyphen: bool = True) -> bool:
 
 def _clean_keyed(found: re.Match[str]) -> str | None:
     bare = found["bare"]
-    if bare is not None and found["weak"] and found["sign"] == ":" and found["space"]:
+    if bare is not None and found["weak"] and found["sign"] in _COLONS and found["space"]:
         # Prose: "the secret: love conquers all". At the end of a line it is taken for a value.
         followed = found.string[found.end() : found.end() + 2].strip(" \t")
         if followed and not _looks_secret(bare):
             return None
     return withheld(found)
+
+
+def _clean_brief(found: re.Match[str]) -> str | None:
+    bare = found["bare"]
+    if bare is None or found["header"]:
+        return withheld(found)
+    if found["key"]:
+        return withheld(found) if len(bare) >= _MIN_KEY and _MIXED(bare) else None
+    if found["sign"] in _COLONS and (len(bare) < _MIN_BRIEF or not _looks_secret(bare)):
+        return None
+    return withheld(found)
+
+
+def _clean_phrase(found: re.Match[str]) -> str | None:
+    bare = found["bare"]
+    if found["quoted"] is not None:
+        return withheld(found)
+    if found.group()[0] in "\"'":
+        return withheld(found) if _looks_secret(bare, hyphen=False) else None
+    return withheld(found) if len(bare) >= _MIN_PHRASE and _OPAQUE_WORD(bare) and not _UUID(bare) else None
+
+
+def _clean_element(found: re.Match[str]) -> str:
+    return f"<{found[1]}>{REMOVED}" if found[2].strip() else found.group()
+
+
+def _clean_pair(found: re.Match[str]) -> str:
+    return REMOVED if _MIXED(found[1]) and _MIXED(found[2]) else found.group()
 
 
 def withheld(found: re.Match[str]) -> str | None:
@@ -216,6 +284,10 @@ _AUTHORITY: Final = re.compile(r"[^/?#]*").match
 _SLASHED_PASSWORD: Final = re.compile(r"[^/@:?#]*+:(?!\d{1,5}(?:[/?#]|$))[^@]*+@").match
 _PARAMETER: Final = re.compile(r"([?&;#])([^=&;?#]{1,64})=([^&;?#]*+)")
 _OPAQUE: Final = re.compile(r"(?=[^0-9]*[0-9])(?=[^A-Za-z]*[A-Za-z])[\w.~+/=%-]{16,}", re.ASCII).fullmatch
+_OPAQUE_WORD: Final = re.compile(r"(?=[^0-9]*[0-9])(?=[^A-Za-z]*[A-Za-z])").match
+# Without a scheme before it, a parameter goes by its name only.
+_QUERY: Final = re.compile(r"(?<=[?&])([\w.-]{1,64})=([^\s\"'<>&;#\\]++)")
+_NOT_WITHOUT_URL: Final = frozenset({"code", "policy", "nonce"})
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
 
 
@@ -237,6 +309,13 @@ def _clean_parameter(found: re.Match[str]) -> str:
     if not value or not (_is_url_secret(name) or (_OPAQUE(value) and not _UUID(value))):
         return found.group()
     return f"{mark}{name}={REMOVED}"
+
+
+def _clean_query(found: re.Match[str]) -> str:
+    name = found[1]
+    if not _is_url_secret(name) or squash(name) in _NOT_WITHOUT_URL:
+        return found.group()
+    return f"{name}={REMOVED}"
 
 
 @lru_cache(maxsize=1024)

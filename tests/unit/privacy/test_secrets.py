@@ -179,6 +179,69 @@ def test_learned_secrets_are_removed_everywhere() -> None:
     assert {"a": ["[removed]"]} == scrub({"a": [secret]})
 
 
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (f"ak={PLANTED} sk={PLANTED}", "ak=[removed] sk=[removed]"),
+        (f"sig={PLANTED};signature={PLANTED}", "sig=[removed];signature=[removed]"),
+        (f"sk: {PLANTED}, key={PLANTED}", "sk: [removed] key=[removed]"),
+        (f"GET /v1/x?sig={PLANTED}&page=2 HTTP/1.1", "GET /v1/x?sig=[removed]&page=2 HTTP/1.1"),
+        (f"/v.mp4?key={PLANTED.lower()}", "/v.mp4?key=[removed]"),
+        ("X-Signature: deadbeefcafebabe", "X-Signature: [removed]"),
+        ("X-Kling-Signature=deadbeef", "X-Kling-Signature=[removed]"),
+        (f"curl -u alice:{PLANTED} https://x", "curl -u [removed] https://x"),
+        (f"curl --user 'alice:{PLANTED}'", "curl --user '[removed]'"),
+        (f"<password>{PLANTED}</password>", "<password>[removed]</password>"),
+        (f'<ns:apiKey a="1"><![CDATA[{PLANTED}]]></ns:apiKey>', '<ns:apiKey a="1">[removed]</ns:apiKey>'),
+        ("'x-api-key' hunter2abc", "'x-api-key' [removed]"),
+        (f"'x-api-key' '{PLANTED}'", "'x-api-key' '[removed]'"),
+        ("apikey hunter2longer", "apikey [removed]"),
+        ("secretKey\uff1ahunter2full", "secretKey\uff1a[removed]"),
+        (f"x {JWT.replace('.', '%2E')} y", "x [removed] y"),
+        ("login AbCdEf0123456789:ZyXwVu9876543210.", "login [removed]."),
+    ],
+)
+def test_short_names_and_signless_values(text: str, expected: str) -> None:
+    """Short names, bare query strings, command lines, elements and pairs of keys lose their values, nothing else."""
+    assert expected == scrub_text(text)
+    assert scrub_text(text) == scrub_text(scrub_text(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "docker run -u 1000:1000 image",
+        "signature: the last page, task: done, otp: none",
+        "sort key=name, mask=7, design=flat",
+        "/v1/x?page=2&code=1301",
+        "open <token> then <file>",
+        "access key 0199c0de-7000-7000-8000-000000000000",
+        "0123456789abcdef0123:0123456789abcdef0123",
+        "the api key was refused",
+    ],
+)
+def test_near_misses_are_left_alone(text: str) -> None:
+    """What only resembles the short names and forms stays as it is."""
+    assert text == scrub_text(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "zq7-planted_9-secret",
+        "zq7_planted-9_secret",
+        "zq7%2Dplanted%5f9-secret",
+        "zq7%252dplanted_9-secret",
+        "%7aq7-planted_9-secret",
+    ],
+)
+def test_learned_secrets_in_other_spellings(text: str) -> None:
+    """`-` for `_` and percent-encoded characters do not hide a learned secret."""
+    learn("zq7-planted_9-secret")
+    assert "x [removed] y" == scrub_text(f"x {text} y")
+    assert secrets.is_learned(text)
+
+
 def test_learned_secrets_with_a_common_part() -> None:
     """A secret that begins another one does not leave the other's rest behind."""
     learn("abcdefgh1")
