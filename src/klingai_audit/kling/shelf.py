@@ -46,6 +46,9 @@ CREATE TABLE IF NOT EXISTS through (size INTEGER NOT NULL, origin TEXT NOT NULL,
 MAX_WAITING: Final = 1_000
 """Entries that are kept for a database that is locked just now."""
 
+KEPT_DAYS: Final = 60
+"""Kling keeps tasks for 30 days; what is older is of no use here."""
+
 _VERSION: Final = 1
 _BUSY_SECONDS: Final = 0.25
 _TYPE_AT: Final = 118
@@ -255,6 +258,9 @@ class TaskTable:
                 database.execute("DELETE FROM through")
                 values = (checkpoint.size, checkpoint.origin, self._last(checkpoint.size))
                 database.execute("INSERT INTO through VALUES (?, ?, ?)", values)
+                old = format_time(dt.datetime.now(dt.UTC) - dt.timedelta(days=KEPT_DAYS))
+                for table, column in (("tasks", "at"), ("orders", "due"), ("polls", "last")):
+                    database.execute(f"DELETE FROM {table} WHERE {column} < ?", (old,))  # noqa: S608  names above
 
     def _last(self, size: int) -> bytes:
         return hashlib.sha256(b"".join(self._reader.entries(size - 1, size)) if size else b"").digest()

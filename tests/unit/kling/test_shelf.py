@@ -13,7 +13,8 @@ from klingai_audit.event.record import Draft, end_event_id, new_event_id
 from klingai_audit.kling.shelf import TaskTable
 
 TASK = "831045678901234567"
-NOON = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
+NOW = dt.datetime.now(dt.UTC)
+NOON = NOW.replace(microsecond=0) - dt.timedelta(hours=1)
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_entries_may_come_twice_and_out_of_order(audit):
 def test_orders_that_nobody_answered(audit):
     """Lost after an unknown outcome, or after the deadline; not while the reply may come, not after a refusal."""
     lost, late, fresh, refused, told = (order(audit) for _ in range(5))
-    overdue = order(audit, deadline=1, when=NOON - dt.timedelta(days=400))
+    overdue = order(audit, deadline=1, when=NOW - dt.timedelta(days=2))
     tell(audit, "video_generation_started", lost, task=None, outcome="unknown", intent=lost)
     tell(audit, "policy_violation", refused, task=None, outcome="blocked", intent=refused)
     start(audit, told)
@@ -135,6 +136,14 @@ def test_orders_that_nobody_answered(audit):
     tell(audit, "video_generation_started", lost, status="submitted", found_by="query_tasks", actor="bob")
     found = table(audit)
     assert (found.order(lost).lost, found.find(TASK).token.actor_id) == (False, "alice@example.com")
+
+
+def test_what_is_old_is_forgotten(audit):
+    """Kling has cleared it long since."""
+    correlation = order(audit, when=NOW - dt.timedelta(days=90))
+    start(audit, correlation, when=NOW - dt.timedelta(days=90))
+    shelf = table(audit)
+    assert (shelf.find(TASK), shelf.order(correlation)) == (None, None)
 
 
 def test_claims_are_not_believed(audit):
