@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import stat
 import sys
@@ -28,11 +29,15 @@ __all__ = [
     "FileOps",
     "SyncError",
     "is_private",
+    "open_regular",
     "read_optional",
 ]
 
 TEMPORARY_SUFFIX: Final = ".tmp"
 """Suffix of the temporary file beside a file that is being replaced."""
+
+MAX_SMALL_FILE: Final = 16 << 20
+"""Largest file, in bytes, that is read whole without being asked for: keys, notes, heads, settings."""
 
 PRIVATE_MODE: Final = 0o600
 """File mode of private keys and of everything in the state folder."""
@@ -239,10 +244,29 @@ os.register_at_fork(
 )
 
 
-def read_optional(path: Path) -> bytes | None:
-    """Return the file's bytes, or None if there is no such file; other `OSError` pass."""
+def open_regular(path: Path, *, follow: bool = True) -> io.FileIO:
+    """Open a regular file for reading, unbuffered; never waits for a writer of a pipe.
+
+    Without `follow` a symbolic link is refused too. Raises: OSError, with errno EINVAL for anything else.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    fd = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return io.FileIO(fd)
+
+
+def read_optional(path: Path, *, limit: int = MAX_SMALL_FILE, follow: bool = True) -> bytes | None:
+    """Return the file's bytes, or None if there is no such file; other `OSError` pass.
+
+    Refuses (`OSError`) what is not a regular file or has more than `limit` bytes.
+    """
     try:
-        return path.read_bytes()
+        with open_regular(path, follow=follow) as file:
+            if os.fstat(file.fileno()).st_size > limit:
+                raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
+            return file.readall()
     except FileNotFoundError:
         return None
 

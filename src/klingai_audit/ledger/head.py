@@ -74,6 +74,7 @@ class Head:
         self._due: list[EncodedEvent] = []
         self._recovered: list[dict[str, Any]] = []
         self.ends = EndsTable(state, store)
+        self._acknowledged = state.acknowledged
         self.published = 0
 
     @property
@@ -130,6 +131,7 @@ class Head:
             self._accept(txn, pulled, remembered, remember=True)
         except HeadConflict:
             self.catch_up(txn)
+        self._acknowledged.check(self.size, self._prev, self.store.url)
         self._finish_rotation()
 
     # --- catching up ------------------------------------------------------------------------------
@@ -198,6 +200,7 @@ class Head:
         accepted = count_acknowledged(rest, self.size, self._prev, self.keys, self.store.url)
         self._advance(rest[:accepted], hash_leaves(rest[:accepted]))
         if accepted < len(rest) or pulled.torn:
+            self._acknowledged.check(self.size, self._prev, self.store.url)
             left = b"".join(line + b"\n" for line in rest[accepted:]) + pulled.torn
             self._put_aside(txn, left, accepted + (covered if remember else 0))
 
@@ -298,6 +301,7 @@ class Head:
             txn.append(lines, self.size, dt.datetime.fromtimestamp(logged_ns // 10**9, dt.UTC).date())
             self._advance(lines, b"".join(hashes))
             self._watch.committed(now)
+            self._acknowledged.note(self.size, self._prev)
         else:
             txn.settle()
         return results

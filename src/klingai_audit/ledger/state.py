@@ -15,8 +15,9 @@ import re
 from pathlib import Path
 from typing import Final
 
-from klingai_audit.durable import OPS, PRIVATE_MODE, FileOps, SyncError, read_optional
+from klingai_audit.durable import OPS, PRIVATE_MODE, FileOps, SyncError, open_regular, read_optional
 from klingai_audit.errors import AuditUnavailable
+from klingai_audit.ledger.acknowledged import Acknowledged
 from klingai_audit.ledger.store import SyncFailed
 
 __all__ = ["FAILED_SYNC", "OriginMemory", "StateFolder"]
@@ -36,6 +37,11 @@ class StateFolder:
         self.path = path
         self.restored = False
         self._ops = ops
+
+    @property
+    def acknowledged(self) -> Acknowledged:
+        """How far entries were acknowledged, signed or not."""
+        return Acknowledged(self.path / "acknowledged", self._ops)
 
     @property
     def ends(self) -> Path:
@@ -124,7 +130,7 @@ class StateFolder:
     def unrecorded(self) -> list[tuple[str, int]]:
         """List what was put aside and is named by no entry yet: (SHA-256 in hex, bytes). Raises: AuditUnavailable."""
         try:
-            found = [(match[1], path.stat().st_size) for path, match in self._new_files()]
+            found = [(match[1], size) for path, match in self._new_files() if (size := _size_if_true(path, match[1]))]
         except FileNotFoundError:
             return []
         except OSError as exc:
@@ -162,6 +168,15 @@ class StateFolder:
             f"The state folder {self.path} {what}: {exc.strerror}.",
             do="Check that it is there, writable, and has room.",
         )
+
+
+def _size_if_true(path: Path, name: str) -> int | None:
+    """The length in bytes of a file that has the SHA-256 it is named after; None for any other."""
+    with contextlib.suppress(OSError), open_regular(path, follow=False) as file:
+        digest = hashlib.file_digest(file, "sha256")
+        if digest.hexdigest() == name:
+            return os.fstat(file.fileno()).st_size
+    return None
 
 
 _RECOVER: Final = "Every writer of this log is stopped. Run: klingai-audit recover"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+from klingai_audit.durable import open_regular
 
 __all__ = [
     "DAY_FILE",
@@ -37,13 +40,14 @@ def day_name(day: dt.date) -> str:
 
 
 def list_days(folder: Path) -> list[Path]:
-    """List the day files by day."""
+    """List the day files by day; what bears such a name and is no regular file is none."""
     with os.scandir(folder) as found:
-        return [folder / name for name in sorted(entry.name for entry in found if DAY_FILE.fullmatch(entry.name))]
+        names = [e.name for e in found if DAY_FILE.fullmatch(e.name) and e.is_file(follow_symlinks=False)]
+    return [folder / name for name in sorted(names)]
 
 
 def _first_seq(path: Path) -> int | None:
-    with path.open("rb") as file:
+    with io.BufferedReader(open_regular(path, follow=False)) as file:
         line = file.readline(_MAX_FIRST_LINE)
     return _claimed_seq(line.removesuffix(b"\n"))
 
@@ -83,7 +87,7 @@ def count_to(days: list[Path], line: int) -> tuple[int, int] | None:
 
 def _lines_in(path: Path) -> int:
     lines, last = 0, b"\n"
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path, follow=False) as file:
         while chunk := file.read(_CHUNK):
             lines += chunk.count(b"\n")
             last = chunk[-1:]
@@ -93,7 +97,7 @@ def _lines_in(path: Path) -> int:
 def offset_of(path: Path, line: int) -> int | None:
     """Return the byte offset at which line number `line` (from 0) starts, or None if the file has fewer lines."""
     offset = 0
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path, follow=False) as file:
         while line:
             chunk = file.read(_CHUNK)
             if not chunk:
@@ -121,7 +125,7 @@ def read_lines(path: Path, skip: int = 0) -> Iterator[tuple[bytes, bool]]:
     offset = offset_of(path, skip)
     if offset is None:
         return
-    with path.open("rb", buffering=_CHUNK) as file:
+    with io.BufferedReader(open_regular(path, follow=False), _CHUNK) as file:
         file.seek(offset)
         for line in file:
             if line.endswith(b"\n"):
@@ -132,7 +136,7 @@ def read_lines(path: Path, skip: int = 0) -> Iterator[tuple[bytes, bool]]:
 
 def read_from(path: Path, offset: int) -> tuple[bytes, tuple[int, int]]:
     """Return the file's bytes from `offset` on, and which file they are from (device, inode)."""
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path, follow=False) as file:
         info = os.fstat(file.fileno())
         file.seek(offset)
         return file.read(), (info.st_dev, info.st_ino)
@@ -142,7 +146,7 @@ def line_before(path: Path, offset: int) -> bytes | None:
     """Return the line that ends just before byte `offset`, or None at the start of the file."""
     if offset == 0:
         return None
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path, follow=False) as file:
         begin = max(0, offset - _MAX_FIRST_LINE)
         file.seek(begin)
         data = file.read(offset - begin)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from klingai_audit.durable import OPS, TEMPORARY_SUFFIX, FileOps, SyncError, read_optional
+from klingai_audit.durable import OPS, TEMPORARY_SUFFIX, FileOps, SyncError, open_regular, read_optional
 from klingai_audit.errors import AuditUnavailable
 from klingai_audit.ledger.store import FileKind, LogFile, SyncFailed
 from klingai_audit.stores.days import DAY_FILE, count_to, find_line, list_days, read_from, read_lines
@@ -26,6 +26,9 @@ from klingai_audit.stores.filesystem import check_file_system
 from klingai_audit.stores.lock import FolderLock
 
 __all__ = ["DirectoryStore"]
+
+MAX_NOTE_BYTES: Final = 1 << 20
+"""Largest checkpoint that is read, in bytes."""
 
 _FOLDER_MODE: Final = 0o750
 _RECOVER: Final = "Every writer of this log is stopped. Run: klingai-audit recover"
@@ -224,7 +227,7 @@ class DirectoryStore:
 
     def _read(self, name: str) -> bytes | None:
         try:
-            return read_optional(self.path / name)
+            return read_optional(self.path / name, limit=MAX_NOTE_BYTES, follow=False)
         except OSError as exc:
             raise self._unreadable(self.path / name, exc) from exc
 
@@ -235,7 +238,7 @@ class DirectoryStore:
     def read_hashes(self, level: int, begin: int, end: int) -> bytes:
         path = self.path / "tree" / str(level)
         try:
-            with path.open("rb") as file:
+            with open_regular(path, follow=False) as file:
                 file.seek(begin * 32)
                 return file.read((end - begin) * 32)
         except FileNotFoundError:
@@ -297,7 +300,7 @@ class DirectoryStore:
 
     @contextlib.contextmanager
     def view(self, name: str) -> Iterator[memoryview]:
-        with (self.path / name).open("rb") as file:
+        with open_regular(self.path / name, follow=False) as file:
             if os.fstat(file.fileno()).st_size == 0:
                 yield memoryview(b"")
                 return

@@ -33,7 +33,7 @@ class DirectoryPublication:
         try:
             fd = self._current_hash_file(level, path)
             if fd is None:
-                fd = self._ops.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+                fd = self._ops.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK)
                 self._store.hash_files[level] = fd
                 self._ops.sync_folder(path.parent)  # whoever made the name may have died before it was durable
             if os.fstat(fd).st_size < begin * _HASH:

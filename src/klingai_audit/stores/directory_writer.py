@@ -233,6 +233,8 @@ class DirectoryTransaction:
                 f"The batch could not be written to {tail.path}: {reason}. Nothing of it remains in the log.",
                 do="Make room on the disk (or repair it) and try again.",
             )
+        if os.fstat(fd).st_size != tail.offset + len(data):
+            self._withdraw_if_behind(tail, fd, data)
         try:
             self._ops.sync(fd)
         except OSError as exc:
@@ -240,11 +242,22 @@ class DirectoryTransaction:
         self._store.unsettled.discard(tail.path)
         tail.size += len(entries)
         tail.offset += len(data)
-        if os.fstat(fd).st_size != tail.offset:
-            raise LogDamaged(
-                f"Something else wrote into {tail.path} beside this writer, who holds the lock.",
-                kind_of_damage="entry_inserted",
-            )
+
+    def _withdraw_if_behind(self, tail: Tail, fd: int, data: bytes) -> None:
+        """Something that is no writer wrote too: take a batch back that came to stand behind it.
+
+        What stands behind the batch is dealt with by the next look. Raises: HeadConflict, SyncFailed.
+        """
+        written, _ = read_from(tail.path, tail.offset)
+        place = written.find(data)
+        if place == 0:
+            return
+        try:
+            self._ops.truncate(fd, tail.offset + max(place, 0))
+            self._ops.sync(fd)
+        except OSError as exc:
+            raise self._store.note_failed_sync(tail.path, exc) from exc
+        raise HeadConflict(f"Something else wrote into {tail.path} while this writer held the lock.")
 
     def settle(self) -> None:
         self._store.settle()

@@ -5,12 +5,20 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from pathlib import Path
+from typing import Final
 
 from klingai_audit.durable import NO_FORK, FileOps
 from klingai_audit.errors import AuditUnavailable
 
-__all__ = ["FolderLock"]
+__all__ = ["PATIENCE_S", "FolderLock"]
+
+PATIENCE_S: Final = 60.0
+"""How long a writer waits for the lock, in seconds; batches take milliseconds."""
+
+_FIRST_PAUSE_S: Final = 0.0001
+_LAST_PAUSE_S: Final = 0.002
 
 
 class FolderLock:
@@ -45,9 +53,26 @@ class FolderLock:
         if self._fd is None:
             with NO_FORK:
                 self._fd = self._ops.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        self._wait()
         by_name, by_lock = self._path.stat(), os.fstat(self._fd)
         return (by_name.st_dev, by_name.st_ino) == (by_lock.st_dev, by_lock.st_ino)
+
+    def _wait(self) -> None:
+        """Take the lock as soon as it is free. Raises: AuditUnavailable after a minute."""
+        deadline, pause = time.monotonic() + PATIENCE_S, _FIRST_PAUSE_S
+        while True:
+            try:
+                fcntl.flock(self._fd or 0, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise AuditUnavailable(
+                        f"Something has held the lock on {self._path} for over {PATIENCE_S:.0f} s.",
+                        do="Nothing was recorded. Find out who holds it (fuser, lsof) and end that process.",
+                    ) from None
+                time.sleep(pause)
+                pause = min(2 * pause, _LAST_PAUSE_S)
+            else:
+                return
 
     def release(self) -> None:
         """Let others in; the descriptor stays for the next time."""
