@@ -172,7 +172,13 @@ def _registry() -> dict[str, EventInfo]:
     add(admin, t.BUDGET_MODIFIED, _ENTITY, "A budget was changed.", "budget set, or a caller's own log()", *_OBJECT)
     add(admin, t.POLICY_UPDATED, _ENTITY, "A policy was changed.", "policy set, or a caller's own log()", *_OBJECT)
     add(security, t.RATE_LIMIT_EXCEEDED, _API, "The provider asked to slow down.", "codes 1302 and 1303")
-    add(security, t.SUSPICIOUS_ACTIVITY, _FINDING, "A detection rule fired.", "detect, or a caller's own log()")
+    add(
+        security,
+        t.SUSPICIOUS_ACTIVITY,
+        _FINDING,
+        "A detection rule fired.",
+        "bad callback signatures, or a caller's own log()",
+    )
     add(security, t.POLICY_VIOLATION, _FINDING, "The provider refused the content.", "codes 1300 and 1301")
 
     own(
