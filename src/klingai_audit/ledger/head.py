@@ -102,8 +102,9 @@ class Head:
     def load(self, txn: Transaction) -> None:
         """Take up the log where its last writer left it. Raises: LogDamaged, InconsistentCheckpoints, StorageError."""
         self.keys.resume()
+        pending = self.keys.pending  # before the look: whoever creates this log publishes before it is not
         base, remembered = self._heads.published(), self._heads.remembered()
-        if base is None and not self.keys.pending:
+        if base is None and not pending:
             raise LogDamaged(
                 f"The log at {self.store.url} has no checkpoint although its keys are in use.",
                 kind_of_damage="checkpoint_missing",
