@@ -25,6 +25,9 @@ PIECES = st.sampled_from(
         "://", "https://", "@", "%40", "\\u0040", "?", "#", "/", "user", "example.com", "a.b", "192.168.1.100", "1.",
         "2001:db8::1", "::", "fe80", "eyJhbGciOi.eyJpc3Mi.c2ln", "sk-abc123def456", "api-key-kling-x1", "whsec_abcdef",
         "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----", "[removed]", "***", "xxx", "/32", "\n", "é", "水",
+        "%25", "%2E", "&#64;", "\uff20", "\u200b", "e\u0301", "localhost", "[1.2", "ip-10-20-30-40",
+        "sig", "<password>", "</",
+        "-u ", "x-api-key", "10.20.30.40.50", "v", "\uff1a",
         "PRIVATE+KEY+", "0199c0de-7000-7000-8000-000000000000", "x" * 30, "7",
     ]
 )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from klingai_audit.privacy.masks import mask_text
+from klingai_audit.privacy.masks import has_dashed, mask_text
 from klingai_audit.privacy.secrets import REMOVED, generation, is_learned, scrub_text
 from klingai_audit.privacy.shapes import QUOTED, SIGN, has_shape, replace_values, squash, withheld
 
@@ -59,7 +59,7 @@ class Content:
         if _TOKEN(text) is None or is_learned(text):
             return self._cleaned(text)
         if _IDENTIFIER(text) is None:
-            if has_shape(text):
+            if has_shape(text) or has_dashed(text):
                 return self._cleaned(text)
             if _WORD(text) is not None:
                 self._remember(text)
