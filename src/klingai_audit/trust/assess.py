@@ -16,6 +16,8 @@ __all__ = ["Grounds", "assess", "assess_file"]
 _PAGE: Final = "docs/when-it-fails.md"
 _PRESERVE: Final = "Stop nothing and change nothing: copy the log folder as it is, then see " + _PAGE + "#{page}."
 _WITNESS: Final = "Give signed checkpoints to someone else: a copy at another place, a witness, a time stamp."
+_FIRST_USE: Final = "first use"
+_KEYS_FOLDER: Final = "keys folder"
 _BY_TREE: Final[tuple[ThreatName, ...]] = ("edit", "insert", "delete", "reorder", "head_cut", "tail_cut")
 
 
@@ -25,7 +27,8 @@ class Grounds:
 
     `size` is the signed size (0 without a usable checkpoint), `reached` tells that the entries have its root.
     `key_source` says where the trusted key came from, empty if only the log names it. `remembered` is the size of
-    the remembered checkpoint that the log agrees with. `epochs` counts epochs, `closed` is the size that the last
+    the remembered checkpoint that the log agrees with; `forgotten` says why none could be read. `unsigned` counts
+    lines beyond the signed size that policy tolerates. `epochs` counts epochs, `closed` is the size that the last
     handover closed. `first_epoch_pinned` tells that epoch 0's key was given.
     """
 
@@ -34,10 +37,17 @@ class Grounds:
     key_id: str = ""
     key_source: str = ""
     remembered: int | None = None
+    forgotten: str = ""
+    unsigned: int = 0
     epochs: int = 1
     closed: int = 0
     first_epoch_pinned: bool = False
     quick_from: int | None = None
+
+    @property
+    def pinned(self) -> bool:
+        """Tell whether anything but the log itself names the key."""
+        return self.key_source not in ("", _FIRST_USE)
 
 
 def assess(findings: Sequence[Finding], grounds: Grounds) -> tuple[Threat, ...]:
@@ -114,25 +124,30 @@ def _by_tree(name: ThreatName, findings: Sequence[Finding], grounds: Grounds) ->
     if not grounds.size:
         return _threat(name, "no usable signed checkpoint covers the entries", "Restore the checkpoint from a copy.")
     if blurred:
-        return _threat(name, "the entries were rewritten as a whole; what else was done cannot be told", _PRESERVE_ONLY)
+        return _threat(name, "not all entries can be read or told from forged ones", _PRESERVE_ONLY)
     signed = f"the tree root of {grounds.size} entries, signed by key {grounds.key_id}"
     if grounds.quick_from is not None:
         by = f"{signed}; entries below {grounds.quick_from} were verified before and not read again"
         return _threat(name, by, "Verify without --quick.", "not_checked")
     if not grounds.reached:
         return _threat(name, f"{signed}, is not that of these entries", _PRESERVE_ONLY)
-    if not grounds.key_source:
+    if not grounds.pinned:
         signed += ", which only the log itself names"
+    if grounds.unsigned and name != "head_cut":
+        by = f"{signed}; nothing proves who wrote the {grounds.unsigned} line(s) after them, and that none is gone"
+        return _threat(name, by, _PUBLISH)
     return _threat(name, signed, state="ruled_out")
 
 
+_PUBLISH: Final = "Open the log for writing once: what bears a valid seal is signed then. Verify again."
 _PRESERVE_ONLY: Final = _PRESERVE.format(page="checksum-mismatch")
 
 
 def _rollback(grounds: Grounds) -> Threat:
     if grounds.remembered is None:
         do = "Verify where the log is written (its state folder remembers the last signed size), or " + _lower(_WITNESS)
-        return _threat("rollback", "no earlier checkpoint is remembered here", do)
+        by = f"no earlier checkpoint is remembered here{f': {grounds.forgotten}' if grounds.forgotten else ''}"
+        return _threat("rollback", by, do)
     by = f"the remembered checkpoint of size {grounds.remembered}, which this log extends"
     return _threat("rollback", by, state="ruled_out")
 
@@ -145,8 +160,11 @@ def _fork(grounds: Grounds) -> Threat:
 
 
 def _foreign_key(grounds: Grounds) -> Threat:
-    if grounds.key_source:
-        return _threat("foreign_key", f"key {grounds.key_id} from {grounds.key_source}", state="ruled_out")
+    if grounds.pinned:
+        by = f"key {grounds.key_id} from {grounds.key_source}"
+        if grounds.key_source == _KEYS_FOLDER:
+            by += "; a keys folder that came from the same hand as the log proves nothing"
+        return _threat("foreign_key", by, state="ruled_out")
     do = "Give the log's public key, kept since `init` at another place: verify --key VKEY"
     return _threat("foreign_key", "the key was taken from the log itself: whoever rewrote it all chose it", do)
 

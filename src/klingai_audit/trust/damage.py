@@ -14,7 +14,7 @@ from klingai_audit.trust.anchors import Anchor
 from klingai_audit.trust.diagnose import Diagnosis, diagnose
 from klingai_audit.trust.evidence import Roots, compare_hashes
 from klingai_audit.trust.expected import Expected, build_expected
-from klingai_audit.trust.forest import Forest
+from klingai_audit.trust.forest import Forest, hashes_at
 from klingai_audit.trust.look import Look, reader_of
 from klingai_audit.trust.place import DayFile, Scanned
 from klingai_audit.trust.quick import Start
@@ -33,7 +33,7 @@ class State:
 
     Epochs and checkpoints are judged up to the size `limit`, below which no entry is changed or gone.
     `levels` are the computed tree levels. `renamed` are stray files that hold entries. `orderly_tail` tells that
-    the lines beyond the signed size link to the log and end with a seal.
+    the lines beyond the signed size link to the log and end with a seal; `reach` is `root` with those lines.
     """
 
     root: Roots
@@ -47,6 +47,7 @@ class State:
     unsigned: Unsigned = field(default_factory=Unsigned)
     renamed: Collection[str] = ()
     orderly_tail: bool = False
+    reach: Roots = lambda _size: None
 
 
 def whole_state(reading: Reading, start: Start | None, anchors: Sequence[Anchor], size: int) -> State | None:
@@ -83,8 +84,13 @@ def _forest(reading: Reading, start: Start | None = None) -> Forest:
     return forest
 
 
-def damaged_state(reading: Reading, anchors: Sequence[Anchor], size: int, look: Look, *, seal_due: bool) -> State:
-    """Find out what is wrong. `size` is the signed size; `seal_due` tells that the last line must have a seal."""
+def damaged_state(
+    reading: Reading, anchors: Sequence[Anchor], size: int, look: Look, *, seal_due: bool, tolerant: bool = False
+) -> State:
+    """Find out what is wrong. `size` is the signed size; `seal_due` tells that the last line must have a seal.
+
+    `tolerant` tells that lines beyond may stay: then their stored hashes are compared too.
+    """
     scanned = reading.scanned
     whole = reading.readable and scanned.is_whole() and all(file.day and not file.torn for file in scanned.files)
     stored = reading.reader("tree/0")
@@ -103,26 +109,37 @@ def damaged_state(reading: Reading, anchors: Sequence[Anchor], size: int, look: 
     if renamed:
         reading.scan_files(renamed)
         found = diagnose(scanned, expected, whole=False)
-    tree = expected.forest()
+    beyond = [leaf_hash(line.data) for line in found.tail if line.ended] if expected.proven == size else []
+    tree = expected.forest(b"".join(beyond))
+    compared = expected.proven + (len(beyond) if tolerant else 0)
     first_gap = min((gap.begin for gap in found.order.gaps if gap.begin < gap.end), default=size)
     state = State(
         root=lambda n: tree.root(n) if n <= expected.proven else None,
         place=found.place,
         own=found.own,
-        levels=tree.levels if expected.proven >= size else (),
+        levels=_levels(tree, compared) if expected.proven >= size else (),
         limit=min(first_gap, size),
         damaged=found.damaged,
         findings=[*found.findings, *_compare_leaves(expected, stored_leaves)],
+        reach=lambda n: tree.root(n) if n <= tree.size else None,
         bad_lines=found.bad_lines,
         unsigned=Unsigned(sum(line.ended for line in found.tail), found.oldest_unsigned),
         renamed={file.name for file in renamed},
         orderly_tail=found.sealed and all(line.linked and line.ended for line in found.tail),
     )
+    if tolerant and beyond:
+        stored_beyond = stored_leaves(size, size + len(beyond))
+        state.findings += compare_hashes("tree/0", 0, size, b"".join(beyond), stored_beyond)
     if seal_due and not found.sealed and found.lines == size and not found.tail and not found.damaged(size - 1):
         file, line = found.place(size - 1)
         message = f"Entry {size - 1}, the last one, has no seal: no writer ever acknowledged it."
         state.findings.append(Finding("seal_missing", message, size - 1, file=file, line=line))
     return state
+
+
+def _levels(tree: Forest, size: int) -> list[bytearray]:
+    """The tree levels, as far as they are about the first `size` entries."""
+    return [row[: hashes_at(size, level) * HASH_BYTES] for level, row in enumerate(tree.levels)]
 
 
 def _rehashed(scanned: Scanned) -> Forest:

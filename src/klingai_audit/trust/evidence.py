@@ -171,9 +171,12 @@ def check_kept_set(
 
 
 def check_memory(
-    remembered: bytes | None, head: Anchor | None, key: VerifierKey | None, size: int, root: Roots
+    remembered: bytes | None, head: Anchor | None, key: VerifierKey | None, size: int, root: Roots, reach: Roots
 ) -> tuple[int | None, list[Finding]]:
-    """Compare with the checkpoint that is remembered outside the log; returns its size if it says anything."""
+    """Compare with the checkpoint that is remembered outside the log; returns its size if it says anything.
+
+    `reach` is the root with the lines beyond the signed size: if they have the remembered one, nothing is gone.
+    """
     if remembered is None or key is None:
         return None, []
     old, faults = read_anchor("the remembered checkpoint", remembered, key, None)
@@ -181,6 +184,8 @@ def check_memory(
         what = faults[0].message if faults else ""
         return None, [Finding("memory_invalid", f"The remembered checkpoint proves nothing: {what}")]
     now = f"{size} entries (root {head.root.hex()})" if head is not None else f"{size} entries"
+    if old.size > size and head is not None and reach(old.size) == old.root:
+        return old.size, []
     if old.size > size:
         message = (
             f"The log held {old.size} entries (root {old.root.hex()}) and signed that; now it claims {now}. "

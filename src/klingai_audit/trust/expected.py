@@ -73,11 +73,17 @@ class Expected:
         """Tell whether the proven hashes `[begin, end)` are those that `tree/0` holds."""
         return self.from_entries <= begin and end <= self.proven and not any(begin <= s < end for s in self._exchanged)
 
-    def forest(self) -> Forest:
-        """Build the tree over the proven entries."""
-        tree = Forest(self.leaves)
+    def forest(self, beyond: bytes = b"") -> Forest:
+        """Build the tree over the proven entries, and over more of which `beyond` is the leaf hashes."""
+
+        def leaves(begin: int, end: int) -> bytes:
+            proven = self.leaves(begin, min(end, self.proven)) if begin < self.proven else b""
+            return proven + beyond[max(0, begin - self.proven) * HASH_BYTES : max(0, end - self.proven) * HASH_BYTES]
+
+        tree = Forest(leaves)
         for begin in range(0, self.proven, _PIECE):
             tree.extend(self.leaves(begin, min(begin + _PIECE, self.proven)))
+        tree.extend(beyond)
         return tree
 
 

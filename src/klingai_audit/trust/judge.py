@@ -31,6 +31,10 @@ from klingai_audit.trust.verdict import Finding, Unsigned, Verdict
 __all__ = ["Judge", "Terms", "missing_log"]
 
 _NAMED_TYPES: Final = ("signing_key_rotated", "log_closed")
+_UNFINISHED: Final = (
+    " But {signed} entries were signed, and these have the root that is remembered: a writer was stopped before it "
+    "replaced the checkpoint. Open the log for writing once."
+)
 _LOG_ITSELF: Final = "the log itself"
 
 
@@ -38,6 +42,7 @@ _LOG_ITSELF: Final = "the log itself"
 class Terms:
     """What the caller trusts and demands; `findings` were made before the log was read.
 
+    `forgotten` says why what is remembered could not be read, empty if it could.
     `tolerant`: lines that no checkpoint covers are a note if they link to the log and end with a seal.
     """
 
@@ -46,6 +51,7 @@ class Terms:
     epoch_key: VerifierKey | None
     remembered: bytes | None
     tolerant: bool
+    forgotten: str
     now: dt.datetime
     findings: tuple[Finding, ...]
 
@@ -78,8 +84,10 @@ class Judge:
         size = head.size if head is not None else max((a.size for a in anchors), default=reading.scanned.lines)
         # Steps 3 to 5: entries, links, tree.
         whole = whole_state(reading, self.start, anchors, size)
-        state = whole or damaged_state(reading, anchors, size, last, seal_due=last is first)
-        self.findings += [*reading.findings, *self._tolerated(state), *faults]
+        state = whole or damaged_state(reading, anchors, size, last, seal_due=last is first, tolerant=terms.tolerant)
+        old, forgotten = check_memory(terms.remembered, head, key, size, state.root, state.reach)
+        unsigned = self._unsigned(state, old if old is not None and old > size and not forgotten else None)
+        self.findings += [*reading.findings, *unsigned, *faults]
         self.findings += check_tree(first, last, reading.first_lines, size, state.levels, reading.reader)
         # Steps 6 and 7: first entry and epochs.
         if not state.damaged(0):
@@ -98,8 +106,7 @@ class Judge:
         # Step 1 comes late: a stray file may have turned out to hold entries.
         self.findings += check_strays(first, last, state.renamed)
         # Step 9: memory.
-        old, faults = check_memory(terms.remembered, head, key, size, state.root)
-        self.findings += faults
+        self.findings += forgotten
         if whole is None and not self.findings:
             message = "The quick pass over the log failed, and the slow one found no cause. Please report this."
             self.findings.append(Finding("unexplained", message))
@@ -111,7 +118,9 @@ class Judge:
             reached=bool(anchors) and state.root(size) is not None,
             key_id=key.key_id.hex() if key else "",
             key_source=terms.key_source,
-            remembered=old if not faults else None,
+            remembered=old if not forgotten else None,
+            forgotten=terms.forgotten,
+            unsigned=state.unsigned.entries if any(finding.kind == "unpublished" for finding in unsigned) else 0,
             epochs=len(epochs.keys),
             closed=epochs.ends[-1] if epochs.ends else 0,
             first_epoch_pinned=terms.epoch_key is not None,
@@ -124,12 +133,15 @@ class Judge:
             self.store, terms, key, self.findings, grounds, covered, lines, state.bad_lines, state.unsigned, memory
         )
 
-    def _tolerated(self, state: State) -> list[Finding]:
-        """Turn an orderly unsigned tail into a note where policy says so."""
-        if not self.terms.tolerant or not state.orderly_tail:
-            return state.findings
+    def _unsigned(self, state: State, signed: int | None) -> list[Finding]:
+        """Turn an orderly unsigned tail into a note where policy says so.
+
+        `signed` is the remembered size if that is larger than the checkpoint's and the lines have its root.
+        """
+        kind = "unpublished" if self.terms.tolerant and state.orderly_tail else "unsigned_tail"
+        more = "" if signed is None else _UNFINISHED.format(signed=signed)
         return [
-            Finding("unpublished", f.message, f.seq, f.seq_end, f.file, f.line) if f.kind == "unsigned_tail" else f
+            Finding(kind, f.message + more, f.seq, f.seq_end, f.file, f.line) if f.kind == "unsigned_tail" else f
             for f in state.findings
         ]
 

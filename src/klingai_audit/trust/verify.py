@@ -37,6 +37,7 @@ def verify(
     also: Sequence[tuple[str, str]] = (),
     epoch_key: str | None = None,
     remembered: bytes | None = None,
+    forgotten: str = "",
     policy: Policy | None = None,
     quick_from: Memory | None = None,
     proofs_only: bool = False,
@@ -47,13 +48,14 @@ def verify(
 ) -> Verdict:
     """Verify a log and return the verdict; never raises for what the log holds.
 
-    `key` is the trusted log key (vkey) and `key_source` says where it came from; with None the log's own claim
-    is taken and `foreign_key` stays open. `also` are (vkey, source) of other places that know the log's key: one
-    that differs is a finding. `epoch_key` is epoch 0's vkey if it was kept. `remembered` is a signed checkpoint
-    seen earlier. `policy` may tolerate lines that no checkpoint covers. `quick_from` (`Verdict.memory` of an
-    earlier run) spares reading again what that run verified, unless anything is off. `proofs_only` leaves out
-    decoding entries (links, leaves, tree and signatures remain). `processes` is the number of workers for large
-    logs (default: one for each processor). `patience` is in seconds: 0 for a log that surely has no writer.
+    `key` is the trusted log key (vkey) and `key_source` says where it came from; with None the log's own claim is
+    taken and `foreign_key` stays open. `also` are (vkey, source) of other places that know the log's key: one that
+    differs is a finding. `epoch_key` is epoch 0's vkey if it was kept. `remembered` is a signed checkpoint seen
+    earlier; `forgotten` says why one could not be read. `policy` may tolerate lines that no checkpoint covers.
+    `quick_from` (`Verdict.memory` of an earlier run) spares reading again what that run verified, unless anything
+    is off. `proofs_only` leaves out decoding entries (links, leaves, tree and signatures remain). `processes` is
+    the number of workers for large logs (default: one for each processor). `patience` is in seconds: 0 for a log
+    that surely has no writer.
     Raises: LogNotFound if there is nothing and nothing is remembered; UsageError for a key that is none;
     AuditUnavailable if the store cannot be read at all.
     """
@@ -63,6 +65,7 @@ def verify(
         key_source=key_source if trusted else "",
         epoch_key=_parse_key(epoch_key),
         remembered=remembered,
+        forgotten=forgotten,
         tolerant=policy is not None and not policy.verify.require_checkpoint,
         now=now or dt.datetime.now(dt.UTC),
         findings=tuple(_disagreements(trusted, key_source, also)),

@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from klingai_audit.privacy.policy import Policy, VerifyPolicy
 from klingai_audit.trust.verdict import FINDING_KINDS, THREATS, Finding, Unsigned, Verdict, distinct
+from tests.support.logsmith import Smith
 from tests.unit.trust.attacks import GOOD, KEY, SIZE, SMITH, check, on_lines
 
+FIRST_DAY = "audit-2026-11-20.jsonl"
+TOLERANT = msgspec.structs.replace(Policy.default(), verify=VerifyPolicy(require_checkpoint=False))
 SOURCES = Path(__file__).parents[3] / "src" / "klingai_audit" / "trust"
 MEMBERS = ["format", "log", "origin", "key", "size", "total", "valid", "invalid", "integrity_ok", "exit"]
 MEMBERS += ["quick_from", "unsigned", "threats", "findings", "recorded"]
@@ -127,3 +132,70 @@ def test_kinds_name_known_threats_and_pages():
         assert re.fullmatch(r"[a-z-]+", kind.page)
         assert set(kind.threats) <= set(THREATS)
         assert kind.severity == "broken" or not kind.threats
+
+
+def unpublished(*, tree: bool) -> tuple[dict[str, bytes], int]:
+    """A log whose last checkpoint is 300 entries old, with or without tree hashes for the lines beyond."""
+    smith = Smith().create().work(498)
+    note, signed = smith.checkpoint(), len(smith.entries)
+    files = smith.work(300).files(note)
+    if not tree:
+        files["tree/0"] = files["tree/0"][: signed * 32]
+        files["tree/1"] = files["tree/1"][: signed // 256 * 32]
+    return files, signed
+
+
+def test_first_use_trusts_nobody(tmp_path):
+    """A key that only the log names rules no foreign key out, and the tree is said to rest on that name."""
+    verdict = check(tmp_path / "audit", GOOD, key_source="first use")
+    assert verdict.threat("foreign_key").state == "not_ruled_out"
+    assert "which only the log itself names" in verdict.threat("edit").by
+
+
+def test_keys_folder_says_what_it_proves(tmp_path):
+    """A folder that came with the log is no proof, and the verdict says so."""
+    threat = check(tmp_path / "audit", GOOD, key_source="keys folder").threat("foreign_key")
+    assert (threat.state, "from the same hand" in threat.by) == ("ruled_out", True)
+
+
+@pytest.mark.parametrize("tree", [False, True])
+def test_tolerated_lines_leave_threats_open(tmp_path, tree):
+    """What no checkpoint covers can have been edited, inserted or cut, and only that is said."""
+    files, signed = unpublished(tree=tree)
+    verdict = check(tmp_path / "audit", files, policy=TOLERANT, now=Smith().now)
+    assert ([("unpublished", signed, signed + 300)], 0) == (
+        [(note.kind, note.seq, note.seq_end) for note in verdict.findings],
+        verdict.exit_code,
+    )
+    states = {name: verdict.threat(name).state for name in ("edit", "insert", "delete", "reorder", "tail_cut")}
+    assert set(states.values()) == {"not_ruled_out"}
+    assert verdict.threat("head_cut").state == "ruled_out"
+
+
+@pytest.mark.parametrize(("name", "at", "place"), [("tree/0", 700 * 32, (700, 701)), ("tree/1", 2 * 32, (512, 768))])
+def test_hashes_of_tolerated_lines_are_compared(tmp_path, name, at, place):
+    """Stored hashes beyond the signed size must be those of the lines that stand there."""
+    files, _ = unpublished(tree=True)
+    data = files[name]
+    files[name] = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+    verdict = check(tmp_path / "audit", files, policy=TOLERANT)
+    assert [("tree_changed", *place)] == [(found.kind, found.seq, found.seq_end) for found in verdict.broken]
+
+
+def test_publishing_that_was_interrupted_is_no_rollback(tmp_path):
+    """The head was remembered and `checkpoint` not yet replaced: the lines are there, and say so by their root."""
+    files, signed = unpublished(tree=True)
+    newer = Smith().create().work(798).checkpoint()
+    verdict = check(tmp_path / "audit", files, remembered=newer)
+    assert [("unsigned_tail", signed, signed + 300)] == [(f.kind, f.seq, f.seq_end) for f in verdict.broken]
+    assert "Open the log for writing once" in verdict.broken[0].message
+    assert verdict.threat("rollback").state != "detected"
+
+
+def test_memory_that_the_lines_do_not_have_is_a_rollback(tmp_path):
+    """As many lines, but others than were signed."""
+    files, _ = unpublished(tree=True)
+    last = files[FIRST_DAY].rindex(b'"actor_type"')
+    files[FIRST_DAY] = files[FIRST_DAY][:last] + b'"actor_typo"' + files[FIRST_DAY][last + 12 :]
+    verdict = check(tmp_path / "audit", files, remembered=Smith().create().work(798).checkpoint())
+    assert "rollback" in {finding.kind for finding in verdict.broken}
