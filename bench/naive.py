@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ class NaiveLog:
         self.prev = "genesis"
 
     def log(self, event: dict[str, Any]) -> None:
-        record = {**event, "prev_hash": self.prev}
+        record = {**stamped(event), "prev_hash": self.prev}
         self.prev = _digest(record)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**record, "hash": self.prev}) + "\n")
@@ -30,9 +32,21 @@ def write_many(path: Path, events: list[dict[str, Any]]) -> None:
     prev = "genesis"
     with path.open("w", encoding="utf-8") as file:
         for event in events:
-            record = {**event, "prev_hash": prev}
+            record = {**stamped(event), "prev_hash": prev}
             prev = _digest(record)
             file.write(json.dumps({**record, "hash": prev}) + "\n")
+
+
+def stamped(event: dict[str, Any]) -> dict[str, Any]:
+    """Return the event with the members that such loggers add: an id, a time, who and how it ended."""
+    return {
+        "event_id": str(uuid.uuid4()),
+        "timestamp": dt.datetime.now(dt.UTC).isoformat(),
+        "actor_type": "user",
+        "outcome": "success",
+        "user_agent": "studio-app/2.1",
+        **event,
+    }
 
 
 def verify(path: Path) -> int:
