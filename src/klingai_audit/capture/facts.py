@@ -150,7 +150,8 @@ class Sight:
 
     `state` None: nothing was seen, `problem` says why. `correlation_id` joins its entries in a process that
     does not know it. `note` is what a provider wants back with the next sight, `links` are the URLs of its
-    results with their ids. `shared`: other processes may see the same thing.
+    results with their ids. `opens`: its beginning, as the act's own reply or, `found`, as what somebody sees later of
+    an act that nobody answered. `shared`: other processes may see the same thing.
     """
 
     thing: str
@@ -159,6 +160,7 @@ class Sight:
     final: bool = False
     problem: str | None = None
     opens: bool = False
+    found: bool = False
     note: Mapping[str, str] = field(default_factory=dict)
     links: Sequence[tuple[str, str]] = field(default=(), repr=False)
     shared: bool = False

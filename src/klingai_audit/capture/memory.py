@@ -104,7 +104,8 @@ class Memory:
         `token` is who acts; a thing keeps the token of its first sight. `poll` counts the sight as an
         unread poll if it is no news; `all_reads` makes every sight news.
         """
-        shelf = self._shelf if sight.shared else None
+        # The act's own reply is of who made the call, and comes too early for others to know of it.
+        shelf = self._shelf if sight.shared and (sight.found or not sight.opens) else None
         if shelf is not None:
             token = self._who(shelf, sight, token)
         news = self._observe(sight, token, when, poll=poll and shelf is None, all_reads=all_reads)
@@ -166,13 +167,13 @@ class Memory:
             return found
 
     def _who(self, shelf: Shelf, sight: Sight, token: Actor | None) -> Actor | None:
-        """Who ordered a thing that is not known here; a create's own reply is of who made the call."""
+        """Who ordered a thing that is not known here."""
         if not sight.opens:
             self._consult(shelf, sight)
         with self._lock:
             known = sight.thing in self._things
         order = None if known else shelf.order(sight.correlation_id)
-        return token if order is None or (sight.opens and not order.lost) else order.token
+        return token if order is None else order.token
 
     def _consult(self, shelf: Shelf, sight: Sight) -> None:
         """Before a status is news: another process may have written it. Ends are left to the log, which keeps one."""

@@ -173,7 +173,9 @@ def task_outcomes(task: TaskRecord, scene: Scene, known: Known | None) -> list[O
         )  # fmt: skip
         # A task that has ended is seen as submitted first, so that its end is news.
         state = "submitted" if task.final else task.status
-        sight = Sight(thing=task.id, correlation_id=correlation, state=state, opens=True, note=note, shared=True)
+        sight = Sight(
+            thing=task.id, correlation_id=correlation, state=state, opens=True, found=True, note=note, shared=True
+        )  # fmt: skip
         outcomes.append(Outcome(draft=draft, sight=sight))
         if not task.final:
             return outcomes

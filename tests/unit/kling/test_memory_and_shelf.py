@@ -127,14 +127,13 @@ def test_counts_here_and_there_are_joined():
 
 
 @pytest.mark.parametrize(
-    "lost,opens,expected", [(True, True, ALICE), (True, False, ALICE), (False, False, ALICE), (False, True, BOB)]
+    "kind,expected", [({}, ALICE), ({"opens": True, "found": True}, ALICE), ({"opens": True}, BOB)]
 )
-def test_who_ordered(lost, opens, expected):
+def test_who_ordered(kind, expected):
     """A task that is seen first is of who ordered it; a create's own reply is of who made the call."""
     shelf = Shelf()
-    shelf.orders["c"] = filed(None, lost=lost)
-    memory = Memory("o", shelf)
-    assert see(memory, "submitted", opens=opens).token == expected
+    shelf.orders["c"] = filed(None)
+    assert see(Memory("o", shelf), "submitted", **kind).token == expected
 
 
 def test_lost_orders_of_other_processes():
