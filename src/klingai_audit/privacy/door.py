@@ -7,6 +7,7 @@ entries".
 
 from __future__ import annotations
 
+import datetime as dt
 import hmac
 import time
 from collections.abc import Callable, Mapping
@@ -26,8 +27,14 @@ from klingai_audit.privacy.policy import Policy
 from klingai_audit.privacy.secrets import REMOVED, generation
 from klingai_audit.privacy.subjects import Subject, SubjectTable, is_pseudonym, normalise_id
 
-__all__ = ["Door", "missing_members"]
+__all__ = ["MAX_DEADLINE_S", "Door", "missing_members"]
 
+MAX_DEADLINE_S: Final = 10**9
+"""Longest deadline of an intent in seconds."""
+
+# Zones and deadlines are added to times: nothing of that may leave the calendar.
+_FIRST_YEAR: Final = "1970"
+_LAST_YEAR: Final = "9998"
 _CREDENTIAL_DOMAIN: Final = b"klingai-audit/credential/v1\0"
 _CACHED: Final = 4096
 _TEXT_MEMBERS: Final = ("team", "project", "resource_type", "resource_id", "action", "correlation_id", "request_id")
@@ -86,11 +93,13 @@ class Door:
                 draft.metadata, subject.key, event_id, [getattr(draft, name) for name in _TEXT_MEMBERS]
             )
             metadata, clean = walk.result, walk.text
+        if metadata.get("phase") == "intent":
+            _check_deadline(metadata)
         address, reference = self._address(draft.ip_address, subject) if draft.ip_address else (UNSET, UNSET)
         return encode_event(
             Event(
                 event_id=event_id,
-                timestamp=format_time(now if draft.timestamp is None else draft.timestamp),
+                timestamp=format_time(now) if draft.timestamp is None else _given_time(draft.timestamp),
                 event_type=event_type,
                 actor_id=actor_id,
                 actor_type=clean(draft.actor_type) if draft.actor_type else _default_type(subject),
@@ -203,6 +212,23 @@ def _check_registered(draft: Draft, info: EventInfo) -> None:
         raise InvalidEvent(f"/event_type: `{info.name}` is written by the log itself", do="Own types begin with x_.")
     if missing := missing_members(draft, info):
         raise InvalidEvent(f"{info.name}: no value for {', '.join(missing)}")
+
+
+def _check_deadline(metadata: Mapping[str, Any]) -> None:
+    """Check that an intent's deadline, if it names one, is an end that a verifier can reckon with."""
+    deadline = metadata.get("deadline_s", 0)
+    if type(deadline) not in (int, float) or not 0 <= deadline <= MAX_DEADLINE_S:
+        raise InvalidEvent(
+            f"/metadata/deadline_s: an intent's deadline is a number from 0 to {MAX_DEADLINE_S:,} (seconds)"
+        )
+
+
+def _given_time(when: dt.datetime) -> str:
+    """Return a caller's time as text. Raises: InvalidEvent: outside the years 1970 to 9998, or no aware datetime."""
+    text = format_time(when)
+    if not _FIRST_YEAR <= text[:4] <= _LAST_YEAR:
+        raise InvalidEvent("/timestamp: outside the years 1970 to 9998")
+    return text
 
 
 def _plain_members(draft: Draft) -> Draft:

@@ -363,3 +363,33 @@ def test_repr_shows_no_people(door: Door) -> None:
     """The door prints its policy only."""
     admit(door)
     assert "example" not in repr(door)
+
+
+@pytest.mark.parametrize("deadline", [-1, -0.5, 10**9 + 1, 1e300, float("inf"), True, None, "5", [5]])
+def test_absurd_deadlines_are_refused(door: Door, deadline: object) -> None:
+    """An intent whose deadline no verifier can reckon with does not enter; under another phase it is a mere number."""
+    with pytest.raises(InvalidEvent, match=r"^/metadata/deadline_s: "):
+        admit(door, metadata={"phase": "intent", "deadline_s": deadline})
+    assert (
+        b"deadline_s" in door.admit(Draft(event_type="x_test", metadata={"phase": "other", "deadline_s": 5**20})).body
+    )
+
+
+@pytest.mark.parametrize("deadline", [0, 0.5, 10**9])
+def test_deadlines_are_kept(door: Door, deadline: float) -> None:
+    """Any other number is kept, and an intent may name none."""
+    assert deadline == admit(door, metadata={"phase": "intent", "deadline_s": deadline}).details["deadline_s"]
+    assert "intent" == admit(door, metadata={"phase": "intent"}).details["phase"]
+
+
+@pytest.mark.parametrize("year", [1, 1969, 9999])
+def test_times_at_the_ends_of_the_calendar_are_refused(door: Door, year: int) -> None:
+    """Times outside the years 1970 to 9998 do not enter."""
+    with pytest.raises(InvalidEvent, match=r"^/timestamp: "):
+        admit(door, timestamp=dt.datetime(year, 12, 31, 12, tzinfo=dt.UTC))
+
+
+@pytest.mark.parametrize("year", [1970, 9998])
+def test_first_and_last_year(door: Door, year: int) -> None:
+    """The first and the last year are inside."""
+    assert str(year) == admit(door, timestamp=dt.datetime(year, 12, 31, tzinfo=dt.UTC)).timestamp[:4]
