@@ -299,6 +299,18 @@ class AuditLog:
     attach = clients.attach
     instrument = clients.instrument
 
+    def wrap(self, thing: Any, operations: Mapping[str, str | None] | None = None) -> Any:
+        """Return a stand-in for a client object whose methods are operations of Kling, each call recorded.
+
+        Methods named like operations of the catalogue are recorded; `operations` names others (`{"make":
+        "text_to_video"}`), or None for what is no act. The rest passes through and is listed once in the log
+        `klingai_audit`. Raises: UsageError: an operation or a method that there is not.
+        """
+        from klingai_audit.capture.wrap import wrap
+        from klingai_audit.kling.endpoints import ROWS
+
+        return wrap(thing, self.recorder, ROWS, operations)
+
     def webhook(self, headers: Any, body: bytes, *, secret: Any = None, client: Any = None) -> Callback:
         """Record a callback of Kling; returns what became of it, and the HTTP status to answer with.
 

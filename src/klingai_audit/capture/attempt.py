@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from klingai_audit.capture.desk import Desk, Item
@@ -65,7 +65,11 @@ class Keeper(Protocol):
 
 
 class Attempt:
-    """One act from intent to outcome. Made by `Recorder.begin` only; safe to end from any thread."""
+    """One act from intent to outcome. Made by `Recorder.begin` only; safe to end from any thread.
+
+    `declared` and `retell` are for acts that are known by a method's name and words instead of an exchange:
+    `retell` changes the entries of an end that no inner capture has seen.
+    """
 
     def __init__(self, recorder: Keeper, operation: Operation, request: RequestFacts, intent: Draft) -> None:
         self.operation = operation
@@ -77,6 +81,7 @@ class Attempt:
         self._token = acting.capture()
         self._outer: Attempt | None = None
         self.declared = False
+        self.retell: Callable[[Draft], Draft] | None = None
         self._claimed = False
         self._ended = False
         self._lock = threading.Lock()
@@ -186,7 +191,10 @@ class Attempt:
         self._recorder.close_open(self)
         if self._outer is not None:
             return self._outer.conclude(exchange)
-        return self._recorder.judge(self, exchange, self._token)
+        items = self._recorder.judge(self, exchange, self._token)
+        if self.retell is None or exchange.request is not self.request:
+            return items
+        return [replace(item, entry=self.retell(item.entry)) for item in items if isinstance(item.entry, Draft)]
 
     def abandon(self) -> None:
         """End the attempt without a word: nothing was sent and the caller is told so."""
