@@ -15,10 +15,13 @@ from klingai_audit.tlog.keys import ED25519, VerifierKey
 from klingai_audit.tlog.note import Note, SignatureLine, parse_note
 from klingai_audit.trust.verdict import Finding
 
-__all__ = ["KEPT_INTERVAL", "Anchor", "kept_size", "read_anchor", "read_key", "signed_by"]
+__all__ = ["KEPT_INTERVAL", "NOTE_LIMIT", "Anchor", "kept_size", "read_anchor", "read_key", "signed_by"]
 
 KEPT_INTERVAL: Final = 4096
 """A checkpoint is kept at every multiple of this many entries."""
+
+NOTE_LIMIT: Final = 1_000_000
+"""Bytes from which on nothing is a checkpoint, and no more is read of it."""
 
 _KEPT_NAME: Final = re.compile(r"checkpoints/([0-9]{20})").fullmatch
 _LOG_LINE: Final = 5
@@ -79,6 +82,8 @@ def read_anchor(
     """
     key = trusted or claimed
     try:
+        if len(data) > NOTE_LIMIT:
+            raise Malformed(f"It has more than {NOTE_LIMIT} bytes.")
         note = parse_note(data)
         checkpoint = parse_checkpoint(note.text)
         _check_form(note, checkpoint, size)

@@ -9,13 +9,13 @@ from typing import Final
 from klingai_audit.ledger.line import parse_members, seq_of
 from klingai_audit.ledger.store import Store
 from klingai_audit.tlog.merkle import leaf_hash
-from klingai_audit.tlog.tile import HASH_BYTES
+from klingai_audit.tlog.tile import HASH_BYTES, MAX_ENTRY_BYTES
 from klingai_audit.trust.anchors import Anchor
 from klingai_audit.trust.diagnose import Diagnosis, diagnose
 from klingai_audit.trust.evidence import Roots, compare_hashes
 from klingai_audit.trust.expected import Expected, build_expected
 from klingai_audit.trust.forest import Forest, hashes_at
-from klingai_audit.trust.look import Look, reader_of
+from klingai_audit.trust.look import Look, reader_of, settle_length
 from klingai_audit.trust.place import DayFile, Scanned
 from klingai_audit.trust.quick import Start
 from klingai_audit.trust.reading import Reading
@@ -171,15 +171,15 @@ def _renamed(store: Store, look: Look, found: Diagnosis, expected: Expected) -> 
     for file in look.kind("stray") if missing else []:
         read = reader_of(store, file)
         try:
-            data = read(0, file.size)
+            data = read(0, MAX_ENTRY_BYTES + 1)
+            first = data[: max(0, data.find(b"\n"))]
+            length, torn = settle_length(read, file.size) if first.startswith(_ENTRY_START) else (0, 0)
         except OSError:
             continue
-        length = data.rfind(b"\n") + 1
-        first = data[: max(0, data.find(b"\n"))]
         seq = seq_of(first) if first.startswith(_ENTRY_START) else None
         if seq is not None and expected.leaf(seq) == leaf_hash(first) and found.damaged(seq):
             path = None if file.path is None else str(file.path)
-            files.append(DayFile(file.name, "", read, length, len(data) - length, path))
+            files.append(DayFile(file.name, "", read, length, torn, path))
     return files
 
 

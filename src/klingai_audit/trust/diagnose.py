@@ -152,7 +152,7 @@ class LineReader:
         linked = members is not None and members.prev_hash == self.last.leaf
         proven = None if seq is None else expected.leaf(seq)
         if members is None or seq is None or seq >= expected.size or (proven is not None and proven != leaf):
-            foreign = Foreign(line.file.name, line.line, seq, line.data, linked, line.ended)
+            foreign = Foreign(line.file.name, line.line, seq, line.data, linked, line.ended, line.size)
             found.items.append(foreign)
         else:
             if proven is None:

@@ -12,7 +12,7 @@ from typing import Final
 from klingai_audit.ledger.store import LogFile
 from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.tlog.tile import HASH_BYTES
-from klingai_audit.trust.anchors import KEPT_INTERVAL, Anchor, kept_size, read_anchor
+from klingai_audit.trust.anchors import KEPT_INTERVAL, NOTE_LIMIT, Anchor, kept_size, read_anchor
 from klingai_audit.trust.chunk import Read
 from klingai_audit.trust.epochs import Epochs
 from klingai_audit.trust.forest import hashes_at
@@ -105,17 +105,24 @@ def compare_hashes(name: str, level: int, first: int, wanted: bytes, stored: byt
 def read_anchors(
     look: Look, read: Callable[[LogFile], Read], trusted: VerifierKey | None, claimed: VerifierKey | None
 ) -> tuple[Anchor | None, list[Anchor], list[Finding]]:
-    """Read `checkpoint` and the kept ones; returns (head, all by size, findings). Raises: OSError."""
+    """Read `checkpoint` and the kept ones; returns (head, all by size, findings)."""
     findings: list[Finding] = []
     head: Anchor | None = None
-    if look.head is None:
+    if look.fault:
+        findings.append(Finding("file_unreadable", f"checkpoint cannot be read: {look.fault}.", file="checkpoint"))
+    elif look.head is None:
         message = "The log has no checkpoint: nothing in it is signed."
         findings.append(Finding("checkpoint_missing", message, file="checkpoint"))
     else:
         head, findings = read_anchor("checkpoint", look.head, trusted, claimed)
     anchors = [] if head is None else [head]
     for file in look.kind("kept"):
-        anchor, faults = read_anchor(file.name, read(file)(0, file.size), trusted, claimed, kept_size(file.name))
+        try:
+            data = read(file)(0, min(file.size, NOTE_LIMIT + 1))
+        except OSError as exc:
+            findings.append(Finding("file_unreadable", f"{file.name} cannot be read: {exc.strerror}.", file=file.name))
+            continue
+        anchor, faults = read_anchor(file.name, data, trusted, claimed, kept_size(file.name))
         findings += faults
         anchors += [] if anchor is None else [anchor]
     foreign = [finding for finding in findings if finding.kind == "foreign_key"]
@@ -143,13 +150,17 @@ def check_roots(anchors: Sequence[Anchor], root: Roots, epochs: Epochs) -> Itera
 
 
 def check_kept_set(
-    first: Look, last: Look, size: int, named: Mapping[int, str], damaged: Callable[[int], bool]
+    first: Look, last: Look, size: int, lines: int, named: Mapping[int, str], damaged: Callable[[int], bool]
 ) -> Iterator[Finding]:
     """Compare the names of kept checkpoints with what docs/format.md, section 8 asks for up to `size`.
 
+    None is missed beyond the `lines` that there are, whatever size a checkpoint states.
+
     `named` maps sizes that entries ask for to the entries' type; where entries are damaged, none is missed.
     """
-    wanted = dict.fromkeys(range(KEPT_INTERVAL, size + 1, KEPT_INTERVAL), f"every {KEPT_INTERVAL}th entry has one")
+    wanted = dict.fromkeys(
+        range(KEPT_INTERVAL, min(size, lines) + 1, KEPT_INTERVAL), f"every {KEPT_INTERVAL}th entry has one"
+    )
     wanted |= {s: f"entry {s - 1} ({kind}) asks for it" for s, kind in named.items() if s <= size}
     have = {kept_size(file.name): file.name for file in last.kind("kept")}
     for missing in sorted(wanted.keys() - have.keys()):
@@ -157,7 +168,7 @@ def check_kept_set(
         yield Finding("kept_missing", message, file=f"checkpoints/{missing:020}")
     ahead = {kept_size(file.name) for file in first.before if file.kind == "kept"}
     for other, name in have.items():
-        if other is None or other in wanted:
+        if other is None or other in wanted or (other <= size and other % KEPT_INTERVAL == 0):
             continue
         if other > size:
             if other in ahead:

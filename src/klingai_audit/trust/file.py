@@ -71,7 +71,7 @@ def _open(source: str | os.PathLike[str] | bytes, name: str) -> tuple[DayFile, s
         length, torn = settle_length(read, len(data))
         return DayFile(name, day_of(name), read, length, torn), name
     path = Path(source)
-    reader: Read = file_reader(str(path))
+    reader: Read = file_reader(str(path), follow=True)
     length, torn = settle_length(reader, path.stat().st_size)
     return DayFile(path.name, day_of(path.name), reader, length, torn, str(path)), str(path)
 
@@ -126,7 +126,7 @@ def _gap(gap: Gap) -> Iterator[Finding]:
         _, faults = examine(line.data)
         kind, what = faults[0] if faults else ("entry_malformed", "The line is not an entry.")
         if not line.ended:
-            kind, what = "torn_tail", f"The file ends with {len(line.data)} bytes that are no whole line."
+            kind, what = "torn_tail", f"The file ends with {line.size} bytes that are no whole line."
         yield Finding(kind, what, file=line.file, line=line.line)
     begin = gap.begin + len(gap.lines)
     if begin < gap.end:

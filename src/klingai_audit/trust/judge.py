@@ -28,9 +28,11 @@ from klingai_audit.trust.remember import Memory
 from klingai_audit.trust.semantics import find_notes
 from klingai_audit.trust.verdict import Finding, Unsigned, Verdict
 
-__all__ = ["Judge", "Terms", "missing_log"]
+__all__ = ["Judge", "Terms", "gave_up", "missing_log"]
 
 _NAMED_TYPES: Final = ("signing_key_rotated", "log_closed")
+_GONE: Final = ("entry_missing", "file_missing", "head_cut", "tail_cut")
+"""What nobody can tell of a log that cannot be read as a whole."""
 _UNFINISHED: Final = (
     " But {signed} entries were signed, and these have the root that is remembered: a writer was stopped before it "
     "replaced the checkpoint. Open the log for writing once."
@@ -63,6 +65,12 @@ def missing_log(store: Store, terms: Terms) -> Verdict:
     return _verdict(store, terms, terms.trusted, findings, Grounds())
 
 
+def gave_up(store: Store, terms: Terms, exc: Exception) -> Verdict:
+    """Return the verdict on a log that made this program fail: nothing is ruled out."""
+    message = f"Verification of {store.url} stopped with {type(exc).__name__}. Please report this, without the log."
+    return _verdict(store, terms, terms.trusted, (*terms.findings, Finding("unexplained", message)), Grounds())
+
+
 class Judge:
     """Weighs what was read of one log."""
 
@@ -87,8 +95,8 @@ class Judge:
         state = whole or damaged_state(reading, anchors, size, last, seal_due=last is first, tolerant=terms.tolerant)
         old, forgotten = check_memory(terms.remembered, head, key, size, state.root, state.reach)
         unsigned = self._unsigned(state, old if old is not None and old > size and not forgotten else None)
-        self.findings += [*reading.findings, *unsigned, *faults]
-        self.findings += check_tree(first, last, reading.first_lines, size, state.levels, reading.reader)
+        tree = list(check_tree(first, last, reading.first_lines, size, state.levels, reading.reader))
+        self.findings += [*reading.findings, *unsigned, *faults, *tree]
         # Steps 6 and 7: first entry and epochs.
         if not state.damaged(0):
             self.findings += entry.check(terms.trusted, terms.epoch_key, state.place)
@@ -102,7 +110,7 @@ class Judge:
         self.findings += [*epochs.findings, *check_roots(judged, state.root, epochs)]
         named = self._named(state)
         if head is not None:
-            self.findings += check_kept_set(first, last, size, named, state.damaged)
+            self.findings += check_kept_set(first, last, size, reading.scanned.lines, named, state.damaged)
         # Step 1 comes late: a stray file may have turned out to hold entries.
         self.findings += check_strays(first, last, state.renamed)
         # Step 9: memory.
@@ -110,6 +118,8 @@ class Judge:
         if whole is None and not self.findings:
             message = "The quick pass over the log failed, and the slow one found no cause. Please report this."
             self.findings.append(Finding("unexplained", message))
+        if not reading.readable:
+            self.findings = [finding for finding in self.findings if finding.kind not in _GONE]
         broken = any(finding.severity == "broken" for finding in self.findings)
         if not broken:
             self.findings += find_notes(reading.scanned, terms.now, decoded=reading.decode)

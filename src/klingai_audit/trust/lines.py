@@ -25,8 +25,9 @@ from klingai_audit.event.record import (
 )
 from klingai_audit.ledger.line import LedgerMembers, parse_members
 from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
+from klingai_audit.trust.chunk import Read
 
-__all__ = ["Fault", "canonical", "examine", "split_lines"]
+__all__ = ["Fault", "canonical", "count_lines", "examine", "read_lines", "split_lines"]
 
 Fault = tuple[str, str]
 """Finding kind and what is wrong, without any of the entry's content."""
@@ -35,7 +36,31 @@ _ALWAYS: Final = ("schema", "event_id", "timestamp", "event_type", "actor_id", "
 _TYPE: Final = re.compile(r"[a-z][a-z0-9_]*").fullmatch
 _STRING_SPECIAL: Final = re.compile(r'["\\\x00-\x1f]')
 _SHORT: Final = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
+_PIECE: Final = 1 << 20
 _PLAIN_EXPONENTS: Final = range(-5, 16)
+
+
+def read_lines(read: Read, begin: int, end: int) -> Iterator[tuple[bytes, int, bool]]:
+    """Yield (line without LF, its length, whether an LF ended it) of bytes `[begin, end)`, read a piece at a time.
+
+    Of a line longer than any entry only the first `MAX_ENTRY_BYTES + 1` bytes are given. Raises: OSError.
+    """
+    kept, length = b"", 0
+    while begin < end and (piece := read(begin, min(begin + _PIECE, end))):
+        begin += len(piece)
+        *whole, rest = piece.split(b"\n")
+        for part in whole:
+            length += len(part)
+            yield (kept + part)[: MAX_ENTRY_BYTES + 1], length, True
+            kept, length = b"", 0
+        kept, length = (kept + rest)[: MAX_ENTRY_BYTES + 1], length + len(rest)
+    if length:
+        yield kept, length, False
+
+
+def count_lines(read: Read, begin: int, end: int) -> int:
+    """Count the LFs in bytes `[begin, end)`. Raises: OSError."""
+    return sum(read(at, min(at + _PIECE, end)).count(b"\n") for at in range(begin, end, _PIECE))
 
 
 def split_lines(data: bytes) -> Iterator[tuple[bytes, bool]]:
@@ -61,7 +86,7 @@ def examine(line: bytes) -> tuple[LedgerMembers | None, list[Fault]]:
         if bad:
             return members, [("entry_malformed", what)]
     if len(line) > MAX_ENTRY_BYTES:
-        return members, [("entry_too_large", f"The entry has {len(line)} bytes; the limit is {MAX_ENTRY_BYTES}.")]
+        return members, [("entry_too_large", f"The entry has more than {MAX_ENTRY_BYTES} bytes.")]
     if (lowest := min(line)) < 0x20:
         return members, [("entry_malformed", f"The entry holds the byte {lowest:#04x}.")]
     reader = _Reader()

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from klingai_audit.durable import TEMPORARY_SUFFIX
 from klingai_audit.ledger.store import LogFile, Store
 from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
-from klingai_audit.trust.anchors import kept_size
+from klingai_audit.trust.anchors import NOTE_LIMIT, kept_size
 from klingai_audit.trust.chunk import Read
 from klingai_audit.trust.place import DayFile
 from klingai_audit.trust.words import day_of
@@ -61,11 +61,15 @@ def stated_size(note: bytes | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look: `before` was listed before the checkpoint `head` was read, `after` after it."""
+    """One look: `before` was listed before the checkpoint `head` was read, `after` after it.
+
+    `fault` says why the checkpoint that is there could not be read.
+    """
 
     before: tuple[LogFile, ...]
     head: bytes | None
     after: tuple[LogFile, ...]
+    fault: str = ""
 
     def kind(self, *kinds: str) -> list[LogFile]:
         """Return the files of these kinds, as listed after the checkpoint was read."""
@@ -75,15 +79,17 @@ class Look:
         """Return a file's size as listed after the checkpoint was read, 0 if it is not there."""
         return next((file.size for file in self.after if file.name == name), 0)
 
-    def day_files(self, store: Store) -> list[DayFile]:
-        """Return the files of entries by day, with their whole lines. Raises: OSError."""
-        found = []
+    def day_files(self, store: Store) -> Iterator[tuple[LogFile, DayFile | None, str]]:
+        """Yield the files of entries by day, with their whole lines, or why one cannot be read."""
         for file in self.kind("entries"):
             read = reader_of(store, file)
-            length, torn = settle_length(read, file.size)
             path = None if file.path is None else str(file.path)
-            found.append(DayFile(file.name, day_of(file.name), read, length, torn, path))
-        return found
+            try:
+                length, torn = settle_length(read, file.size)
+            except OSError as exc:
+                yield file, None, exc.strerror or "unknown error"
+            else:
+                yield file, DayFile(file.name, day_of(file.name), read, length, torn, path), ""
 
     def temporary(self) -> set[tuple[str, tuple[int, ...]]]:
         """Return names and identities of temporary files."""
@@ -92,6 +98,23 @@ class Look:
     def largest_kept(self) -> int:
         """Return the largest size among the kept checkpoints listed before the checkpoint was read."""
         return max((kept_size(file.name) or 0 for file in self.before if file.kind == "kept"), default=0)
+
+
+def read_head(store: Store, files: Sequence[LogFile] = ()) -> tuple[bytes | None, str]:
+    """Return the bytes of `checkpoint` (at most one over `NOTE_LIMIT`), and why it cannot be read if it cannot.
+
+    `files` were listed before; what is there under that name and is no regular file counts as none. Raises: OSError.
+    """
+    known = [file for file in (files or store.inspect()) if file.name == "checkpoint"]
+    known = known or [file for file in store.inspect() if file.name == "checkpoint"]
+    if not known or known[0].kind != "checkpoint":
+        return None, ""
+    try:
+        return reader_of(store, known[0])(0, NOTE_LIMIT + 1), ""
+    except FileNotFoundError:
+        return None, ""
+    except OSError as exc:
+        return None, exc.strerror or "it cannot be read"
 
 
 class Watch:
@@ -105,8 +128,8 @@ class Watch:
     def look(self) -> Look:
         """Look once."""
         before = self._list()
-        head = self.store.read_checkpoint()
-        return Look(before, head, self._list())
+        head, fault = read_head(self.store, before)
+        return Look(before, head, self._list(), fault)
 
     def _list(self) -> tuple[LogFile, ...]:
         """List the store's files; a day file of a day that does not exist is stray."""

@@ -11,7 +11,7 @@ from klingai_audit.tlog.hashing import hash_leaves
 from klingai_audit.tlog.merkle import EMPTY_ROOT
 from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
 from klingai_audit.trust.chunk import Read, Report
-from klingai_audit.trust.lines import split_lines
+from klingai_audit.trust.lines import count_lines, read_lines, split_lines
 
 __all__ = ["DayFile", "Range", "Scanned", "SlowLine"]
 
@@ -47,12 +47,16 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class SlowLine:
-    """One line read again: its bytes, its place, and whether an LF ended it."""
+    """One line read again: its bytes, its place, and whether an LF ended it.
+
+    It has `size` bytes; of more than an entry can have only the first are in `data`.
+    """
 
     data: bytes
     file: DayFile
     line: int
     ended: bool
+    size: int
 
 
 @dataclass(slots=True)
@@ -86,7 +90,7 @@ class Scanned:
             if not report.sound:
                 same = following is not None and following.file is part.file
                 report.stop = following.report.start if following is not None and same else part.file.length
-                report.lines = part.file.read(report.start, report.stop).count(b"\n")
+                report.lines = count_lines(part.file.read, report.start, report.stop)
             if following is not None and following.file is part.file:
                 following.line = part.line + report.lines
 
@@ -139,9 +143,9 @@ class Scanned:
 
     def read(self, part: Range) -> Iterator[SlowLine]:
         """Read the lines of one range again."""
-        data = part.file.read(part.report.start, part.report.stop)
-        for number, (line, ended) in enumerate(split_lines(data), part.line):
-            yield SlowLine(line, part.file, number, ended)
+        lines = read_lines(part.file.read, part.report.start, part.report.stop)
+        for number, (line, size, ended) in enumerate(lines, part.line):
+            yield SlowLine(line, part.file, number, ended, size)
 
     def of(self, file: DayFile) -> Sequence[Range]:
         """Return the ranges of one file."""
@@ -151,4 +155,5 @@ class Scanned:
         """Yield what follows the last LF of a file that does not end with one."""
         if file.torn:
             lines = sum(part.report.lines for part in self.of(file))
-            yield SlowLine(file.read(file.length, file.length + file.torn), file, lines + 1, ended=False)
+            data = file.read(file.length, file.length + min(file.torn, MAX_ENTRY_BYTES + 1))
+            yield SlowLine(data, file, lines + 1, ended=False, size=file.torn)

@@ -45,8 +45,21 @@ class Reading:
         """Return a reader of a file by name, of nothing if no look saw it."""
         if name not in self._readers:
             file = self._files.get(name)
-            self._readers[name] = file_reader(None) if file is None else reader_of(self.store, file)
+            self._readers[name] = file_reader(None) if file is None else self._forgiving(name, file)
         return self._readers[name]
+
+    def _forgiving(self, name: str, file: LogFile) -> Read:
+        """Return a reader that gives nothing where the file cannot be read, which becomes a finding."""
+        inner = reader_of(self.store, file)
+
+        def read(begin: int, end: int) -> bytes:
+            try:
+                return inner(begin, end)
+            except OSError as exc:
+                self._note_unreadable(name, exc.strerror)
+                return b""
+
+        return read
 
     def scan(self, look: Look, memory: Memory | None, trusted: VerifierKey | None) -> Start | None:
         """Scan the entry files of the first look, from where `memory` ends if the log still begins so."""
@@ -112,27 +125,36 @@ class Reading:
         for fresh in self._day_files(look):
             file = known.get(fresh.name, fresh)
             begin = file.length if fresh.name in known else 0
-            data = fresh.read(begin, fresh.length)
-            end = -1
-            while wanted and (at := data.find(b"\n", end + 1)) >= 0:
-                end, wanted = at, wanted - 1
-            if end >= 0:
-                file.begin, file.length, file.torn = begin, begin + end + 1, 0
+            end = begin
+            for at in range(begin, fresh.length, CHUNK_BYTES):
+                data, last = fresh.read(at, min(at + CHUNK_BYTES, fresh.length)), -1
+                while wanted and (found := data.find(b"\n", last + 1)) >= 0:
+                    last, wanted = found, wanted - 1
+                end = at + last + 1 if last >= 0 else end
+            if end > begin:
+                file.begin, file.length, file.torn = begin, end, 0
                 self.scan_files([file])
 
     def _day_files(self, look: Look) -> list[DayFile]:
         self._see(look)
-        try:
-            return look.day_files(self.store)
-        except OSError as exc:
-            self.cannot_read("the day files", exc.strerror)
-            return []
+        files = []
+        for listed, file, why in look.day_files(self.store):
+            if file is None:
+                self.cannot_read(listed.name, why)
+            else:
+                files.append(file)
+        return files
 
     def _see(self, look: Look) -> None:
-        self._files = {file.name: file for file in look.after}
+        self._files = {file.name: file for file in look.after if file.kind != "stray"}
         self._readers = {}
 
     def cannot_read(self, name: str, why: str | None) -> None:
         """Note that a file cannot be read."""
         self.readable = False
-        self.findings.append(Finding("file_unreadable", f"{name} cannot be read: {why}.", file=name))
+        self._note_unreadable(name, why)
+
+    def _note_unreadable(self, name: str, why: str | None) -> None:
+        finding = Finding("file_unreadable", f"{name} cannot be read: {why}.", file=name)
+        if finding not in self.findings:
+            self.findings.append(finding)

@@ -43,6 +43,7 @@ class Foreign:
     data: bytes = field(repr=False)
     linked: bool = False
     ended: bool = True
+    size: int = 0
 
 
 @dataclass(slots=True)

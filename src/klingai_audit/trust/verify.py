@@ -12,12 +12,12 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from klingai_audit.errors import LogNotFound, UsageError
+from klingai_audit.errors import AuditUnavailable, KlingAuditError, LogNotFound, UsageError
 from klingai_audit.ledger.store import Store
 from klingai_audit.privacy.policy import Policy
 from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.trust.anchors import read_key
-from klingai_audit.trust.judge import Judge, Terms, missing_log
+from klingai_audit.trust.judge import Judge, Terms, gave_up, missing_log
 from klingai_audit.trust.look import Watch
 from klingai_audit.trust.reading import Progress, Reading
 from klingai_audit.trust.remember import Memory
@@ -70,16 +70,36 @@ def verify(
         now=now or dt.datetime.now(dt.UTC),
         findings=tuple(_disagreements(trusted, key_source, also)),
     )
-    watch = Watch(store, patience, time.sleep)
+    workers = processes or os.cpu_count() or 1
+    try:
+        return _verify(store, terms, Watch(store, patience, time.sleep), quick_from, workers, progress, proofs_only)
+    except KlingAuditError:
+        raise
+    except OSError as exc:
+        raise AuditUnavailable(
+            f"The log at {store.url} cannot be read: {exc.strerror}.", do="Check that it is there and readable."
+        ) from exc
+    except Exception as exc:  # noqa: BLE001  # whatever bytes did it, they are no whole log
+        return gave_up(store, terms, exc)
+
+
+def _verify(
+    store: Store,
+    terms: Terms,
+    watch: Watch,
+    quick_from: Memory | None,
+    workers: int,
+    progress: Progress | None,
+    proofs_only: bool,  # noqa: FBT001  # as `verify` has it
+) -> Verdict:
     first = watch.look()
     if not first.after:
-        if remembered is None:
+        if terms.remembered is None:
             raise LogNotFound(f"There is no log at {store.url}.", do="Name it with --log, or run: klingai-audit init")
         return missing_log(store, terms)
-    workers = processes or os.cpu_count() or 1
     if quick_from is not None:
         reading = Reading(store, not proofs_only, workers, progress)
-        start = reading.scan(first, quick_from, trusted)
+        start = reading.scan(first, quick_from, terms.trusted)
         if start is not None:
             verdict = Judge(store, terms, reading, start).judge(first, reading.look_again(watch, first))
             if verdict.integrity_ok:

@@ -154,5 +154,5 @@ def tail_findings(found: Diagnosis) -> Iterator[Finding]:
         yield Finding("unsigned_tail", message, found.size, found.size + len(whole), first.file, first.line)
     for line in found.tail:
         if not line.ended:
-            message = f"The log ends with {len(line.data)} bytes that are no whole line."
+            message = f"The log ends with {line.size} bytes that are no whole line."
             yield Finding("torn_tail", message, file=line.file, line=line.line)

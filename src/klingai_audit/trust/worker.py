@@ -11,10 +11,12 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO, Final
 
 import msgspec
 
+from klingai_audit.durable import open_regular
 from klingai_audit.trust.chunk import Read, Report, Task
 from klingai_audit.trust.scan import scan
 
@@ -41,14 +43,16 @@ def write_message(stream: BinaryIO, message: Task | Report) -> None:
     stream.flush()
 
 
-def file_reader(path: str | None) -> Read:
+def file_reader(path: str | None, *, follow: bool = False) -> Read:
     """Return a reader of the file at `path`, of nothing for None. It raises OSError when it reads.
+
+    Anything but a regular file is refused, without `follow` a symbolic link too.
 
     The file is opened for each read and never mapped: a file that is cut meanwhile gives fewer bytes, no signal.
     """
 
     def read(begin: int, end: int) -> bytes:
-        with _opened(path) as reader:
+        with _opened(path, follow=follow) as reader:
             return reader(begin, end)
 
     return read
@@ -59,12 +63,13 @@ def _nothing(_begin: int, _end: int) -> bytes:
 
 
 @contextlib.contextmanager
-def _opened(path: str | None) -> Iterator[Read]:
+def _opened(path: str | None, *, follow: bool = False) -> Iterator[Read]:
     """Open the file for several reads. Raises: OSError."""
     if path is None:
         yield _nothing
         return
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    file = open_regular(Path(path), follow=follow)
+    fd = file.fileno()
 
     def read(begin: int, end: int) -> bytes:
         parts = []
@@ -73,10 +78,19 @@ def _opened(path: str | None) -> Iterator[Read]:
             begin += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    try:
+    with file:
         yield read
-    finally:
-        os.close(fd)
+
+
+@contextlib.contextmanager
+def _hashes(path: str | None) -> Iterator[Read]:
+    """Open stored hashes; what cannot be opened has none (who asked names the file)."""
+    with contextlib.ExitStack() as stack:
+        try:
+            read = stack.enter_context(_opened(path))
+        except OSError:
+            read = _nothing
+        yield read
 
 
 def run_task(task: Task, read: Read | None = None, read_hashes: Read | None = None) -> Report:
@@ -84,7 +98,7 @@ def run_task(task: Task, read: Read | None = None, read_hashes: Read | None = No
     try:
         if read is not None and read_hashes is not None:
             return scan(task, read, read_hashes)
-        with _opened(task.path) as entries, _opened(task.hashes) as hashes:
+        with _opened(task.path) as entries, _hashes(task.hashes) as hashes:
             return scan(task, entries, hashes)
     except OSError as exc:
         return Report(task.number, task.begin, task.end, 0, error=exc.strerror or "it cannot be read")
