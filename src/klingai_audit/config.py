@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from klingai_audit.durable import OPS, FileOps
-from klingai_audit.errors import LogDamaged, LogNotFound, Malformed, NoTrustedKey, UsageError
+from klingai_audit.errors import LogDamaged, LogNotFound, Malformed, NoTrustedKey, StorageError, UsageError
 from klingai_audit.ledger.keys import KeyFolder, read_public_key
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.ledger.state import FAILED_SYNC, OriginMemory, StateFolder
@@ -100,7 +101,7 @@ def open_subjects(places: Places) -> SubjectTable | None:
     """Return the subject table read-only, or None where it cannot be read: views then show pseudonyms."""
     try:
         return SqliteSubjects(places.subjects, KeyFolder(places.keys).lookup_key, read_only=True)
-    except (OSError, UsageError, LogNotFound, Malformed):
+    except (OSError, UsageError, StorageError, Malformed):
         return None
 
 
@@ -114,7 +115,8 @@ class TrustedKey:
 
 def trusted_key(places: Places, option: str | None = None, *, first_use: bool = False) -> TrustedKey:
     """Find the public key to verify with: `option` (a vkey or a file), else this machine's memory of the
-    origin, else the keys folder, else (`first_use`) the one that the log's own first entry names.
+    origin, else the keys folder, else (`first_use`) the one that the log's own first entry names. A memory or a
+    folder that cannot be read counts as none.
 
     Raises: NoTrustedKey if there is none; Malformed if the option is no vkey.
     """
@@ -125,11 +127,11 @@ def trusted_key(places: Places, option: str | None = None, *, first_use: bool = 
     reader = open_reader(places)
     try:
         remembered = OriginMemory().recall(reader.origin)
-    except (Malformed, LogNotFound):
+    except (Malformed, StorageError, OSError):
         remembered = None
     if remembered is not None:
         return TrustedKey(remembered, "remembered")
-    if (places.keys / "log.pub").exists():
+    with contextlib.suppress(StorageError, OSError):
         return TrustedKey(read_public_key(places.keys / "log.pub").format(), "keys folder")
     if first_use:
         return TrustedKey(_claimed_key(reader), "first use")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from klingai_audit.cli.run import run
+from klingai_audit.config import Places, open_subjects
 from klingai_audit.log import AuditLog
 
 MEMBERS = (
@@ -185,3 +188,41 @@ def test_a_log_that_is_gone_is_broken_and_not_merely_absent(place, tmp_path, ver
     code, told = verify(place)
     assert (4, ["log_missing"]) == (code, [found["kind"] for found in told["findings"]])
     assert 3 == verify(tmp_path / "nothing")[0]
+
+
+@pytest.fixture
+def private(place, monkeypatch, tmp_path) -> Path:
+    """The copy as another user sees it: state and keys cannot be read."""
+    opened = os.open
+
+    def refuse(path, *options, **more):
+        if str(path).startswith((str(place / "audit.state"), str(place / "audit.keys"))):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *options, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "nowhere"))
+    return place
+
+
+def test_unreadable_state_is_nothing_remembered(whole, private, verify):
+    """Whoever may read the log alone verifies it with the public key, and is told what was not there to compare."""
+    code, told = verify(private, "--key", str(whole / "audit.keys" / "log.pub"))
+    rollback = next(threat for threat in told["threats"] if threat["threat"] == "rollback")
+    assert (0, "option", "not_ruled_out") == (code, told["key"]["source"], rollback["state"])
+    assert "cannot be read" in rollback["by"]
+    day = next((private / "audit").glob("*.jsonl"))
+    day.write_bytes(day.read_bytes().replace(b'"number":2', b'"number":7'))
+    assert 4 == verify(private, "--key", str(whole / "audit.keys" / "log.pub"))[0]
+
+
+def test_unreadable_keys_folder_is_no_key(private, verify):
+    """The log's own claim can still be believed on demand; without that there is no key."""
+    assert (0, "first use") == ((told := verify(private, "--trust-first-key"))[0], told[1]["key"]["source"])
+    code, told = verify(private)
+    assert (2, "NoTrustedKey") == (code, told["error"]["kind"])
+
+
+def test_unreadable_subjects_are_pseudonyms(private):
+    """Views go on without the table of people."""
+    assert open_subjects(Places.resolve(private / "audit")) is None

@@ -84,12 +84,11 @@ def check_log(
     """
     from klingai_audit.config import open_store, trusted_key
     from klingai_audit.errors import LogNotFound
-    from klingai_audit.ledger.state import StateFolder
     from klingai_audit.trust.remember import recall, remember
     from klingai_audit.trust.verify import verify as check
 
     places = session.places
-    head = StateFolder(places.state).read_head()
+    head, forgotten = _remembered_head(places)
     others = _other_keys(places)
     vkey: str | None
     try:
@@ -107,6 +106,7 @@ def check_log(
         also=[(other, where) for other, where in others if where != source],
         epoch_key=_given_key("--epoch-key", epoch_key) or _first_epoch_key(places),
         remembered=head,
+        forgotten=forgotten,
         policy=_policy(places),
         quick_from=recall(memory) if quick and memory is not None else None,
         proofs_only=proofs_only,
@@ -117,12 +117,25 @@ def check_log(
     return verdict
 
 
+def _remembered_head(places: Places) -> tuple[bytes | None, str]:
+    """Return the head that the state folder remembers, and why it cannot be read if it cannot."""
+    from klingai_audit.errors import StorageError
+    from klingai_audit.ledger.state import StateFolder
+
+    try:
+        return StateFolder(places.state).read_head(), ""
+    except StorageError as exc:
+        return None, exc.message
+    except OSError as exc:
+        return None, f"the state folder {places.state} cannot be read: {exc.strerror}"
+
+
 def memory_folder(places: Places) -> Path | None:
     """Return where this verifier remembers what it verified: the state folder, else a private temporary one.
 
     None if neither can be had; a temporary folder that belongs to somebody else is not believed.
     """
-    if places.state.is_dir() and os.access(places.state, os.W_OK):
+    if os.path.isdir(places.state) and os.access(places.state, os.W_OK | os.X_OK):  # noqa: PTH112  # it never raises
         return places.state
     name = hashlib.sha256(os.path.realpath(places.log).encode("utf-8", "surrogateescape")).hexdigest()[:32]
     base = Path(os.environ.get("TMPDIR") or "/tmp") / f"klingai-audit-{os.getuid()}"  # noqa: S108  owner and mode are checked
@@ -142,7 +155,7 @@ def _policy(places: Places) -> Policy | None:
 
     try:
         return Policy.load(places.keys / "policy.toml")
-    except KlingAuditError:
+    except (KlingAuditError, OSError):
         return None
 
 
@@ -182,7 +195,7 @@ def _other_keys(places: Places) -> list[tuple[str, str]]:
     from klingai_audit.ledger.state import OriginMemory
 
     found = []
-    with contextlib.suppress(KlingAuditError):
+    with contextlib.suppress(KlingAuditError, OSError):
         remembered = OriginMemory().recall(open_reader(places).origin)
         if remembered is not None:
             found.append((remembered, "remembered"))
