@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -286,3 +287,46 @@ def test_record_refuses_to_show_what_cannot_be_recorded(place, tmp_path, capfdbi
     argv = ["query", "--record", "--json", "--log", str(place / "audit"), "--keys", str(tmp_path / "none")]
     assert 3 == run(argv)
     assert b"" == capfdbinary.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [["tail", "-n"], ["query", "--reverse", "--limit"]])
+def test_numbers_beyond_any_log(cli, argv):
+    """A count that no machine can hold means all entries."""
+    answer = cli(argv[0], "--json", *argv[1:], "99999999999999999999999")
+    assert (0, len(cli("query", "--json").lines)) == (answer.code, len(answer.lines))
+
+
+@pytest.mark.parametrize(
+    "option", ["--team", "--text", "--actor", "--resource", "--task", "--correlation", "--project"]
+)
+def test_arguments_in_another_encoding_match_nothing(cli, option):
+    """Bytes that are not UTF-8 are looked for and not found."""
+    answer = cli("query", "--json", option, "\udcff")
+    assert (0, []) == (answer.code, answer.lines)
+
+
+def test_names_in_another_encoding(cli):
+    """`show` and `activity` say what they looked for, escaped."""
+    answer = cli("show", "\udcff", "--json")
+    assert (2, "UsageError") == (answer.code, json.loads(answer.err)["error"]["kind"])
+    answer = cli("activity", "a\udcff", "--json")
+    assert (0, 0) == (answer.code, json.loads(answer.out)["total_events"])
+
+
+@pytest.mark.parametrize("depth", [900, 20_000])
+@pytest.mark.parametrize(
+    "argv",
+    [["query"], ["query", "--json", "--text", "x"], ["show", "3"], ["tail", "--task", "t"], ["show", "some-task"]],
+)
+def test_bottomless_metadata_is_malformed(place, tmp_path, capfdbinary, depth, argv):
+    """A line that somebody nested without end is called what it is, or printed as it is; nothing recurses."""
+    shutil.copytree(place, tmp_path / "copy")
+    day = min(tmp_path.glob("copy/audit/*.jsonl"))
+    lines = day.read_bytes().split(b"\n")
+    hostile = b'"metadata":{"provider_task_id":' + b"[" * depth + b"]" * depth + b"}"
+    lines[3] = lines[3].replace(b',"seq":', b"," + hostile + b',"seq":')
+    day.write_bytes(b"\n".join(lines))
+    code = run([*argv, "--log", str(tmp_path / "copy" / "audit")])
+    err = capfdbinary.readouterr().err
+    assert b"Internal" not in err
+    assert code in (0, 2, 4)

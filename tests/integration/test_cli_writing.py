@@ -58,7 +58,7 @@ def test_init_finishes_what_was_cut_off(cli, tmp_path):
     (tmp_path / "audit.keys" / "init.pending").write_text(vkey.decode().split("+")[0] + "\n")
     for path in sorted((tmp_path / "audit").rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
-    for path in (tmp_path / "audit.state" / "heads").iterdir():
+    for path in (*(tmp_path / "audit.state" / "heads").iterdir(), tmp_path / "audit.state" / "acknowledged"):
         path.unlink()
     code, (told,), _ = cli("init")
     assert (0, True, vkey) == (code, told["created"], (tmp_path / "audit.keys" / "log.pub").read_bytes())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+
+from klingai_audit.cli.session import escaped
 
 if TYPE_CHECKING:
     from klingai_audit.views.plan import Filter
@@ -57,6 +59,10 @@ class Selection:
     since: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     until: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, _escaped(value))
+
     def to_filter(self, *, limit: int | None = None, reverse: bool = False, duplicates: bool = False) -> Filter:
         """Return the library's filter."""
         from klingai_audit.views.plan import Filter
@@ -82,6 +88,13 @@ class Selection:
     def given(self) -> dict[str, object]:
         """Return the options that were given, for the entry that records a query."""
         return {name: value for name, value in vars(self).items() if value not in (None, ())}
+
+
+def _escaped(value: Any) -> Any:
+    """Arguments that are no UTF-8 match nothing, but they may be said."""
+    if isinstance(value, tuple):
+        return tuple(map(_escaped, value))
+    return escaped(value) if isinstance(value, str) else value
 
 
 Resolve = Annotated[bool, Parameter(help="Show raw ids of people, as far as the subject table can be read.")]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import Parameter
 
 from klingai_audit.cli.options import Record, Resolve, Selection
-from klingai_audit.cli.session import Session, SessionArgument
+from klingai_audit.cli.session import Session, SessionArgument, escaped
 
 if TYPE_CHECKING:
     from klingai_audit.ledger.reader import LogReader
@@ -92,6 +92,7 @@ def show(
     from klingai_audit.errors import UsageError
     from klingai_audit.views.story import Story, find_shown
 
+    what = escaped(what)
     reader, subjects = _open(session)
     size = reader.size
     found = find_shown(lambda: reader.entries(0, size), reader.entry, size, what, subjects)
@@ -124,6 +125,7 @@ def activity(
     from klingai_audit.cli.showing import draw_activity
     from klingai_audit.views.activity import activity as summarise
 
+    actor = escaped(actor)
     reader, subjects = _open(session)
     size = reader.size
     summary = summarise(reader.entries(0, size), actor, days=days, subjects=subjects)

@@ -32,6 +32,7 @@ TRACEBACK_ENV: Final = "KLINGAI_AUDIT_TRACEBACK"
 def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code; nothing is raised but SystemExit from below."""
     as_json = "--json" in argv
+    _fill_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -47,6 +48,13 @@ def run(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         _silence_stdout()
         return BROKEN_PIPE
+    except UnicodeEncodeError:
+        message = "A name in the arguments or among the files is not UTF-8, and this command has to write it down."
+        return _report("UsageError", message, "Use names in UTF-8.", UsageError.exit_code, as_json)
+    except RecursionError:
+        return _report(
+            "Malformed", "Something in the log or in the arguments is nested too deep to be read.", "", 2, as_json
+        )
     except OSError as exc:
         place = f": {exc.filename}" if exc.filename else ""
         message = f"{exc.strerror or type(exc).__name__}{place}."
@@ -57,8 +65,8 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _report(kind: str, message: str, do: str, code: int, as_json: bool) -> int:
-    with contextlib.suppress(BrokenPipeError):
-        with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
             sys.stdout.flush()
         message, do = inert(message), inert(do)
         if as_json:
@@ -88,12 +96,24 @@ def _report_internal(exc: Exception, as_json: bool) -> int:
     return _report("InternalError", message, do, KlingAuditError.exit_code, as_json)
 
 
+def _fill_closed_streams() -> None:
+    """Give closed standard streams the null device: nothing that is opened later may take their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                null = os.open(os.devnull, os.O_RDWR)
+                if null != number:
+                    os.dup2(null, number)
+                    os.close(null)
+                setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))
+
+
 def _silence_stdout(*, only_if_broken: bool = False) -> None:
     """Point stdout at nothing, so that the interpreter's last flush cannot complain about a closed pipe."""
     if only_if_broken:
         try:
             sys.stdout.flush()
-        except BrokenPipeError:
+        except OSError:
             pass
         else:
             return

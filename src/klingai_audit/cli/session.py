@@ -104,11 +104,29 @@ SessionArgument = Annotated[Session, Parameter(parse=False)]
 """The annotation by which a command asks for its session."""
 
 
+def escaped(text: str) -> str:
+    """Return `text` with what UTF-8 cannot carry, such as bytes of a file name in another encoding, escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escaped(item) for item in value]
+    if isinstance(value, str | os.PathLike):
+        return escaped(os.fspath(value))
+    return value
+
+
 def write_json(stream: TextIO, members: dict[str, Any]) -> None:
     """Write one JSON object and LF to a text stream; never raises for a character the stream cannot encode."""
     import msgspec
 
-    data = msgspec.json.encode(members) + b"\n"
+    try:
+        data = msgspec.json.encode(members) + b"\n"
+    except UnicodeEncodeError:
+        data = msgspec.json.encode(_escaped(members)) + b"\n"
     buffer = getattr(stream, "buffer", None)
     if buffer is None:
         stream.write(data.decode())

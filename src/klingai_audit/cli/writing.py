@@ -159,6 +159,9 @@ def _json_or(text: str, otherwise: Any) -> Any:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError):
         return otherwise
+    except RecursionError:
+        pass
+    raise UsageError("--metadata holds JSON that is nested too deep.", do="16 levels are kept.")
 
 
 def _moment(text: str) -> Any:

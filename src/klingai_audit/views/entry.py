@@ -46,7 +46,21 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True):
 
 _DECODER: Final = msgspec.json.Decoder(_Stored)
 _METADATA: Final = msgspec.json.Decoder(dict[str, Any])
+_MAX_LEVELS: Final = 64
 _ENCODE: Final = msgspec.json.Encoder().encode
+
+
+def _is_deep(value: Any) -> bool:
+    """Tell whether a JSON value is nested deeper than a reader follows; the log itself admits 16 levels."""
+    level = [value]
+    for _ in range(_MAX_LEVELS):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return bool(level)
 
 
 class People:
@@ -119,7 +133,7 @@ class EntryView:
     def _stored(self) -> _Stored:
         try:
             return _DECODER.decode(self.raw)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise Malformed(
                 f"A line of the log is not an entry ({len(self.raw)} bytes).",
                 do="Preserve the files as they are and run: klingai-audit verify",
@@ -130,12 +144,18 @@ class EntryView:
         """The entry's metadata; a new empty mapping if it has none."""
         stored = self._stored.metadata
         try:
-            return _METADATA.decode(stored)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            found = _METADATA.decode(stored)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise Malformed(
                 f"The metadata of entry {self.seq} is not a JSON object.",
                 do="Preserve the files as they are and run: klingai-audit verify",
             ) from exc
+        if bytes(stored).count(b"[") + bytes(stored).count(b"{") > _MAX_LEVELS and _is_deep(found):
+            raise Malformed(
+                f"The metadata of entry {self.seq} is nested deeper than {_MAX_LEVELS} levels.",
+                do="Preserve the files as they are and run: klingai-audit verify",
+            )
+        return found
 
     @property
     def seq(self) -> int:

@@ -9,6 +9,7 @@ Allowed callers: views, log, upkeep, cli.
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -81,4 +82,4 @@ def _first(found: Iterator[EntryView], limit: int | None) -> Iterator[EntryView]
 
 
 def _newest_first(found: Iterator[EntryView], limit: int | None) -> Iterator[EntryView]:
-    yield from reversed(deque(found, maxlen=limit))
+    yield from reversed(deque(found, maxlen=None if limit is None else min(limit, sys.maxsize)))

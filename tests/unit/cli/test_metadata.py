@@ -23,3 +23,10 @@ def test_what_has_no_name_or_two_values_is_refused(texts):
     with pytest.raises(UsageError) as caught:
         parse_metadata(texts)
     assert caught.value.do != ""
+
+
+@pytest.mark.parametrize("text", ["k=" + "[" * 50_000, '{"k":' + "[" * 50_000])
+def test_bottomless_json_is_refused(text):
+    """JSON that no reader can follow is a usage error."""
+    with pytest.raises(UsageError, match="too deep"):
+        parse_metadata([text])

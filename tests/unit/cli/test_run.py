@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from klingai_audit.cli import run as module
+from klingai_audit.cli.session import write_json
 from klingai_audit.errors import AuditUnavailable, LogDamaged, NoTrustedKey, UsageError
 
 
@@ -33,6 +36,8 @@ def failing(monkeypatch):
         (LogDamaged("m", kind_of_damage="rollback", do="d"), 4, "LogDamaged"),
         (FileNotFoundError(2, "No such file", "x"), 3, "StorageError"),
         (RuntimeError("secret"), 1, "InternalError"),
+        (UnicodeEncodeError("utf-8", "secret\udcff", 6, 7, "no"), 2, "UsageError"),
+        (RecursionError("secret"), 2, "Malformed"),
     ],
 )
 def test_each_error_has_its_code_and_shape(failing, capfdbinary, error, code, kind):
@@ -70,3 +75,22 @@ def test_an_internal_error_can_be_traced(failing, capfdbinary, monkeypatch):
     monkeypatch.setenv(module.TRACEBACK_ENV, "1")
     assert 1 == module.run(["query"])
     assert b"RuntimeError: what happened" in capfdbinary.readouterr().err
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">&- 2>&-", "<&- >&-", ">/dev/full", "1</dev/null"])
+def test_an_output_that_takes_nothing_is_no_traceback(redirection, tmp_path):
+    """Closed, full and read-only standard output end in an exit code and at most one message."""
+    command = f'"{sys.executable}" -m klingai_audit.cli query --log "{tmp_path}/none" --json {redirection}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+    assert done.returncode in (2, 3)
+    help_text = f'"{sys.executable}" -m klingai_audit.cli --version {redirection}'
+    done = subprocess.run(["sh", "-c", help_text], capture_output=True, check=False)
+    assert b"Traceback" not in done.stderr
+
+
+def test_text_that_is_not_utf_8_is_printed_escaped(capfdbinary):
+    """File names and arguments in other encodings appear as visible escapes in JSON."""
+    write_json(sys.stdout, {"a\udcff": ["b\udcfe", ("c", 1)]})
+    assert {"a\\udcff": ["b\\udcfe", ["c", 1]]} == json.loads(capfdbinary.readouterr().out)

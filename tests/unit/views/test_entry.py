@@ -89,3 +89,15 @@ def test_equal_bytes_are_equal_entries():
     one, same, other = EntryView(line(0)), EntryView(line(0), People(PEOPLE)), EntryView(line(1))
     assert (True, False, 2) == (one == same, one == other, len({one, same, other}))
     assert "EntryView(seq=0, event_type='prompt_submitted')" == repr(one)
+
+
+@pytest.mark.parametrize("depth", [65, 900, 100_000])
+def test_bottomless_metadata_is_malformed(depth):
+    """Metadata deeper than a reader follows is refused by name, however deep; what the log admits is read."""
+    hostile = line(3, metadata={"a": "@"}).replace(b'"@"', b"[" * depth + b"]" * depth)
+    with pytest.raises(Malformed):
+        EntryView(hostile).metadata  # noqa: B018
+    deep = line(3, metadata={"a": "@"}).replace(b'"@"', b"[" * 15 + b"]" * 15)
+    assert ["a"] == list(EntryView(deep).metadata)
+    wide = line(3, metadata={"a": [{} for _ in range(500)]})
+    assert 500 == len(EntryView(wide).metadata["a"])
