@@ -21,7 +21,10 @@ _MODE: Final = 0o640
 
 
 class TextLog:
-    """Appends `time | level | type | actor | action | outcome` to a file; people appear as masks."""
+    """Appends `time | level | type | actor | action | outcome` to a file; people appear as masks.
+
+    A bar inside a field is written as an escape, so that every line has six columns.
+    """
 
     def __init__(self, path: Path, subjects: SubjectTable, ops: FileOps = OPS) -> None:
         self._path = path
@@ -53,4 +56,4 @@ class TextLog:
         actor = event.actor_id if raw is None else mask_id(raw)
         level = _LEVELS.get(event.outcome, "INFO")
         fields = (event.timestamp, level, event.event_type, actor, event.get("action") or "-", event.outcome)
-        return " | ".join(inert(field) for field in fields) + "\n"
+        return " | ".join(inert(field).replace("|", "\\x7c") for field in fields) + "\n"
