@@ -127,7 +127,7 @@ def test_breaches_end_the_command_with_failure(tmp_path: Path) -> None:
     package = tmp_path / "src" / "klingai_audit"
     package.mkdir(parents=True)
     for allowed in check_source.MAY_WRITE:
-        (tmp_path / allowed).parent.mkdir(exist_ok=True)
+        (tmp_path / allowed).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / allowed).write_text(WORDY + "open('x', 'w')\n")
     (package / "late.py").write_text(WORDY + "open('x', 'w')\n")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)

@@ -15,7 +15,7 @@ from klingai_audit.views.entry import EntryView
 __all__ = ["END_TYPES", "ChargeSum"]
 
 END_TYPES: Final = frozenset(
-    {"task_completed"}
+    {"task_completed", "resource_created"}
     | {name for name in EVENT_TYPES if name.endswith(("_generation_completed", "_generation_failed"))}
 )
 """Event types that end a task; only these state a charge."""
