@@ -6,6 +6,7 @@ shows. Entries that nothing proves any more are taken at their word, and their l
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ from klingai_audit.tlog.merkle import EMPTY_ROOT, leaf_hash
 from klingai_audit.trust.expected import Expected
 from klingai_audit.trust.lines import Fault, examine
 from klingai_audit.trust.place import Range, Scanned, SlowLine
-from klingai_audit.trust.runs import Foreign, Order, Run, order_runs
+from klingai_audit.trust.runs import Foreign, Gap, Order, Run, order_runs
 from klingai_audit.trust.verdict import Finding
 from klingai_audit.trust.words import gap_findings, moved_findings, tail_findings
 
@@ -43,21 +44,33 @@ class Diagnosis:
     sealed: bool = True
     lines: int = 0
     bad_lines: int = 0
+    _runs: tuple[Order, list[Run]] | None = None
 
     def place(self, seq: int) -> tuple[str | None, int | None]:
         """Return file and line of entry `seq`, or where it should stand."""
-        for run in (*self.order.kept, *self.order.moved):
-            if run.seq <= seq < run.end:
-                return run.file, run.line + seq - run.seq
-        for gap in self.order.gaps:
-            if gap.begin <= seq < gap.end and gap.lines:
-                line = gap.lines[min(seq - gap.begin, len(gap.lines) - 1)]
-                return line.file, line.line
+        if self._runs is None or self._runs[0] is not self.order:
+            self._runs = (self.order, sorted((*self.order.kept, *self.order.moved), key=lambda run: run.seq))
+        runs = self._runs[1]
+        at = bisect_right(runs, seq, key=lambda run: run.seq) - 1
+        if at >= 0 and seq < runs[at].end:
+            return runs[at].file, runs[at].line + seq - runs[at].seq
+        gap = self._gap(seq)
+        if gap is not None and gap.lines:
+            line = gap.lines[min(seq - gap.begin, len(gap.lines) - 1)]
+            return line.file, line.line
         return None, None
+
+    def _gap(self, seq: int) -> Gap | None:
+        """Return the gap that entry `seq` lies in; gaps ascend."""
+        gaps = self.order.gaps
+        at = bisect_right(gaps, seq, key=lambda gap: gap.begin) - 1
+        while at >= 0 and gaps[at].begin == gaps[at].end == seq:
+            at -= 1
+        return gaps[at] if at >= 0 and seq < gaps[at].end else None
 
     def damaged(self, seq: int) -> bool:
         """Tell whether entry `seq` is changed or gone."""
-        return any(gap.begin <= seq < gap.end for gap in self.order.gaps)
+        return self._gap(seq) is not None
 
 
 def diagnose(scanned: Scanned, expected: Expected, *, whole: bool) -> Diagnosis:

@@ -22,6 +22,7 @@ __all__ = ["Expected", "build_expected"]
 
 _MAX_WAYS: Final = 64
 _PIECE: Final = 4096
+_MAX_BLOCKS: Final = 64
 _LONGEST_TRIED: Final = 1 << 16
 
 _Leaves = Callable[[int, int], bytes]
@@ -47,17 +48,20 @@ class Expected:
     contradicting: list[Anchor] = field(default_factory=list)
     from_entries: int = 0
     _exchanged: dict[int, bytes] = field(default_factory=dict)
-    _block: tuple[int, bytes] = (-1, b"")
+    _blocks: dict[int, bytes] = field(default_factory=dict)
 
     def leaf(self, seq: int) -> bytes | None:
         """Return the proven leaf hash of entry `seq`, or None."""
         if not 0 <= seq < self.proven:
             return None
         number = seq // _PIECE
-        if self._block[0] != number:
-            self._block = number, self.leaves(number * _PIECE, min(self.proven, (number + 1) * _PIECE))
+        block = self._blocks.get(number)
+        if block is None:
+            if len(self._blocks) >= _MAX_BLOCKS:
+                self._blocks.clear()
+            block = self._blocks[number] = self.leaves(number * _PIECE, min(self.proven, (number + 1) * _PIECE))
         at = seq % _PIECE * HASH_BYTES
-        return self._block[1][at : at + HASH_BYTES]
+        return block[at : at + HASH_BYTES]
 
     def leaves(self, begin: int, end: int) -> bytes:
         """Return proven leaf hashes `[begin, end)`."""

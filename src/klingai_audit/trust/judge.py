@@ -26,7 +26,7 @@ from klingai_audit.trust.quick import Start
 from klingai_audit.trust.reading import Reading
 from klingai_audit.trust.remember import Memory
 from klingai_audit.trust.semantics import find_notes
-from klingai_audit.trust.verdict import Finding, Unsigned, Verdict
+from klingai_audit.trust.verdict import Finding, Unsigned, Verdict, limited
 
 __all__ = ["Judge", "Terms", "gave_up", "missing_log"]
 
@@ -205,9 +205,10 @@ def _verdict(
         size=size,
         total=total,
         valid=max(0, total - bad_lines),
-        findings=tuple(findings),
+        findings=(listed := limited(findings)),
         threats=assess(findings, grounds),
         unsigned=unsigned or Unsigned(),
         quick_from=grounds.quick_from,
         memory=memory,
+        unlisted=() if len(listed) == len(findings) else tuple(findings),
     )

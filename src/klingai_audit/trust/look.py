@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from klingai_audit.durable import TEMPORARY_SUFFIX
+from klingai_audit.errors import AuditUnavailable
 from klingai_audit.ledger.store import LogFile, Store
 from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
-from klingai_audit.trust.anchors import NOTE_LIMIT, kept_size
+from klingai_audit.trust.anchors import kept_size
 from klingai_audit.trust.chunk import Read
 from klingai_audit.trust.place import DayFile
 from klingai_audit.trust.words import day_of
@@ -100,21 +101,13 @@ class Look:
         return max((kept_size(file.name) or 0 for file in self.before if file.kind == "kept"), default=0)
 
 
-def read_head(store: Store, files: Sequence[LogFile] = ()) -> tuple[bytes | None, str]:
-    """Return the bytes of `checkpoint` (at most one over `NOTE_LIMIT`), and why it cannot be read if it cannot.
-
-    `files` were listed before; what is there under that name and is no regular file counts as none. Raises: OSError.
-    """
-    known = [file for file in (files or store.inspect()) if file.name == "checkpoint"]
-    known = known or [file for file in store.inspect() if file.name == "checkpoint"]
-    if not known or known[0].kind != "checkpoint":
-        return None, ""
+def _read_head(store: Store, listed: Sequence[LogFile]) -> tuple[bytes | None, str]:
+    """Return the bytes of `checkpoint`, and why it cannot be read if it cannot; what is no file counts as none."""
     try:
-        return reader_of(store, known[0])(0, NOTE_LIMIT + 1), ""
-    except FileNotFoundError:
-        return None, ""
-    except OSError as exc:
-        return None, exc.strerror or "it cannot be read"
+        return store.read_checkpoint(), ""
+    except AuditUnavailable as exc:
+        stray = any(file.name == "checkpoint" and file.kind == "stray" for file in listed)
+        return None, "" if stray else getattr(exc.__cause__, "strerror", None) or "the store refuses"
 
 
 class Watch:
@@ -128,7 +121,7 @@ class Watch:
     def look(self) -> Look:
         """Look once."""
         before = self._list()
-        head, fault = read_head(self.store, before)
+        head, fault = _read_head(self.store, before)
         return Look(before, head, self._list(), fault)
 
     def _list(self) -> tuple[LogFile, ...]:

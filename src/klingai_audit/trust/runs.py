@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import itemgetter
 from typing import Final
 
 __all__ = ["Foreign", "Gap", "Order", "Run", "order_runs", "subtract"]
@@ -89,19 +90,17 @@ def order_runs(items: Sequence[Run | Foreign], begin: int | None, size: int | No
     runs = [item for item in items if isinstance(item, Run)]
     kept_ids = {id(run) for run in _heaviest_ascent(runs)}
     kept = [run for run in runs if id(run) in kept_ids]
-    there = [(run.seq, run.end) for run in kept]
+    there = {run.seq: run.end for run in kept}
     moved: list[Run] = []
     copies: list[Run] = []
     for run in runs:
         if id(run) in kept_ids:
             continue
-        fresh = list(subtract(run.seq, run.end, there))
-        moved += [_part(run, *part) for part in fresh]
-        copies += [_part(run, *part) for part in subtract(run.seq, run.end, fresh)]
-        there += fresh
+        (copies if run.seq in there else moved).append(run)
+        there[run.seq] = run.end
     first = kept[0].seq if kept and begin is None else begin or 0
     end = kept[-1].end if kept and size is None else size or 0
-    return Order(kept, moved, copies, list(_gaps(items, kept_ids, there, (first, end))))
+    return Order(kept, moved, copies, list(_gaps(items, kept_ids, sorted(there.items()), (first, end))))
 
 
 def _cut_at_borders(items: Sequence[Run | Foreign]) -> Iterator[Run | Foreign]:
@@ -123,7 +122,7 @@ def _part(run: Run, begin: int, end: int) -> Run:
 def _gaps(
     items: Sequence[Run | Foreign], kept_ids: set[int], there: list[tuple[int, int]], whole: tuple[int, int]
 ) -> Iterator[Gap]:
-    """One gap per place where entries are nowhere or foreign lines stand."""
+    """One gap per place where entries are nowhere or foreign lines stand; `there` ascends without overlap."""
     lines: list[Foreign] = []
     before: Run | None = None
     for item in [*items, None]:
@@ -131,20 +130,23 @@ def _gaps(
             lines.append(item)
         elif item is None or id(item) in kept_ids:
             begin, end = before.end if before else whole[0], item.seq if item else whole[1]
-            absent = list(subtract(begin, max(begin, end), there))
+            near = there[bisect_right(there, begin, key=itemgetter(1)) : bisect_left(there, end, key=itemgetter(0))]
+            absent = list(subtract(begin, max(begin, end), near))
             if absent or lines:
                 yield from _split(absent or [(begin, begin)], lines, before, item)
             lines, before = [], item or before
 
 
 def _split(absent: list[tuple[int, int]], lines: list[Foreign], before: Run | None, after: Run | None) -> Iterator[Gap]:
-    """Deal the lines out to the absent stretches: by what they claim, the rest to the first one."""
-    left = list(lines)
+    """Deal the lines out to the absent stretches: by what they claim, the rest to the last one."""
+    dealt: list[list[Foreign]] = [[] for _ in absent]
+    for line in lines:
+        at = -1 if line.claimed is None else bisect_right(absent, line.claimed, key=itemgetter(0)) - 1
+        claims = at >= 0 and line.claimed is not None and line.claimed < absent[at][1]
+        dealt[at if claims else -1].append(line)
     for number, (begin, end) in enumerate(absent):
         last = number == len(absent) - 1
-        mine = [line for line in left if last or (line.claimed is not None and begin <= line.claimed < end)]
-        left = [line for line in left if all(line is not taken for taken in mine)]
-        yield Gap(begin, end, mine, before if number == 0 else None, after if last else None)
+        yield Gap(begin, end, dealt[number], before if number == 0 else None, after if last else None)
 
 
 def _heaviest_ascent(runs: list[Run]) -> list[Run]:

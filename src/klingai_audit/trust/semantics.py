@@ -52,6 +52,12 @@ def _own(scanned: Scanned) -> Iterator[Finding]:
         kind = event_type_of(line)
         if kind == "clock_stepped":
             yield _note(scanned, "clock_step", f"The writer's clock jumped before entry {seq}.", seq)
+        elif kind == "log_recovered" and "set_aside" in read_metadata(line):
+            message = (
+                f"Before entry {seq}, lines at the end that no writer had acknowledged were put aside in the state "
+                f"folder: a writer was killed, or somebody wrote into the log."
+            )
+            yield _note(scanned, "lines_set_aside", message, seq)
         elif kind == "gap_opened":
             gaps.append(seq)
         elif kind == "gap_closed" and gaps:

@@ -7,7 +7,8 @@ Source: docs/cli.md, "JSON output".
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -24,6 +25,7 @@ __all__ = [
     "Unsigned",
     "Verdict",
     "distinct",
+    "limited",
 ]
 
 Severity = Literal["broken", "note"]
@@ -50,6 +52,8 @@ THREATS: Final[tuple[ThreatName, ...]] = ThreatName.__args__  # type: ignore[att
 """All threats in the order of the verdict."""
 
 EXIT_BROKEN: Final = 4
+MAX_FINDINGS: Final = 1000
+"""Findings that a verdict lists one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,7 @@ def _kinds() -> dict[str, FindingKind]:
             "intent_overdue": ("An act was announced and its outcome never came.", ()),
             "unpublished": ("Lines that no checkpoint covers yet; policy tolerates them.", ()),
             "clock_step": ("The writer's clock jumped.", ()),
+            "lines_set_aside": ("Unacknowledged lines were put aside and kept outside the log.", ()),
             "open_gap": ("Events could not be recorded, and the gap was not closed.", ()),
             "equal_event_id": ("Two entries have the same event_id; views show one.", ()),
             "two_ends": ("One task has two different ends.", ()),
@@ -245,6 +250,8 @@ class Verdict:
     unsigned: Unsigned = Unsigned()
     quick_from: int | None = None
     recorded: bool = False
+    unlisted: tuple[Finding, ...] = field(default=(), repr=False, compare=False)
+    """All findings where `findings` lists only the first of them, else empty."""
     memory: Any = field(default=None, repr=False, compare=False)
     """What `--quick` may start from next time (`trust.remember.Memory`); None unless the log is whole."""
 
@@ -271,7 +278,8 @@ class Verdict:
     @property
     def invalid(self) -> int:
         """How many distinct entries broken findings name."""
-        return distinct((f.seq, f.seq_end or f.seq + 1) for f in self.broken if f.seq is not None)
+        broken = [finding for finding in self.unlisted or self.findings if finding.severity == "broken"]
+        return distinct((f.seq, f.seq_end or f.seq + 1) for f in broken if f.seq is not None)
 
     def threat(self, name: ThreatName) -> Threat:
         """Return the threat of that name."""
@@ -303,6 +311,13 @@ class Verdict:
             "findings": [finding.as_json() for finding in self.findings],
             "recorded": self.recorded,
         }
+
+
+def limited(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return the first `MAX_FINDINGS`, then for each kind that there is more of one finding that says how many."""
+    rest = Counter(finding.kind for finding in findings[MAX_FINDINGS:])
+    more = (Finding(kind, f"{count:,} more of the kind {kind}.") for kind, count in rest.items())
+    return (*findings[:MAX_FINDINGS], *more)
 
 
 def distinct(ranges: Iterable[tuple[int, int]]) -> int:

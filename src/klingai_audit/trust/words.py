@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from klingai_audit.trust.lines import examine
@@ -78,10 +79,16 @@ def _changed(gap: Gap, lines: list[Foreign]) -> Iterator[Finding]:
 
 
 def _inserted(gap: Gap, lines: list[Foreign]) -> Iterator[Finding]:
-    for line in lines:
-        before = f"after entry {gap.end - 1}" if gap.end else "before entry 0"
-        message = f"A line stands {before} that was never signed.{_about(line)}"
-        yield Finding("entry_inserted", message, file=line.file, line=line.line)
+    before = f"after entry {gap.end - 1}" if gap.end else "before entry 0"
+    numbered = enumerate(lines)
+    for (file, _, about), together in groupby(
+        numbered, lambda item: (item[1].file, item[1].line - item[0], _about(item[1]))
+    ):
+        first = (same := [line for _, line in together])[0]
+        what = "A line stands" if len(same) == 1 else f"{len(same)} lines stand"
+        verb = "was" if len(same) == 1 else "were"
+        message = f"{what} {before} that {verb} never signed.{about}"
+        yield Finding("entry_inserted", message, file=file, line=first.line)
 
 
 def _missing(gap: Gap, changed: int, expected: Expected) -> Iterator[Finding]:

@@ -175,3 +175,11 @@ def test_no_deadline_is_beyond_verification(tmp_path, deadline, timestamp, found
     smith.batch(body.replace(b":600}", f":{deadline}}}".encode()))
     smith.closed()
     assert notes(smith, tmp_path) == found
+
+
+def test_lines_that_were_put_aside_are_a_note(tmp_path):
+    """What recovery keeps outside the log is mentioned at the entry that names it; other recoveries are not."""
+    smith = Smith().create()
+    smith.batch(smith.event("log_recovered", {"entries": 2, "set_aside": {"sha256": "0" * 64, "bytes": 17}}))
+    smith.batch(smith.event("log_recovered", {"entries": 3, "state_missing": True}))
+    assert notes(smith.closed(), tmp_path) == [("lines_set_aside", 2, 3)]
