@@ -44,7 +44,8 @@ class Child:
         """Wait for its end; returns the exit code (negative: the signal)."""
         _, status = os.waitpid(self.pid, 0)
         self._reader.join(10)
-        assert [line for line in self.lines if line.startswith("!")] == []
+        for line in self.lines:
+            assert not line.startswith("!"), line.replace("\\n", "\n")
         return os.waitstatus_to_exitcode(status)
 
 

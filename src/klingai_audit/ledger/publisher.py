@@ -32,6 +32,7 @@ class Publisher:
         self._wake = threading.Condition()
         self._waiting: list[Waiters] = []
         self._error: KlingAuditError | None = None
+        self._failures = 0
         self._final = False
         self._stopped = False
         self._started_at = 0.0
@@ -64,25 +65,30 @@ class Publisher:
             self._note(error)
 
     def wait(self, size: int, timeout: float | None = None) -> None:
-        """Block until a signed checkpoint covers `size` entries. Raises: AuditUnavailable."""
+        """Block until a signed checkpoint covers `size` entries.
+
+        Raises: AuditUnavailable if an attempt fails meanwhile; it is made again, and so may the caller.
+        """
+        failures = self._failures
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._covers(size):
+        while not self._covers(size, failures):
             waiters = Waiters()
             lock = waiters.add_thread()
             self._register(waiters)
-            if self._covers(size):
+            if self._covers(size, failures):
                 return
             left = -1 if deadline is None else max(0.0, deadline - time.monotonic())
             if not lock.acquire(timeout=left):
                 raise AuditUnavailable(f"No checkpoint covered entry {size - 1} within {timeout} s.")
 
     async def published(self, size: int) -> None:
-        """Await a signed checkpoint that covers `size` entries. Raises: AuditUnavailable."""
-        while not self._covers(size):
+        """Await a signed checkpoint that covers `size` entries. Raises: as `wait`."""
+        failures = self._failures
+        while not self._covers(size, failures):
             waiters = Waiters()
             future = waiters.add_task()
             self._register(waiters)
-            if self._covers(size):
+            if self._covers(size, failures):
                 return
             await future
 
@@ -92,10 +98,10 @@ class Publisher:
             self._waiting.append(waiters)
             self._wake.notify()
 
-    def _covers(self, size: int) -> bool:
+    def _covers(self, size: int, failures: int) -> bool:
         if self._head.published >= size:
             return True
-        if self._error is not None:
+        if self._error is not None and (self._final or self._failures > failures):
             raise AuditUnavailable(f"Durable, but not published: {self._error.message}", do=self._error.do)
         if self._final:
             raise AuditUnavailable("The log was closed before a checkpoint covered the entry.")
@@ -103,6 +109,7 @@ class Publisher:
 
     def _note(self, error: KlingAuditError | None) -> None:
         self._error = error
+        self._failures += error is not None
         with self._wake:
             waiting, self._waiting = self._waiting, []
         loops: Loops = {}

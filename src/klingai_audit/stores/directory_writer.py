@@ -86,7 +86,12 @@ class DirectoryTransaction:
         self._store.folder_listed()
         days = list_days(self._store.path)
         index, offset = self._place(days, begin, counted=counted)
-        return self._read(begin, days[index:], offset, days[:index])
+        pulled = self._read(begin, days[index:], offset, days[:index])
+        if pulled.before is not None and not lies_on_its_day(days[index if offset else index - 1], pulled.before):
+            raise LogDamaged(
+                f"Entry {begin - 1} of {self._store.path} lies in another day's file.", kind_of_damage="file_renamed"
+            )
+        return pulled
 
     def _is_newest(self, path: Path) -> bool:
         if self._store.folder_unchanged():
