@@ -18,7 +18,7 @@ from klingai_audit.trust.place import DayFile, Scanned
 from klingai_audit.trust.pool import PARALLEL_FROM, run_tasks
 from klingai_audit.trust.reading import CHUNK_BYTES, Progress
 from klingai_audit.trust.runs import Gap, order_runs
-from klingai_audit.trust.verdict import Finding, Verdict
+from klingai_audit.trust.verdict import Finding, Verdict, limited
 from klingai_audit.trust.words import day_of, moved_findings
 from klingai_audit.trust.worker import file_reader, run_task
 
@@ -56,8 +56,9 @@ def verify_file(
         size=0,
         total=total,
         valid=max(0, total - len(bad)),
-        findings=tuple(findings),
+        findings=(listed := limited(findings)),
         threats=assess_file(findings, total),
+        unlisted=() if len(listed) == len(findings) else tuple(findings),
     )
 
 
