@@ -42,6 +42,7 @@ _MIN_LEARNED: Final = 4
 _MIN_LEARNED_ANYWHERE: Final = 8
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{16}").fullmatch
 _PAIR: Final = 2
+_ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}").search
 
 
 class _Learned:
@@ -65,7 +66,7 @@ class _Learned:
     def remove(self, text: str) -> str:
         if self.loose is not None:
             plain = text.replace("_", "-")
-            if "%" in plain:
+            if "%" in plain and _ESCAPE(plain) is not None:
                 plain += "\n" + _unquoted(plain)
             for secret in self._plain:
                 if secret in plain:

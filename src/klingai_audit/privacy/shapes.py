@@ -151,7 +151,7 @@ def scrub_shapes(text: str) -> str:
     lowered = text.lower()
     if "bearer" in lowered or "basic" in lowered:
         text = replace_values(_SCHEME, _clean_scheme, text)
-    if "=" in text or ":" in text or '"' in text or "'" in text or not text.isascii():
+    if "=" in text or ":" in text or '"' in text or "'" in text or "\uff1a" in text or "\uff1d" in text:
         text = replace_values(_KEYED, _clean_keyed, text)
         if any(syllable in lowered for syllable in _BRIEF_SYLLABLES):
             text = replace_values(_BRIEF, _clean_brief, text)
@@ -214,7 +214,7 @@ def _clean_brief(found: re.Match[str]) -> str | None:
     if bare is None or found["header"]:
         return withheld(found)
     if found["key"]:
-        return withheld(found) if len(bare) >= _MIN_KEY and _MIXED(bare) else None
+        return withheld(found) if len(bare) >= _MIN_KEY and bare.isalnum() and _MIXED(bare) else None
     if found["sign"] in _COLONS and (len(bare) < _MIN_BRIEF or not _looks_secret(bare)):
         return None
     return withheld(found)

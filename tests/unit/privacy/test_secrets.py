@@ -213,6 +213,7 @@ def test_short_names_and_signless_values(text: str, expected: str) -> None:
         "docker run -u 1000:1000 image",
         "signature: the last page, task: done, otp: none",
         "sort key=name, mask=7, design=flat",
+        "key=kling-v2-6-Master-Pro",
         "/v1/x?page=2&code=1301",
         "open <token> then <file>",
         "access key 0199c0de-7000-7000-8000-000000000000",
