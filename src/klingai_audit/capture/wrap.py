@@ -258,6 +258,7 @@ class _Catcher:
             result.add_done_callback(lambda done: self._recorder.desk.post(attempt.conclude(_of_future(act, done))))
             return result
         if inspect.isawaitable(result):
+            attempt.left_open()
             return self._awaited(act, result)
         attempt.finished(act.result(result))
         return result

@@ -513,6 +513,17 @@ def test_methods_of_every_kind_that_raise(kind):
     assert story(sink) == [SAID, ("rate_limit_exceeded", "blocked")]
 
 
+def test_a_promise_that_nobody_awaits():
+    """What is never awaited is written when the log closes."""
+    recorder, sink = make_recorder()
+    promise = wrap(client(of_awaitable), recorder, ROWS).text_to_video("a lake")
+    assert story(sink) == [SAID]
+    recorder.close()
+    assert story(sink) == [SAID, ("video_generation_started", "unknown")]
+    asyncio.run(_await(promise))
+    assert len(story(sink)) == 2
+
+
 def test_a_future_that_is_cancelled():
     """A promise that is withdrawn leaves an unknown outcome."""
     future = concurrent.futures.Future()
