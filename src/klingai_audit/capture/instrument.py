@@ -145,6 +145,8 @@ def instrument_process(recorder: Recorder, hosts: Iterable[str] = ()) -> Instrum
         try:
             change(made, import_module(name), scope)
             done.append(name)
+        except ImportError:
+            continue  # nobody can have a client of it
         except UsageError as exc:
             warnings.warn(f"{name} is not audited: {exc}", stacklevel=3)
     made.libraries = tuple(done)

@@ -131,6 +131,8 @@ def test_a_library_that_cannot_be_audited_is_left_out(monkeypatch):
     monkeypatch.delattr(aiohttp.payload.Payload, "as_bytes")
     monkeypatch.delattr(httpx.Client, "_transport_for_url")
     monkeypatch.setitem(module._LIBRARIES, "a_library_that_is_not_here", None)
+    monkeypatch.setitem(module._LIBRARIES, "tests.unit.capture.a_broken_one", None)
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name.startswith("a_") else name)
     with pytest.warns(UserWarning, match="is not audited") as warned:
         made = instrument_process(recorder)
     made.undo()
