@@ -233,7 +233,7 @@ DEADLY = (init, days, rotations, reopenings, recovered)
 @pytest.mark.parametrize("story", DEADLY, ids=lambda story: str(story.__name__))
 def test_what_a_dead_process_left_survives(ram: Path, story: Story) -> None:
     """A process dies anywhere, the next one goes on with what is there, and then power goes."""
-    die_then_lose_power(ram, story, range(40))
+    die_then_lose_power(ram, story, range(25))
 
 
 @pytest.mark.slow
@@ -246,7 +246,7 @@ def test_what_a_dead_process_left_survives_long(ram: Path, story: Story) -> None
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: str(story.__name__))
 def test_what_was_acknowledged_survives(ram: Path, story: Story) -> None:
     """Whatever is left of what was not synced, everything acknowledged and published is there and verifies."""
-    lose_power(ram, story, range(150))
+    lose_power(ram, story, range(80))
 
 
 @pytest.mark.slow
