@@ -195,7 +195,7 @@ class FileOps:
         Others look for the name, not for the content. Never raises `OSError`.
         """
         with contextlib.suppress(OSError):
-            self.make_folder(path.parent, 0o750)
+            self.mkdir(path.parent, 0o750)
         with contextlib.suppress(OSError):
             fd = self.open(path, os.O_WRONLY | os.O_CREAT, mode)
             try:

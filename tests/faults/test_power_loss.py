@@ -240,7 +240,7 @@ def test_what_a_dead_process_left_survives(ram: Path, story: Story) -> None:
 @pytest.mark.parametrize("story", DEADLY, ids=lambda story: str(story.__name__))
 def test_what_a_dead_process_left_survives_long(ram: Path, story: Story) -> None:
     """The same for very many moments and fates."""
-    die_then_lose_power(ram, story, range(1_000, 1_800))
+    die_then_lose_power(ram, story, range(1_000, 1_400))
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: str(story.__name__))
@@ -253,7 +253,7 @@ def test_what_was_acknowledged_survives(ram: Path, story: Story) -> None:
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: str(story.__name__))
 def test_what_was_acknowledged_survives_long(ram: Path, story: Story) -> None:
     """The same for very many moments and fates."""
-    lose_power(ram, story, range(1_000, 2_500))
+    lose_power(ram, story, range(1_000, 1_800))
 
 
 def test_the_simulator_loses_what_it_may(tmp_path: Path) -> None:
