@@ -21,6 +21,7 @@ from klingai_audit.kling.endpoints import (
     ROWS,
     SEARCH_TASKS,
     TASKS_BY_ID,
+    UNKNOWN_DELETE,
     UNKNOWN_READ,
     UNKNOWN_WRITE,
     legacy_create,
@@ -36,6 +37,7 @@ __all__ = [
     "ROWS",
     "SEARCH_TASKS",
     "TASKS_BY_ID",
+    "UNKNOWN_DELETE",
     "UNKNOWN_READ",
     "UNKNOWN_WRITE",
     "Fields",
@@ -110,8 +112,7 @@ def match(method: str, url: str) -> Match | None:
         return Match(DOWNLOAD, DOWNLOAD.action) if method == "GET" and _delivers(host, segments) else None
     if method == "GET" and _API_HOST(host) is None and _delivers(host, segments):
         return Match(DOWNLOAD, DOWNLOAD.action)
-    row = UNKNOWN_READ if method in _READS else UNKNOWN_WRITE
-    return Match(row, _path_action(segments))
+    return _generic(method, segments)
 
 
 def match_path(method: str, path: str) -> Match:
@@ -121,7 +122,7 @@ def match_path(method: str, path: str) -> Match:
     found = _find(method, segments)
     if found is not None:
         return Match(found[0], found[0].action, found[1])
-    return Match(UNKNOWN_READ if method in _READS else UNKNOWN_WRITE, _path_action(segments))
+    return _generic(method, segments)
 
 
 def is_kling_host(host: str) -> bool:
@@ -154,6 +155,14 @@ def _find(method: str, segments: tuple[str, ...]) -> tuple[Row, dict[str, str]] 
 def _delivers(host: str, segments: tuple[str, ...]) -> bool:
     known = any(host == domain or host.endswith(f".{domain}") for domain in RESULT_DOMAINS)
     return known and bool(segments) and _MEDIA_NAME(segments[-1]) is not None
+
+
+def _generic(method: str, segments: tuple[str, ...]) -> Match:
+    """The row for a call that no row names, with the id that a DELETE's path ends with."""
+    if method == "DELETE":
+        last = segments[-1] if segments and _LONG_NUMBER(segments[-1]) else None
+        return Match(UNKNOWN_DELETE, _path_action(segments), {} if last is None else {"id": last})
+    return Match(UNKNOWN_READ if method in _READS else UNKNOWN_WRITE, _path_action(segments))
 
 
 def _path_action(segments: tuple[str, ...]) -> str:

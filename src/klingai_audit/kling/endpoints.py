@@ -29,6 +29,7 @@ __all__ = [
     "ROWS",
     "SEARCH_TASKS",
     "TASKS_BY_ID",
+    "UNKNOWN_DELETE",
     "UNKNOWN_READ",
     "UNKNOWN_WRITE",
     "legacy_create",
@@ -161,7 +162,10 @@ UNKNOWN_WRITE: Final = Row(
         model="model_name",
     ),
 )  # fmt: skip
-"""Any call of a Kling host that may change something and that no row names: taken as paid."""
+"""Any call of a Kling host that may change something and that is no DELETE and that no row names: taken as paid."""
+
+UNKNOWN_DELETE: Final = Row("DELETE", "", "", "destructive", "any")
+"""Any DELETE of a Kling host that no row names: it costs nothing and takes something away."""
 
 UNKNOWN_READ: Final = Row("*", "", "", "read", "any")
 """Any GET, HEAD or OPTIONS of a Kling host that no row names."""

@@ -68,9 +68,10 @@ def intent_draft(operation: Operation, request: RequestFacts, extra: Mapping[str
     said = describe_request(found, request)
     head["deadline_s"] = CREATE_DEADLINE
     if row.kind == "destructive":
+        addressed = found.variables.get("id") or pick(_decode(request.body), row.addresses)
         return Draft(
-            event_type=EventType.RESOURCE_DELETED, resource_type=row.product,
-            resource_id=clean_id(pick(_decode(request.body), row.addresses)), action=found.action, outcome="unknown",
+            event_type=EventType.RESOURCE_DELETED, resource_type=row.product or "resource",
+            resource_id=clean_id(addressed), action=found.action, outcome="unknown",
             metadata={**head, **said, **_key(request), **extra},
         )  # fmt: skip
     return Draft(

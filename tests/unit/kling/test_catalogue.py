@@ -26,7 +26,10 @@ ELSEWHERE = "https://reseller.example"
         ("POST", f"{HOST}/tasks", "SEARCH_TASKS", {}),
         ("POST", "http://127.0.0.1:8080/tasks", "SEARCH_TASKS", {}),
         ("POST", f"{HOST}/v1/new/things", "UNKNOWN_WRITE", {}),
-        ("DELETE", f"{HOST}/v1/anything/1", "UNKNOWN_WRITE", {}),
+        ("DELETE", f"{HOST}/v1/anything/1", "UNKNOWN_DELETE", {}),
+        ("delete", f"{HOST}/v1/anything/831045678901234567", "UNKNOWN_DELETE", {"id": "831045678901234567"}),
+        ("DELETE", f"{HOST}/v1/videos/text2video", "UNKNOWN_DELETE", {}),
+        ("PUT", f"{HOST}/v1/anything/1", "UNKNOWN_WRITE", {}),
         ("GET", f"{HOST}/v1/new/things?start_time=1", "UNKNOWN_READ", {}),
         ("HEAD", f"{HOST}/tasks", "UNKNOWN_READ", {}),
         ("GET", "https://cdn.klingai.com/x/y.mp4?t=1", "DOWNLOAD", {}),
@@ -50,6 +53,7 @@ def test_rows(method, url, row, variables):
         ("PUT", f"{ELSEWHERE}/v1/videos/text2video"),
         ("GET", "https://notklingai.com/x.mp4"),
         ("POST", "https://klingai.com.example/x"),
+        ("DELETE", f"{ELSEWHERE}/v1/videos/text2video/1"),
     ],
 )
 def test_what_is_not_klings(method, url):

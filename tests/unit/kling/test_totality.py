@@ -18,6 +18,7 @@ from klingai_audit.kling.endpoints import (
     DELETE_FILE,
     DOWNLOAD,
     ROWS,
+    UNKNOWN_DELETE,
     UNKNOWN_READ,
     UNKNOWN_WRITE,
 )
@@ -28,7 +29,7 @@ from klingai_audit.privacy.commitment import ToCommit
 HOST = "https://api-singapore.klingai.com"
 TASK = "831045678901234567"
 NOON = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
-EVERYTHING = (*ROWS, DOWNLOAD, DELETE_FILE, UNKNOWN_READ, UNKNOWN_WRITE)
+EVERYTHING = (*ROWS, DOWNLOAD, DELETE_FILE, UNKNOWN_READ, UNKNOWN_WRITE, UNKNOWN_DELETE)
 
 rows = pytest.mark.parametrize("row", EVERYTHING, ids=lambda row: f"{row.method} {row.path or row.action or row.kind}")
 
@@ -240,6 +241,25 @@ def test_every_deletion(row):
     assert told(interpret(row, status=200, answer=envelope(record(row, "failed")))[1]) == [
         ("resource_deleted", "failure")
     ]
+
+
+@pytest.mark.parametrize("path,found", [(f"/v1/new/things/{TASK}", TASK), ("/v1/new/things", None)])
+def test_a_delete_that_no_row_names(path, found):
+    """Announced and told as a deletion of something, under its path; never as an order that may cost."""
+    operation = PROVIDER.classify("DELETE", HOST + path, Memory("o"))
+    assert (operation.kind, operation.failure_class) == ("destructive", "delete")
+    intent, outcomes, _ = interpret(UNKNOWN_DELETE, operation=operation, status=200, answer=envelope({}))
+    assert (str(intent.event_type), intent.outcome, intent.metadata["phase"]) == (
+        "resource_deleted",
+        "unknown",
+        "intent",
+    )
+    assert told(outcomes) == [("resource_deleted", "success")]
+    draft = outcomes[0].draft
+    assert (draft.resource_type, draft.resource_id, draft.action) == (
+        "resource", found, path.replace(TASK, "{id}"),
+    )  # fmt: skip
+    assert (outcomes[0].sight, outcomes[0].unresolved) == (None, None)
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.product == "account"], ids=lambda row: row.path)
