@@ -1,5 +1,6 @@
 # Everything a newcomer or CI does starts here. Needs GNU make 3.81 or later and CPython 3.11 or later.
-#   make demo        watch the product work (installs the core only, about 8 MB)
+#   make demo        watch the product work (installs the core only, about 30 MB)
+#   make demo-full   the same, ending with a report in HTML and PDF (installs the report extra)
 #   make test        checks, then the fast tests
 #   make test-all    the same and the slow suites (kills, power loss, packaging)
 #   make check       lint, types, import contracts, house rules
@@ -18,11 +19,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 SOURCES := src tests tools $(wildcard bench)
 
-.PHONY: demo test test-all test-slow check check-lint check-format check-types check-imports check-source \
+.PHONY: demo demo-full test test-all test-slow check check-lint check-format check-types check-imports check-source \
 	fmt bench docs lock clean FORCE
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.project
+	@$(BIN)/klingai-audit demo --dir demo
+
+demo-full: $(VENV)/.report
 	@$(BIN)/klingai-audit demo --dir demo
 
 test: check
@@ -64,7 +68,7 @@ docs: $(VENV)/.test
 	@$(BIN)/python -m pytest -q tests/docs $(PYTEST_ARGS)
 
 lock: $(VENV)/.lock
-	@PATH="$(CURDIR)/$(VENV)/lock/bin:$$PATH" tools/lock.sh
+	@PATH="$(abspath $(VENV)/lock/bin):$$PATH" tools/lock.sh
 
 clean:
 	rm -rf $(VENV) build dist demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
@@ -84,6 +88,11 @@ $(VENV)/.core: $(VENV)/.python requirements/build.txt requirements/core.txt
 
 $(VENV)/.project: $(VENV)/.core pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.report: $(VENV)/.project requirements/report.txt
+	@echo "installing the report extra into $(VENV)"
+	@$(PIP) install --require-hashes -r requirements/report.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.project requirements/test.txt

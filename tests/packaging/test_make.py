@@ -39,6 +39,23 @@ def test_target_can_be_planned(repository: Path, tmp_path: Path, target: str) ->
     assert target == "clean" or "make_venv.py" in done.stdout
 
 
+@pytest.mark.parametrize("place", ["absolute", "relative"])
+def test_lock_finds_its_own_uv(repository: Path, tmp_path: Path, place: str) -> None:
+    """The folder of the pinned uv is first on PATH and a path from the root, wherever VENV points."""
+    venv = str(tmp_path / "venv") if place == "absolute" else "some-venv"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    planned = subprocess.run(
+        ["make", "-n", "lock", f"VENV={venv}", f"PYTHON={sys.executable}"],
+        cwd=repository,
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    first = re.findall(r'PATH="([^:"]*):', planned)
+    assert [str(repository / venv / "lock" / "bin")] == first
+
+
 def test_ci_runs_everything(repository: Path) -> None:
     """The script of CI is strict and runs the whole of `test-all`."""
     script = repository / ".ci" / "run"
