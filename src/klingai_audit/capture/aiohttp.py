@@ -47,17 +47,31 @@ _call: Final[contextvars.ContextVar[_Call | None]] = contextvars.ContextVar("kli
 
 
 def check_version(kind: Any) -> None:
-    """Refuse a class of sessions of an aiohttp that cannot be audited. Raises: UsageError."""
-    home: Any = next(cls for cls in kind.__mro__ if cls.__module__.partition(".")[0] == "aiohttp")
-    if "middlewares" not in inspect.signature(home._request).parameters:  # noqa: SLF001  all its methods end there
+    """Refuse a class of sessions of an aiohttp that cannot be audited, and what is no session. Raises: UsageError."""
+    home = next((cls for cls in kind.__mro__ if cls.__module__.partition(".")[0] == "aiohttp"), kind)
+    sends = getattr(home, "_request", None)  # all methods of a session end there
+    if sends is None and not hasattr(home, "request"):
+        raise UsageError(
+            f"{kind.__name__} is no session of aiohttp.", do="Give audit.attach(…) an aiohttp.ClientSession."
+        )
+    if "middlewares" not in _parameters(sends):
         raise UsageError(
             "This version of aiohttp has no client middlewares, so that its requests cannot be audited.", do=_UPGRADE
         )
-    if not hasattr(import_module("aiohttp.payload").Payload, "as_bytes"):
+    payload = getattr(import_module("aiohttp"), "payload", None)
+    if not hasattr(getattr(payload, "Payload", None), "as_bytes"):
         raise UsageError(
             "This version of aiohttp does not show its middlewares what it sends, so that it cannot be audited.",
             do=_UPGRADE,
         )
+
+
+def _parameters(function: Any) -> frozenset[str]:
+    """The names of a function's parameters; none for what has no signature, or is no function."""
+    try:
+        return frozenset(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return frozenset()
 
 
 def attach_session(session: Any, recorder: Recorder) -> None:

@@ -180,7 +180,10 @@ def _change_requests(made: Instrumentation, library: Any, scope: Any) -> None:
 def _change_aiohttp(made: Instrumentation, library: Any, scope: Any) -> None:
     from klingai_audit.capture.aiohttp import audited_request, check_version
 
-    check_version(library.ClientSession)
+    session = getattr(library, "ClientSession", None)
+    if session is None:
+        raise UsageError("This aiohttp has no ClientSession.", do="Install aiohttp 3.12.2 or later.")
+    check_version(session)
 
     def requesting(original: Any) -> Any:
         async def request(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -188,7 +191,7 @@ def _change_aiohttp(made: Instrumentation, library: Any, scope: Any) -> None:
 
         return request
 
-    made.replace(library.ClientSession, "_request", requesting)
+    made.replace(session, "_request", requesting)
 
 
 _LIBRARIES: Final[dict[str, Callable[[Instrumentation, Any, Any], None]]] = {

@@ -546,3 +546,46 @@ def test_a_version_without_client_middlewares():
             refuse(Old())
         assert "no client middlewares" in caught.value.message
         assert "3.12" in caught.value.do
+
+
+class Ancient:
+    """A session of an aiohttp that does not even send through `_request`."""
+
+    __module__ = "aiohttp.client"
+
+    async def request(self, method, url):
+        """Send, somehow."""
+
+
+class Compiled:
+    """A session whose method has no signature to look at."""
+
+    __module__ = "aiohttp.client"
+    _request = type
+
+
+@pytest.mark.parametrize("kind", [Ancient, Compiled])
+def test_a_version_that_sends_otherwise(kind):
+    """Without `_request`, or with one that tells nothing, the refusal is a sentence, not an AttributeError."""
+    recorder, _ = make_recorder()
+    with pytest.raises(UsageError) as caught:
+        attach(recorder, kind())
+    assert "no client middlewares" in caught.value.message
+    assert "3.12" in caught.value.do
+
+
+def test_what_is_no_session_of_aiohttp():
+    """Another object of that library is named, with what to give instead."""
+    recorder, _ = make_recorder()
+    with pytest.raises(UsageError) as caught:
+        attach(recorder, aiohttp.CookieJar.__new__(aiohttp.CookieJar))
+    assert caught.value.message == "CookieJar is no session of aiohttp."
+    assert "ClientSession" in caught.value.do
+
+
+def test_a_library_without_payloads(monkeypatch):
+    """A module that is missing altogether is refused like one that hides its bodies."""
+    monkeypatch.delattr(aiohttp, "payload")
+    with pytest.raises(UsageError) as caught:
+        check_version(aiohttp.ClientSession)
+    assert "cannot be audited" in caught.value.message
