@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from tools import docs_api, docs_cli, docs_events, docs_findings, docs_policy
+from tools import docs_api, docs_calls, docs_cli, docs_events, docs_findings, docs_policy
 from tools.docs_pages import fill, sections_of
 
 __all__ = ["PARTS", "current", "pages"]
@@ -21,7 +21,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "commands": docs_cli.commands,
     "event-types": docs_events.types,
     "event-aliases": docs_events.aliases,
-    "event-acts": docs_events.acts,
+    "event-acts": docs_calls.calls,
     "kling-codes": docs_events.codes,
     "policy-settings": docs_policy.settings,
     "policy-classes": docs_policy.classes,

@@ -77,16 +77,34 @@ def test_every_option_is_on_the_page(command: tuple[str, ...]) -> None:
     assert options == options & set(re.findall(r"--[a-z][a-z-]+", section + everywhere))
 
 
+def written(event_type: str) -> bool:
+    """Whether some module that is no reader writes a type, by its name or as one of a family."""
+    readers = {"trust", "views"}
+    code = "\n".join(
+        text
+        for path, text in SOURCES.items()
+        if path.name not in {"types.py", "demo_scenes.py"} and path.parent.name not in readers
+    )
+    family = re.fullmatch(
+        r"(?:video|image|audio)(_generation_|_)(started|completed|failed|downloaded|deleted)", event_type
+    )
+    made = family is not None and f"}}{family[1]}{{" in code and f"'{family[2]}'" in code
+    named = f'"{event_type}"' in code or f"EventType.{event_type.upper()}" in code
+    return named or made or (family is not None and f'}}{family[1]}{family[2]}"' in code)
+
+
 def test_types_that_nothing_writes_are_named_truly() -> None:
     """What events.md calls unwritten is not written: when something begins to write it, the page must change."""
-    readers = {"trust", "views"}
-    writers = [
-        path for path in SOURCES if path.name not in {"types.py", "demo_scenes.py"} and path.parent.name not in readers
-    ]
-    code = "\n".join(SOURCES[path] for path in writers)
     unwritten = (*docs_events.LATER, *docs_events.CALLERS)
-    assert [] == [word for word in unwritten if f'"{word}"' in code or f"EventType.{word.upper()}" in code]
+    assert [] == [name for name in unwritten if written(name)]
     assert set(unwritten) <= set(EVENT_TYPES)
+
+
+def test_types_that_something_writes_are_named_truly() -> None:
+    """Of every other type some module writes at least one entry."""
+    assert [] == [
+        name for name in EVENT_TYPES if name not in docs_events.LATER + docs_events.CALLERS and not written(name)
+    ]
 
 
 def test_hidden_names_exist() -> None:

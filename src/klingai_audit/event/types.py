@@ -148,9 +148,15 @@ def _registry() -> dict[str, EventInfo]:
             f"A task for {medium} or its create call failed.",
             "an error code or a failed task",
         )
-    add(operations, t.TASK_SUBMITTED, _API, "A task without a prompt is about to be sent.", "a paid create call")
+    add(
+        operations,
+        t.TASK_SUBMITTED,
+        _API,
+        "A paid call without a prompt is about to be sent, or one that makes no medium was accepted.",
+        "a paid call",
+    )
     add(operations, t.TASK_STATUS_CHANGED, _API, "A task is seen in another state.", "a poll or a callback")
-    add(operations, t.TASK_COMPLETED, _API, "A task ended; its product is not known.", "the first sight of its end")
+    add(operations, t.TASK_COMPLETED, _API, "A task ended whose product is not known.", "the first sight of its end")
     for medium in ("video", "image", "audio"):
         downloaded, deleted = t(f"{medium}_downloaded"), t(f"{medium}_deleted")
         add(operations, downloaded, _FILES, f"A file with {medium} was fetched.", "a result download, with its SHA-256")
