@@ -102,6 +102,10 @@ def test_query_prints_the_stored_bytes(cli, stored):
         (["--since", "-30d", "--team", "studio-b"], [5]),
         (["--since=-1h", "--until", "now", "--team", "studio-b"], [5]),
         (["--until", "-1h"], []),
+        (["--sort", "timestamp", "--reverse", "--limit", "2", "--team", "studio-a"], [4, 3]),
+        (["--cost", ">=1"], []),
+        (["--model", "kling-3.0"], []),
+        (["--key", "0123456789abcdef"], []),
         (["--since", "today", "--until", "today", "--team", "studio-b"], [5]),
     ],
 )
@@ -109,6 +113,16 @@ def test_filters(cli, argv, expected):
     """Each option finds its entries, `-30d` is a value, and an empty answer is exit 0."""
     answer = cli("query", "--json", *argv)
     assert (0, expected) == (answer.code, answer.seqs)
+
+
+def test_a_cursor_goes_on_where_the_page_ended(cli):
+    """The remark on stderr carries it; the last page has none."""
+    first = cli("query", "--json", "--team", "studio-a", "--limit", "2")
+    cursor = json.loads(first.err)["cursor"]
+    second = cli("query", "--json", "--team", "studio-a", "--limit", "2", "--cursor", cursor)
+    assert ([2, 3], [4]) == (first.seqs, second.seqs)
+    assert {"recorded": False} == json.loads(second.err)
+    assert 2 == cli("query", "--team", "studio-b", "--cursor", cursor).code
 
 
 def test_global_options_before_the_command(place, cli):

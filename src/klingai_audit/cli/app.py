@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "query": ("reading:query", "Find entries."),
     "tail": ("reading:tail", "Show the last entries, and with -f every new one."),
     "show": ("reading:show", "Show one entry, or the whole story of one generation."),
+    "trace": ("tracing:trace", "Find the generation that made a media file."),
     "activity": ("reading:activity", "Summarise what one person did."),
     "verify": ("trusting:verify", "Check the log against its signed tree."),
     "drill": ("trusting:drill", "Attack a copy of the log and see what is caught."),

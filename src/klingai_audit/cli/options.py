@@ -38,6 +38,12 @@ class Selection:
         Correlation id.
     task
         Provider task id.
+    model
+        Model, such as kling-3.0.
+    key
+        Credential: fingerprint, or the name it was declared under; may be repeated.
+    cost
+        Condition on one charged amount: '>=5', '<1.5 video units', '=0'.
     text
         Words in any value, ignoring case.
     since
@@ -55,6 +61,9 @@ class Selection:
     resource: str | None = None
     correlation: str | None = None
     task: str | None = None
+    model: str | None = None
+    key: tuple[str, ...] = ()
+    cost: str | None = None
     text: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     since: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     until: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
@@ -77,6 +86,9 @@ class Selection:
             resource=self.resource,
             correlation=self.correlation,
             task=self.task,
+            model=self.model,
+            key=self.key or None,
+            cost=self.cost,
             text=self.text,
             since=self.since,
             until=self.until,

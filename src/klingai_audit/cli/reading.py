@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from cyclopts import Parameter
 
@@ -23,7 +24,9 @@ POLL_SECONDS: Final = 0.2
 def query(
     *,
     selection: Selection = Selection(),  # noqa: B008  (frozen)
-    limit: Annotated[int | None, Parameter(help="At most so many.")] = None,
+    sort: Annotated[Literal["seq", "timestamp"], Parameter(help="Order in the log, or when it happened.")] = "seq",
+    limit: Annotated[int | None, Parameter(help="At most so many; more are told of with a cursor.")] = None,
+    cursor: Annotated[str | None, Parameter(help="Go on where a page ended that was cut by --limit.")] = None,
     reverse: Annotated[bool, Parameter(help="Newest first.")] = False,
     duplicates: Annotated[bool, Parameter(help="Also entries whose event_id was seen before.")] = False,
     resolve: Resolve = False,
@@ -32,17 +35,28 @@ def query(
 ) -> None:
     """Find entries. With --json: one entry a line, exactly the bytes that are stored."""
     from klingai_audit.cli.recording import record_read
+    from klingai_audit.views.pages import take_page, with_fingerprints
     from klingai_audit.views.query import query as find
 
     wanted = selection.to_filter(limit=limit, reverse=reverse, duplicates=duplicates)
     reader, subjects = _open(session)
     size = reader.size
-    found = find(reader.entries(0, size), wanted, subjects)
+    if selection.key:
+        wanted = replace(wanted, key=with_fingerprints(reader.entries(0, size), selection.key))
+    following = None
+    found: Iterable[EntryView]
+    if limit is None and cursor is None and sort == "seq":
+        found = find(reader.entries(0, size), wanted, subjects)
+    else:
+        page = take_page(
+            lambda end: reader.entries(0, end), reader.entry, size, wanted, subjects, sort=sort, cursor=cursor
+        )
+        found, following = page.entries, page.cursor
     recorded = record_read(session, "query", selection.given(), size, subjects, asked=record)
     printed = _print_entries(session, found, resolve=resolve)
     if not session.as_json and not printed:
         session.remark("No entry matches.")
-    _tell_recorded(session, recorded)
+    _tell_recorded(session, recorded, following)
 
 
 def tail(
@@ -178,6 +192,9 @@ def _follow(session: Session, reader: LogReader, size: int) -> Iterator[bytes]:
             time.sleep(POLL_SECONDS)
 
 
-def _tell_recorded(session: Session, recorded: bool) -> None:
+def _tell_recorded(session: Session, recorded: bool, cursor: str | None = None) -> None:
     words = "This was recorded in the log." if recorded else "Not recorded in the log (--record does)."
-    session.remark(words, recorded=recorded)
+    if cursor is None:
+        session.remark(words, recorded=recorded)
+    else:
+        session.remark(f"More: the same again with --cursor {cursor}\n{words}", recorded=recorded, cursor=cursor)

@@ -5,14 +5,18 @@ Allowed callers: views, cli.
 
 from __future__ import annotations
 
+import operator
 import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
+from klingai_audit.errors import UsageError
 from klingai_audit.event.types import EVENT_TYPES
 from klingai_audit.views.entry import EntryView
 
-__all__ = ["END_TYPES", "ChargeSum"]
+__all__ = ["END_TYPES", "ChargeSum", "CostTest", "charges_of"]
 
 END_TYPES: Final = frozenset(
     {"task_completed", "resource_created"}
@@ -21,6 +25,54 @@ END_TYPES: Final = frozenset(
 """Event types that end a task; only these state a charge."""
 
 _AMOUNT: Final = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,9})?", re.ASCII)
+_COST: Final = re.compile(r"\s*(>=|<=|=|>|<)?\s*([0-9]{1,18}(?:\.[0-9]{1,9})?)(?:\s+(\S.*?))?\s*", re.ASCII)
+_COMPARE: Final[dict[str, Callable[[Decimal, Decimal], bool]]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "=": operator.eq,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+def charges_of(entry: EntryView) -> Iterator[tuple[str, Decimal]]:
+    """Yield what one entry states to have been charged, as (unit, amount); an entry that is no end states nothing."""
+    if entry.event_type not in END_TYPES:
+        return
+    charges = entry.metadata.get("charge")
+    for charge in charges if isinstance(charges, list) else ():
+        amount = charge.get("amount") if isinstance(charge, dict) else None
+        if isinstance(amount, str) and _AMOUNT.fullmatch(amount):
+            yield _unit(charge), Decimal(amount)
+
+
+@dataclass(frozen=True, slots=True)
+class CostTest:
+    """A condition on what one entry states to have been charged: `>=5`, `<1.5 video units`, `=0 USD`.
+
+    Each amount is compared for itself, since amounts of different units are never added. Without a unit, any does.
+    """
+
+    compare: Callable[[Decimal, Decimal], bool]
+    amount: Decimal
+    unit: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> CostTest:
+        """Read a condition; without an operator `=` is meant. Raises: UsageError."""
+        found = _COST.fullmatch(text)
+        if found is None:
+            raise UsageError(f"cost {text!r} is no condition.", do="Use one such as '>=5', '<1.5 video units' or '=0'.")
+        sign, amount, unit = found.groups()
+        return cls(_COMPARE[sign or "="], Decimal(amount), unit.casefold() if unit else None)
+
+    def holds(self, entry: EntryView) -> bool:
+        """Tell whether any amount that the entry states is as asked for."""
+        return any(
+            self.compare(amount, self.amount)
+            for unit, amount in charges_of(entry)
+            if self.unit is None or unit.casefold() == self.unit
+        )
 
 
 class ChargeSum:
@@ -31,14 +83,8 @@ class ChargeSum:
 
     def add(self, entry: EntryView) -> None:
         """Count what this entry states; an entry that is no end, and what is no amount, counts nothing."""
-        if entry.event_type not in END_TYPES:
-            return
-        charges = entry.metadata.get("charge")
-        for charge in charges if isinstance(charges, list) else ():
-            amount = charge.get("amount") if isinstance(charge, dict) else None
-            if isinstance(amount, str) and _AMOUNT.fullmatch(amount):
-                unit = _unit(charge)
-                self._sums[unit] = self._sums.get(unit, Decimal(0)) + Decimal(amount)
+        for unit, amount in charges_of(entry):
+            self._sums[unit] = self._sums.get(unit, Decimal(0)) + amount
 
     def to_json(self) -> dict[str, str]:
         """Return unit → decimal text, sorted by unit."""

@@ -18,17 +18,21 @@ from klingai_audit.errors import UsageError
 from klingai_audit.event.record import OUTCOMES
 from klingai_audit.event.types import CATEGORIES, EVENT_TYPES, canonical_type, category_of
 from klingai_audit.privacy.subjects import RESERVED, is_pseudonym
+from klingai_audit.views.charge import CostTest
 from klingai_audit.views.entry import EntryView, People
 from klingai_audit.views.haystack import holds_text, text_needle
 from klingai_audit.views.times import format_instant, parse_instant
 
-__all__ = ["CUSTOM_CATEGORY", "TASK_MEMBERS", "Filter", "Plan", "names_task"]
+__all__ = ["CUSTOM_CATEGORY", "KEY_MEMBERS", "TASK_MEMBERS", "Filter", "Plan", "names_key", "names_task"]
 
 CUSTOM_CATEGORY: Final = "custom"
 """Category of a user's own `x_…` event types."""
 
 TASK_MEMBERS: Final = ("task_id", "external_task_id")
 """Metadata members that name a provider task, beside `resource_id`."""
+
+KEY_MEMBERS: Final = ("key_fingerprint", "new", "old", "api_key_name", "name")
+"""Metadata members that name a credential: by its fingerprint, or by the name it was declared under."""
 
 _HEADER: Final = b'","event_type":"'
 _HEADER_AT: Final = slice(102, 118)
@@ -46,8 +50,11 @@ class Filter:
 
     `actor` is a raw id, a mask or a pseudonym. `event_type`, `category` and `outcome` take one name or several (any of
     them). `resource` is a resource id, a resource type, or `type/id`; a user may be named as an actor is. `task` is a
-    provider task id or the intent's event id. `text` is looked for in all values but the ledger's members, ignoring
-    case. The time range is half-open over `timestamp`, [since, until), in the forms of `views.times`.
+    provider task id or the intent's event id. `model` is a model's name. `key` is a credential's fingerprint (16 hex
+    digits) or the name it was declared under, one or several. `cost` is a condition such as `>=5 video units`
+    (`views.charge.CostTest`); an entry that states no charge never fulfils it. `text` is looked for in all values but
+    the ledger's members, ignoring case. The time range is half-open over `timestamp`, [since, until), in the forms of
+    `views.times`.
     `limit` counts entries after folding; `reverse` gives the newest first. `duplicates` turns folding off.
     """
 
@@ -60,6 +67,9 @@ class Filter:
     resource: str | None = None
     correlation: str | None = None
     task: str | None = None
+    model: str | None = None
+    key: str | Iterable[str] | None = None
+    cost: str | None = None
     text: str | None = None
     since: str | dt.datetime | dt.date | None = None
     until: str | dt.datetime | dt.date | None = None
@@ -73,6 +83,13 @@ def names_task(entry: EntryView, task: str) -> bool:
     if task in (entry.resource_id, entry.event_id):
         return True
     return any(entry.metadata.get(member) == task for member in TASK_MEMBERS)
+
+
+def names_key(entry: EntryView, keys: frozenset[str]) -> bool:
+    """Tell whether an entry itself names one of these credentials."""
+    if entry.resource_type == "api_key":
+        return entry.resource_id in keys or any(entry.metadata.get(member) in keys for member in KEY_MEMBERS)
+    return entry.metadata.get("key_fingerprint") in keys or entry.metadata.get("api_key_name") in keys
 
 
 class Plan:
@@ -124,6 +141,18 @@ class Plan:
             task = wanted.task
             self._needles.append(_quote(task))
             self._tests.append(lambda entry: names_task(entry, task))
+        if wanted.model is not None:
+            model = wanted.model
+            self._needles.append(b'"model":%b' % _quote(model))
+            self._tests.append(lambda entry: entry.metadata.get("model") == model)
+        if wanted.key is not None:
+            keys = frozenset(_several(wanted.key))
+            self._tests.append(lambda entry: names_key(entry, keys))
+            if len(keys) == 1:
+                self._needles.append(_quote(*keys))
+        if wanted.cost is not None:
+            self._needles.append(b'"charge":[')
+            self._tests.append(CostTest.parse(wanted.cost).holds)
         if wanted.text:
             text = wanted.text.lower()
             self._lowered = text_needle(text)

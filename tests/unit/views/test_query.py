@@ -250,3 +250,57 @@ def test_numbers_are_found_as_the_log_writes_them():
     """Text search sees a number in the one spelling that docs/format.md gives it."""
     stored = line(0, metadata={"much": 1e20}).replace(b"1e+20", b"1e20")
     assert [[0], []] == [found([stored], text=text) for text in ("1e20", "1e+20")]
+
+
+# --- model, credential, cost --------------------------------------------------------------------------
+
+
+def ended(seq: int, *charges: dict[str, str], **more: Any) -> bytes:
+    return line(seq, event_type="video_generation_completed", metadata={"charge": list(charges), **more})
+
+
+UNITS = {"charge_type": "unit", "amount": "5", "package_type": "video"}
+CASH = {"charge_type": "cash", "amount": "0.42", "currency": "USD"}
+
+
+@pytest.mark.parametrize(
+    "cost, expected",
+    [
+        (">=5", [0, 1]), ("5", [0, 1]), ("< 1", [1, 2]), (">5", []), ("=0.42 usd", [1]), ("<=5 video units", [0, 1]),
+        ("<9 image units", [2]), ("=0", [2]),
+    ],
+)  # fmt: skip
+def test_cost_compares_each_amount_for_itself(cost: str, expected: list[int]) -> None:
+    """Amounts are never added, and an end that states no charge fulfils no condition."""
+    free = {"charge_type": "unit", "amount": "0", "package_type": "image"}
+    lines = [ended(0, UNITS), ended(1, UNITS, CASH), ended(2, free), ended(3), line(4)]
+    assert expected == found(lines, cost=cost)
+
+
+@pytest.mark.parametrize("cost", ["", "five", ">", ">>5", "-1", "1e3", "5,5"])
+def test_a_cost_that_is_no_condition_is_refused(cost: str) -> None:
+    """The message shows the forms."""
+    with pytest.raises(UsageError, match="is no condition"):
+        found([], cost=cost)
+
+
+def test_model_is_compared_whole() -> None:
+    """`kling-3.0` is not `kling-3.0-turbo`."""
+    lines = [line(seq, metadata={"model": model}) for seq, model in enumerate(["kling-3.0", "kling-3.0-turbo"])]
+    assert [0] == found([*lines, line(2, metadata={"note": '"model":"kling-3.0"'})], model="kling-3.0")
+
+
+def test_a_credential_is_found_by_fingerprint_and_by_name() -> None:
+    """Calls made with it, its declarations, and nothing that merely mentions it."""
+    print_ = "0123456789abcdef"
+    lines = [
+        line(0, metadata={"key_fingerprint": print_}),
+        line(1, event_type="api_key_used", resource_type="api_key", resource_id=print_),
+        line(2, event_type="api_key_rotated", resource_type="api_key", resource_id="f" * 16,
+             metadata={"name": "prod", "old": print_, "new": "f" * 16}),
+        line(3, metadata={"name": "prod", "note": print_}),
+        line(4, metadata={"api_key_name": "prod"}),
+    ]  # fmt: skip
+    assert [0, 1, 2] == found(lines, key=print_)
+    assert [2, 4] == found(lines, key="prod")
+    assert [0, 1, 2, 4] == found(lines, key=[print_, "prod"])
