@@ -19,7 +19,7 @@ from klingai_audit.privacy.subjects import SubjectTable
 from klingai_audit.views.entry import EntryView, People
 from klingai_audit.views.story import Story, tell_story
 
-__all__ = ["MediaFile", "Sighting", "Trace", "trace"]
+__all__ = ["MediaFile", "Role", "Sighting", "Trace", "trace"]
 
 Role = Literal["delivered", "handed_in"]
 _CHUNK: Final = 1 << 20
