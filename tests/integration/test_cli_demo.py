@@ -12,20 +12,32 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from klingai_audit.cli import demo_scenes
+from klingai_audit.cli import demo_callbacks, demo_scenes, demo_script, demo_stage
 from klingai_audit.kling.simulator import DEFAULT_ACCESS_KEY, DEFAULT_API_KEY, DEFAULT_SECRET_KEY
 
 COMMAND = [sys.executable, "-m", "klingai_audit.cli"]
-PEOPLE = ("MAKER", "EDITOR", "ARTIST", "INTERN", "LEAD")
+HOSTILE = {
+    "HTTP_PROXY": "http://localhost:9",
+    "http_proxy": "http://localhost:9",
+    "KLINGAI_API_KEY": "somebody-elses",
+    "KLINGAI_BASE_URL": "http://localhost:9",
+}
+"""An environment that must not reach the simulator's clients."""
 ADDRESS = re.compile(rb"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
 
 
-def demo(folder: Path, *argv: str) -> subprocess.CompletedProcess[bytes]:
+def demo(folder: Path, *argv: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [*COMMAND, "demo", "--dir", "d", *argv], cwd=folder, capture_output=True, check=False, timeout=300
+        [*COMMAND, "demo", "--dir", "d", *argv],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        check=False,
+        timeout=300,
     )
 
 
@@ -34,7 +46,7 @@ def told(tmp_path_factory):
     """One run for programs: (folder, finished process, its object, seconds)."""
     folder = tmp_path_factory.mktemp("demo")
     began = time.monotonic()
-    done = demo(folder, "--json")
+    done = demo(folder, "--json", **HOSTILE)
     seconds = time.monotonic() - began
     assert (0, b"") == (done.returncode, done.stderr)
     return folder, done, json.loads(done.stdout), seconds
@@ -42,18 +54,19 @@ def told(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shown(told):
-    """A second run on the same folder, for people."""
+    """A second run on the same folder, for people with a small screen."""
     folder, *_ = told
-    done = demo(folder)
+    done = demo(folder, COLUMNS="80")
     assert (0, b"") == (done.returncode, done.stderr)
     return done.stdout.decode()
 
 
 def secrets() -> list[bytes]:
     """Everything private that the demo handles."""
-    people = [getattr(demo_scenes, name) for name in PEOPLE]
-    found = [person.id for person in people] + [person.ip for person in people] + [demo_scenes.NEWCOMER]
-    found += [*demo_scenes._PROMPTS.values(), DEFAULT_API_KEY, DEFAULT_ACCESS_KEY, DEFAULT_SECRET_KEY]
+    people = demo_stage.PEOPLE
+    found = [person.id for person in people] + [person.ip for person in people] + [demo_stage.NEWCOMER]
+    found += [*demo_scenes.PROMPTS.values(), demo_callbacks._PROMPT, demo_script._PROMPT]
+    found += [DEFAULT_API_KEY, DEFAULT_ACCESS_KEY, DEFAULT_SECRET_KEY, demo_callbacks.SECRET]
     return [text.encode() for text in found] + [b"demo-revoked", b"127.0.0.1"]
 
 
@@ -64,8 +77,8 @@ def files(*folders: Path) -> dict[Path, bytes]:
 def test_the_object(told):
     """Exactly the promised members; every way a generation can end occurs; everything is caught."""
     _, _, answer, seconds = told
-    assert ["entries", "generations", "verdict", "drill", "places"] == list(answer)
-    assert {"success": 4, "failure": 1, "blocked": 3, "unknown": 1} == answer["generations"]
+    assert ["entries", "generations", "verdict", "drill", "places", "callbacks", "script"] == list(answer)
+    assert {"success": 8, "failure": 1, "blocked": 3, "unknown": 1} == answer["generations"]
     assert ["mutations", "caught", "missed", "skipped"] == list(answer["drill"])
     assert (True, []) == (answer["drill"]["mutations"] >= 25, answer["drill"]["missed"])
     assert answer["drill"]["mutations"] == answer["drill"]["caught"]
@@ -75,10 +88,14 @@ def test_the_object(told):
     assert seconds < 60
 
 
+def entries_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for day in folder.glob("d/audit/*.jsonl") for line in day.read_bytes().splitlines()]
+
+
 def test_every_kind_of_event_of_the_story_is_there(told):
-    """Successes in both API generations, refusals, a failure, a lost reply, a download, acts of an admin."""
+    """Success in both API generations, an image, speech, refusals, a failure, a lost reply, acts of an admin."""
     folder, *_ = told
-    entries = [json.loads(line) for day in folder.glob("d/audit/*.jsonl") for line in day.read_bytes().splitlines()]
+    entries = entries_of(folder)
     kinds = {(entry["event_type"], entry["outcome"]) for entry in entries}
     assert set() == {
         ("prompt_submitted", "success"), ("api_key_used", "success"), ("video_generation_started", "success"),
@@ -86,12 +103,73 @@ def test_every_kind_of_event_of_the_story_is_there(told):
         ("video_generation_completed", "success"), ("video_generation_failed", "failure"),
         ("video_downloaded", "success"), ("policy_violation", "blocked"), ("rate_limit_exceeded", "blocked"),
         ("access_denied", "blocked"), ("user_added", "success"), ("budget_modified", "success"),
-        ("signing_key_rotated", "success"), ("log_closed", "success"),
+        ("signing_key_rotated", "success"), ("log_closed", "success"), ("image_generation_started", "success"),
+        ("image_generation_completed", "success"), ("image_downloaded", "success"),
+        ("audio_generation_completed", "success"), ("task_status_changed", "unknown"),
     } - kinds  # fmt: skip
     assert {"legacy", "new"} == {
         entry["metadata"]["generation"] for entry in entries if "generation" in entry.get("metadata", {})
     }
     assert 4 <= len({entry["actor_id"] for entry in entries if entry["actor_id"].startswith("p_")})
+
+
+def test_a_paid_call_that_answers_at_once(told):
+    """It is announced before and charged in its one end; no poll belongs to it."""
+    folder, *_ = told
+    entries = entries_of(folder)
+    (end,) = [entry for entry in entries if entry["event_type"] == "audio_generation_completed"]
+    story = [entry for entry in entries if entry.get("correlation_id") == end["correlation_id"]]
+    assert ["prompt_submitted", "audio_generation_completed"] == [entry["event_type"] for entry in story]
+    assert ["0.05"] == [charge["amount"] for charge in end["metadata"]["charge"]]
+
+
+def test_callbacks_true_and_forged(told):
+    """The forged one is a claim and no end; the signed one is the end, without a poll; the object counts both."""
+    folder, _, answer, _ = told
+    assert 1 == answer["callbacks"]["claim"]
+    assert 1 <= answer["callbacks"]["verified"] <= 3
+    entries = entries_of(folder)
+    (claim,) = [entry for entry in entries if entry.get("metadata", {}).get("claim")]
+    assert ("task_status_changed", "unknown", "failed") == (
+        claim["event_type"], claim["outcome"], claim["metadata"]["status"],
+    )  # fmt: skip
+    told_by = [entry for entry in entries if entry.get("resource_id") == claim["resource_id"] and entry is not claim]
+    assert ("video_generation_started", "video_generation_completed") == (
+        told_by[0]["event_type"], told_by[-1]["event_type"],
+    )  # fmt: skip
+    assert {"callback"} == {entry["metadata"]["via"] for entry in told_by[1:]}
+    assert [] == [entry for entry in told_by if entry["event_type"] == "video_generation_failed"]
+
+
+def test_a_script_and_one_line(told):
+    """As it is the log has nothing of its task; with one line added the whole story, by nobody known."""
+    folder, _, answer, _ = told
+    script = answer["script"]
+    assert ["library", "as_it_is", "with_one_line"] == list(script)
+    unseen, seen = script["as_it_is"], script["with_one_line"]
+    log = b"".join(files(folder / "d" / "audit").values())
+    assert (0, False) == (unseen["entries"], unseen["task_id"].encode() in log)
+    entries = entries_of(folder)
+    (end,) = [
+        entry
+        for entry in entries
+        if entry.get("resource_id") == seen["task_id"] and entry["event_type"] == "video_generation_completed"
+    ]
+    story = [entry for entry in entries if entry.get("correlation_id") == end["correlation_id"]]
+    assert seen["entries"] == len(story) >= 4
+    assert "prompt_submitted" == story[0]["event_type"]
+    assert {"unknown"} == {entry["actor_id"] for entry in story}
+    assert "requests" == script["library"]
+    assert "python-requests/2" == end["user_agent"]
+
+
+def test_the_scripts_differ_by_the_line(told):
+    """The two files are the same but for the one line that is shown."""
+    folder, *_ = told
+    before, after = ((folder / "d" / name).read_text().splitlines() for name in ("order.py", "order_audited.py"))
+    added = [line for line in after if line not in before]
+    assert [demo_script.ADDED_LINE] == added
+    assert before == [line for line in after if line not in added]
 
 
 def test_nothing_private_is_written_or_printed(told, shown):
@@ -107,6 +185,12 @@ def test_nothing_private_is_written_or_printed(told, shown):
     assert [] == [(name, text) for name, data in sealed.items() for text in ids if text in data]
 
 
+def test_lines_fit_a_small_screen(shown):
+    """At 80 columns nothing is wider, but for the command lines at the end, which must stay whole."""
+    story, *_ = shown.split("\nNext\n")
+    assert [] == [line for line in story.splitlines() if len(line) > 80]
+
+
 def test_people_see_masks_localhost_and_a_result(shown):
     """The narration names people by mask, the simulator by name, and ends with a verdict and a drill."""
     assert [True] * 4 == [
@@ -119,16 +203,23 @@ def test_the_next_commands_work_as_pasted(told, shown):
     folder, *_ = told
     lines = shown.split("\nNext\n")[1].splitlines()
     commands = [shlex.split(line) for line in lines if line.strip() and not line.strip().startswith("#")]
-    assert 4 <= len(commands)
+    assert 6 <= len(commands)
     codes = [subprocess.run(argv, cwd=folder, capture_output=True, check=False).returncode for argv in commands]
     assert [0] * len(commands) == codes
 
 
-def test_an_attacked_copy_to_look_at(told):
-    """With `--keep` one attacked copy stays, which the last command line finds broken; other places are refused."""
+def test_an_attacked_copy_to_look_at_and_no_requests(told, tmp_path):
+    """With `--keep` one attacked copy stays, which the last command line finds broken; other places are refused.
+
+    Where requests is not installed, the script uses httpx2 and the demo says so.
+    """
     folder, *_ = told
-    done = demo(folder, "--keep")
-    last = shlex.split(done.stdout.decode().splitlines()[-1])
+    (tmp_path / "requests.py").write_text("raise ImportError")
+    done = demo(folder, "--keep", PYTHONPATH=str(tmp_path))
+    shown = done.stdout.decode()
+    assert [True] * 2 == [part in shown for part in ("order.py, over httpx2", "requests is not installed here")]
+    assert "import httpx2\n" in (folder / "d" / "order.py").read_text()
+    last = shlex.split(shown.splitlines()[-1])
     assert (0, 4) == (done.returncode, subprocess.run(last, cwd=folder, capture_output=True, check=False).returncode)
     assert 2 == demo(folder, "--keys", "elsewhere").returncode
 
@@ -172,7 +263,7 @@ def test_killed_at_many_moments(tmp_path):
     for number in range(40):
         folder = tmp_path / str(number // 4)
         folder.mkdir(exist_ok=True)
-        kill_after(folder, chosen.uniform(0.2, 4.0))
+        kill_after(folder, chosen.uniform(0.2, 6.0))
         if number % 4 == 3:
             done = demo(folder, "--json")
             assert (0, b"") == (done.returncode, done.stderr)

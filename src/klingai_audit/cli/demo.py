@@ -1,4 +1,4 @@
-"""`demo`: a small team makes videos, then the log is verified, attacked and asked. No questions, no network."""
+"""`demo`: a small team works with Kling, then the log is verified, attacked and asked. No questions, no network."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
 
@@ -17,8 +16,8 @@ from klingai_audit.config import open_reader, open_subjects
 from klingai_audit.errors import UsageError
 
 if TYPE_CHECKING:
-    from klingai_audit.cli.demo_scenes import Person
-    from klingai_audit.log import AuditLog
+    from klingai_audit.cli.demo_narration import Narration
+    from klingai_audit.cli.demo_stage import Stage
 
 DEFAULT_FOLDER: Final = Path("klingai-demo")
 
@@ -31,30 +30,29 @@ def demo(
     keep: Annotated[bool, Parameter(help="Leave one attacked copy in <dir>/attacked, to look at.")] = False,
     session: SessionArgument,
 ) -> int:
-    """Watch it work: a small team makes videos, then the log is checked and attacked.
+    """Watch it work: a small team works with Kling, then the log is checked and attacked.
 
     Everything runs on this machine, against a local simulator of Kling; no account is needed. Running it again on
     the same folder goes on with the same log.
     """
     from klingai_audit.cli import trusting
-    from klingai_audit.durable import OPS
+    from klingai_audit.cli.demo_narration import Narration
     from klingai_audit.views.generations import count_generations
 
-    stage = _session_in(dir, session)
-    OPS.make_folder(dir / "videos")
-    show = _Narration(session)
+    own = _session_in(dir, session)
+    show = Narration(session)
     show.title("People at work, every call recorded before it is made")
-    tasks = _perform(stage, dir / "videos", show)
+    stage = _perform(own, dir, show)
     show.title("The log, verified")
-    verdict = trusting.check_log(stage).to_json()
+    verdict = trusting.check_log(own).to_json()
     show.draw(lambda: trusting.draw_verdict(session, verdict))
     show.title("The log, attacked: every way to cheat that we know, each on a copy")
-    drilled = trusting.drill_log(stage)
+    drilled = trusting.drill_log(own)
     show.draw(lambda: trusting.draw_drill(session, drilled))
-    attacked = _keep_attacked(stage, dir / "attacked") if keep else None
-    show.draw(lambda: _ending(session, stage, tasks, attacked))
+    attacked = _keep_attacked(own, dir / "attacked") if keep else None
+    show.draw(lambda: _ending(session, own, stage, attacked))
     if session.as_json:
-        reader = open_reader(stage.places)
+        reader = open_reader(own.places)
         size = reader.size
         session.emit(
             {
@@ -62,14 +60,19 @@ def demo(
                 "generations": count_generations(reader.entries(0, size)),
                 "verdict": verdict,
                 "drill": drilled.to_json(),
-                "places": stage.places.as_json(),
+                "places": own.places.as_json(),
+                "callbacks": {name: stage.callbacks[name] for name in ("verified", "claim")},
+                "script": _script_told(stage),
             }
         )
     return trusting.EXIT_BROKEN if drilled.missed or not verdict["integrity_ok"] else 0
 
 
-def next_commands(log: Path, tasks: list[str], mask: str, attacked: Path | None) -> list[tuple[str, str]]:
-    """Return (what it does, command line) that work as pasted in the present folder; `mask` names one person."""
+def next_commands(log: Path, stories: dict[str, str], mask: str, attacked: Path | None) -> list[tuple[str, str]]:
+    """Return (what it does, command line) that work as pasted in the present folder.
+
+    `stories` are words and the task that they are about; `mask` names one person.
+    """
     program, where = program_name(), f"--log {shlex.quote(str(log))}"
     key = shlex.quote(str(log.with_name(log.name + ".keys") / "log.pub"))
     commands = [
@@ -78,8 +81,7 @@ def next_commands(log: Path, tasks: list[str], mask: str, attacked: Path | None)
         ("raw entries", f"{program} tail -n 3 --json {where}"),
         ("check it again, trusting only the public key", f"{program} verify --key {key} {where}"),
     ]
-    if tasks:
-        commands.insert(1, ("the life of one video", f"{program} show {tasks[0]} {where}"))
+    commands[1:1] = [(words, f"{program} show {task} {where}") for words, task in stories.items()]
     if attacked is not None:
         spoiled = f"{program} verify --key {key} --log {shlex.quote(str(attacked))}"
         commands.append(("the copy with one flipped bit (exits 4)", spoiled))
@@ -110,17 +112,30 @@ def _session_in(folder: Path, session: Session) -> Session:
     return Session(log, f"{log}.keys", f"{log}.state", f"{log}.keys/subjects.sqlite", session.as_json)
 
 
-def _perform(session: Session, videos: Path, show: _Narration) -> list[str]:
-    """Open the log, let the team work, close it; returns the ids of tasks that ended well."""
+def _perform(session: Session, folder: Path, show: Narration) -> Stage:
+    """Open the log, let the team work, close it; returns what the scenes left."""
     from klingai_audit.cli import demo_scenes
+    from klingai_audit.cli.demo_stage import Stage, open_simulator
+    from klingai_audit.durable import OPS
 
-    with open_log(session, create=True) as audit, demo_scenes.open_simulator() as server:
+    for name in ("videos", "images"):
+        OPS.make_folder(folder / name)
+    with open_log(session, create=True) as audit, open_simulator() as server:
         show.log = audit
-        stage = demo_scenes.Stage(audit, server.simulator, server.base_url, videos, show)
+        stage = Stage(audit, server.simulator, server.base_url, folder, show)
         show.line(f"The provider is a simulator at {server.base_url}; the log is {session.places.log}.")
         demo_scenes.play(stage)
         show.log = None
-    return stage.tasks
+    return stage
+
+
+def _script_told(stage: Stage) -> dict[str, Any]:
+    """Return what the log has of the script, without and with its added line."""
+    runs = zip(("as_it_is", "with_one_line"), stage.script_runs, strict=True)
+    return {
+        "library": stage.script_library,
+        **{name: {"task_id": run.task_id, "entries": run.entries} for name, run in runs},
+    }
 
 
 def _keep_attacked(session: Session, folder: Path) -> Path:
@@ -134,71 +149,22 @@ def _keep_attacked(session: Session, folder: Path) -> Path:
     return log
 
 
-def _ending(session: Session, stage: Session, tasks: list[str], attacked: Path | None) -> None:
+def _ending(session: Session, own: Session, stage: Stage, attacked: Path | None) -> None:
     """Show what one person did, and what to type next."""
-    from klingai_audit.cli.demo_scenes import MAKER
+    from klingai_audit.cli.demo_stage import MAKER
     from klingai_audit.cli.showing import draw_activity
     from klingai_audit.views.activity import activity
 
-    reader = open_reader(stage.places)
+    reader = open_reader(own.places)
     lines = reader.entries(0, reader.size)
-    person = activity(lines, MAKER.id, subjects=open_subjects(stage.places))
+    person = activity(lines, MAKER.id, subjects=open_subjects(own.places))
     session.say(("\nOne person", "bold cyan"))
     draw_activity(session, person)
     session.say(("\nNext", "bold cyan"))
-    for words, command in next_commands(Path(stage.places.log), tasks, person.actor, attacked):
+    stories = {
+        "the life of one video": stage.tasks[0],
+        "the video that the script ordered": stage.script_runs[-1].task_id,
+    }
+    for words, command in next_commands(Path(own.places.log), stories, person.actor, attacked):
         session.say((f"  # {words}", "dim"))
         session.say(f"  {command}")
-
-
-class _Narration:
-    """Tells people what happens, with masks instead of people; says nothing under --json."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._silent = session.as_json
-        self._seen = 0
-        self.log: AuditLog | None = None
-
-    def title(self, words: str) -> None:
-        if not self._silent:
-            self._session.say("")
-            self._session.say((words, "bold cyan"))
-
-    def draw(self, drawing: Callable[[], None]) -> None:
-        if not self._silent:
-            drawing()
-
-    def line(self, words: str) -> None:
-        if not self._silent:
-            self._session.say((words, "dim"))
-
-    def scene(self, person: Person, words: str) -> None:
-        if self._silent:
-            return
-        from klingai_audit.privacy.subjects import mask_id
-
-        self._news()
-        self._session.say((mask_id(person.id), "bold"), f" ({person.team}) {words}")
-
-    def result(self, outcome: str, words: str) -> None:
-        if self._silent:
-            return
-        from klingai_audit.cli.render import OUTCOME_STYLES
-
-        self._session.say("  ", (outcome, OUTCOME_STYLES[outcome]), f": {words}")
-        self._news(show=True)
-
-    def _news(self, *, show: bool = False) -> None:
-        """Name the entries that were written since the last look."""
-        if self.log is None:
-            return
-        from klingai_audit.views.entry import EntryView
-
-        self.log.flush("published")
-        size = self.log.reader.size
-        if show and size > self._seen:
-            kinds = [EntryView(line).event_type for line in self.log.reader.entries(self._seen, size)]
-            which = f"entries {self._seen}–{size - 1}" if size > self._seen + 1 else f"entry {self._seen}"
-            self._session.say((f"    {which}: {' → '.join(kinds)}", "dim"))
-        self._seen = size

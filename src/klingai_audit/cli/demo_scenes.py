@@ -1,18 +1,26 @@
-"""What happens in the demo: a small team makes videos, and most of what can go wrong does.
-
-Everything runs against the local simulator. Prompts, keys, addresses and ids of people appear here and nowhere
-else: not in the log, not on the screen.
-"""
+"""What happens in the demo: a small team works with Kling, and most of what can go wrong does."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
 
+from klingai_audit.cli.demo_callbacks import callbacks_true_and_forged
+from klingai_audit.cli.demo_script import script_of_old
+from klingai_audit.cli.demo_stage import (
+    ARTIST,
+    EDITOR,
+    INTERN,
+    LEAD,
+    MAKER,
+    NEWCOMER,
+    POLL_SECONDS,
+    Person,
+    Stage,
+    as_person,
+    charge_of,
+)
 from klingai_audit.event.context import acting
 from klingai_audit.event.types import EventType
-from klingai_audit.kling.client import KlingAI
 from klingai_audit.kling.errors import (
     KlingAuthenticationError,
     KlingOutcomeUnknown,
@@ -20,25 +28,13 @@ from klingai_audit.kling.errors import (
     KlingRateLimited,
     KlingTaskFailed,
 )
-from klingai_audit.kling.flows import Retries
-from klingai_audit.kling.simulator import (
-    DEFAULT_ACCESS_KEY,
-    DEFAULT_API_KEY,
-    DEFAULT_SECRET_KEY,
-    RealClock,
-    Simulator,
-    SimulatorServer,
-)
-from klingai_audit.log import AuditLog
+from klingai_audit.kling.simulator import DEFAULT_ACCESS_KEY, DEFAULT_SECRET_KEY
 
-SPEED: Final = 100.0
-"""How much faster than the real service the simulator renders."""
-
-POLL_SECONDS: Final = 0.1
-
-_PROMPTS: Final = {
+PROMPTS: Final = {
     "lake": "A serene mountain lake at sunrise, mist over the water",
     "harbour": "An old harbour in the rain, slow pan along the quay",
+    "poster": "A poster of a lighthouse, flat colours, no text",
+    "speech": "Welcome aboard, the ferry leaves in ten minutes",
     "product": "A ceramic cup turning on a wooden table, soft light",
     "refused": "Something forbidden that the content policy will not have",
     "doomed": "A doomed experiment with too many mirrors",
@@ -47,113 +43,63 @@ _PROMPTS: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Person:
-    """Somebody at work: raw id, team and address, which only the log's door ever sees."""
-
-    id: str
-    team: str
-    ip: str
-    project: str = "launch"
-
-
-MAKER: Final = Person("user@example.com", "studio-a", "192.0.2.10")
-EDITOR: Final = Person("editor@example.com", "studio-a", "192.0.2.57")
-ARTIST: Final = Person("artist@example.org", "studio-b", "198.51.100.7")
-INTERN: Final = Person("intern@example.org", "studio-b", "198.51.100.23")
-LEAD: Final = Person("lead@example.com", "operations", "203.0.113.4")
-NEWCOMER: Final = "newcomer@example.org"
-
-
-class Narrator(Protocol):
-    """Told what happens, as it happens; may say nothing."""
-
-    def scene(self, person: Person, words: str) -> None:
-        """A person begins something."""
-        ...
-
-    def result(self, outcome: str, words: str) -> None:
-        """It ended; `outcome` is one of the log's four."""
-        ...
-
-
-@dataclass
-class Stage:
-    """The log, the simulated account and the folder for videos; `tasks` are the ids of tasks that ended well."""
-
-    audit: AuditLog
-    simulator: Simulator
-    base_url: str
-    videos: Path
-    narrator: Narrator
-    tasks: list[str] = field(default_factory=list)
-
-    def client(
-        self,
-        *,
-        tries: int = 3,
-        api_key: str | None = None,
-        access_key: str | None = None,
-        secret_key: str | None = None,
-    ) -> KlingAI:
-        """Return an audited client of the simulator, with its API key unless another credential is given."""
-        return KlingAI(
-            audit=self.audit,
-            base_url=self.base_url,
-            retries=Retries(attempts=tries, first=0.05, cap=0.2),
-            trust_env=False,
-            api_key=DEFAULT_API_KEY if api_key is None and access_key is None else api_key,
-            access_key=access_key,
-            secret_key=secret_key,
-        )
-
-
-def open_simulator() -> SimulatorServer:
-    """Return a fast simulator on a free port of this machine; start it with `with`."""
-    return SimulatorServer(Simulator(RealClock(SPEED)))
-
-
 def play(stage: Stage) -> None:
     """Play all scenes in order. Raises: AuditUnavailable, if the log cannot be written."""
     for scene in (
         _success_with_download,
         _success_in_the_other_generation,
+        _image,
+        _paid_call_that_answers_at_once,
         _content_refusal,
         _rate_limit,
         _new_epoch,
         _rejected_key,
         _failed_task,
+        callbacks_true_and_forged,
         _reply_lost_and_found,
         _reply_lost_for_good,
+        script_of_old,
         _administration,
     ):
         scene(stage)
 
 
-def _as(person: Person) -> acting:
-    return acting(person.id, ip=person.ip, user_agent="studio-app/2.1 (demo)", team=person.team, project=person.project)
-
-
 def _success_with_download(stage: Stage) -> None:
     stage.narrator.scene(MAKER, "makes a video and downloads it")
-    with _as(MAKER), stage.client() as kling:
-        task = kling.text_to_video(_PROMPTS["lake"], model="kling-3.0-turbo", duration=5, resolution="1080p")
+    with as_person(MAKER), stage.client() as kling:
+        task = kling.text_to_video(PROMPTS["lake"], model="kling-3.0-turbo", duration=5, resolution="1080p")
         task.wait(poll_interval=POLL_SECONDS)
-        fetched = task.download(stage.videos / f"{task.id}.mp4")
+        fetched = task.download(stage.folder / "videos" / f"{task.id}.mp4")
     stage.tasks.append(task.id)
-    stage.narrator.result("success", f"{_charge(task)}, {fetched.size:,} bytes fetched, their SHA-256 recorded")
+    stage.narrator.result("success", f"{charge_of(task)}, {fetched.size:,} bytes fetched, their SHA-256 recorded")
 
 
 def _success_in_the_other_generation(stage: Stage) -> None:
     stage.narrator.scene(EDITOR, "makes one with an older model, through the other API generation")
     with (
-        _as(EDITOR),
+        as_person(EDITOR),
         stage.client(access_key=DEFAULT_ACCESS_KEY, secret_key=DEFAULT_SECRET_KEY) as kling,
     ):
-        task = kling.text_to_video(_PROMPTS["harbour"], model="kling-v2-6", duration=5)
+        task = kling.text_to_video(PROMPTS["harbour"], model="kling-v2-6", duration=5)
         task.wait(poll_interval=POLL_SECONDS)
     stage.tasks.append(task.id)
-    stage.narrator.result("success", _charge(task))
+    stage.narrator.result("success", charge_of(task))
+
+
+def _image(stage: Stage) -> None:
+    stage.narrator.scene(ARTIST, "makes an image and downloads it")
+    with as_person(ARTIST), stage.client() as kling:
+        task = kling.generate_image(PROMPTS["poster"], resolution="1k", aspect_ratio="16:9")
+        task.wait(poll_interval=POLL_SECONDS)
+        fetched = task.download(stage.folder / "images" / f"{task.id}.png")
+    stage.narrator.result("success", f"{charge_of(task)}, {fetched.size:,} bytes fetched")
+
+
+def _paid_call_that_answers_at_once(stage: Stage) -> None:
+    stage.narrator.scene(EDITOR, "has a sentence spoken: no task to wait for, the answer is the sound")
+    with as_person(EDITOR), stage.client() as kling:
+        task = kling.text_to_speech(PROMPTS["speech"], "oversea_male1", language="en")
+    stage.narrator.result("success", f"{charge_of(task)}; announced before, as every call that costs something")
 
 
 def _content_refusal(stage: Stage) -> None:
@@ -171,17 +117,17 @@ def _rate_limit(stage: Stage) -> None:
     stage.narrator.scene(ARTIST, "orders two videos at once where the plan allows one")
     stage.simulator.concurrency["video"] = 1
     try:
-        with _as(ARTIST), stage.client(tries=1) as kling:
-            first = kling.text_to_video(_PROMPTS["product"], model="kling-3.0", duration=3, multi_shot=False)
+        with as_person(ARTIST), stage.client(tries=1) as kling:
+            first = kling.text_to_video(PROMPTS["product"], model="kling-3.0", duration=3, multi_shot=False)
             try:
-                kling.text_to_video(_PROMPTS["city"], model="kling-3.0", duration=3, multi_shot=False)
+                kling.text_to_video(PROMPTS["city"], model="kling-3.0", duration=3, multi_shot=False)
             except KlingRateLimited:
                 stage.narrator.result("blocked", "the second is refused: too many at once")
             first.wait(poll_interval=POLL_SECONDS)
     finally:
         stage.simulator.concurrency["video"] = 5
     stage.tasks.append(first.id)
-    stage.narrator.result("success", f"the first is done, {_charge(first)}")
+    stage.narrator.result("success", f"the first is done, {charge_of(first)}")
 
 
 def _new_epoch(stage: Stage) -> None:
@@ -204,8 +150,8 @@ def _rejected_key(stage: Stage) -> None:
 
 def _failed_task(stage: Stage) -> None:
     stage.narrator.scene(EDITOR, "orders a video that cannot be rendered")
-    with _as(EDITOR), stage.client() as kling:
-        task = kling.text_to_video(_PROMPTS["doomed"], model="kling-2.6", duration=5)
+    with as_person(EDITOR), stage.client() as kling:
+        task = kling.text_to_video(PROMPTS["doomed"], model="kling-2.6", duration=5)
         try:
             task.wait(poll_interval=POLL_SECONDS)
         except KlingTaskFailed:
@@ -215,20 +161,20 @@ def _failed_task(stage: Stage) -> None:
 def _reply_lost_and_found(stage: Stage) -> None:
     stage.narrator.scene(MAKER, "orders a video, and the reply is lost on the way")
     stage.simulator.fail_next("POST", "/text-to-video/*", after_accept=True, drop=True)
-    with _as(MAKER), stage.client() as kling:
-        task = kling.text_to_video(_PROMPTS["desert"], model="kling-2.5-turbo", duration=5)
+    with as_person(MAKER), stage.client() as kling:
+        task = kling.text_to_video(PROMPTS["desert"], model="kling-2.5-turbo", duration=5)
         task.wait(poll_interval=POLL_SECONDS)
     stage.tasks.append(task.id)
-    stage.narrator.result("success", f"found again by the id of its intent, not ordered twice; {_charge(task)}")
+    stage.narrator.result("success", f"found again by the id of its intent, not ordered twice; {charge_of(task)}")
 
 
 def _reply_lost_for_good(stage: Stage) -> None:
     stage.narrator.scene(ARTIST, "orders a video just before the network goes down")
     stage.simulator.fail_next("POST", "/text-to-video/*", after_accept=True, drop=True)
     stage.simulator.fail_next("GET", "/tasks", drop=True)
-    with _as(ARTIST), stage.client(tries=1) as kling:
+    with as_person(ARTIST), stage.client(tries=1) as kling:
         try:
-            kling.text_to_video(_PROMPTS["city"], model="kling-3.0-turbo", duration=3)
+            kling.text_to_video(PROMPTS["city"], model="kling-3.0-turbo", duration=3)
         except KlingOutcomeUnknown:
             stage.narrator.result("unknown", "nobody knows whether it was accepted, and the log says exactly that")
 
@@ -252,13 +198,8 @@ def _administration(stage: Stage) -> None:
 def _refused(
     stage: Stage, person: Person, prompt: str, expected: type[Exception], words: str, *, api_key: str | None = None
 ) -> None:
-    with _as(person), stage.client(api_key=api_key) as kling:
+    with as_person(person), stage.client(api_key=api_key) as kling:
         try:
-            kling.text_to_video(_PROMPTS[prompt], model="kling-3.0-turbo", duration=5)
+            kling.text_to_video(PROMPTS[prompt], model="kling-3.0-turbo", duration=5)
         except expected:
             stage.narrator.result("blocked", words)
-
-
-def _charge(task: Any) -> str:
-    charges = [f"{charge.amount} {charge.package_type or ''} units".replace("  ", " ") for charge in task.charge]
-    return f"charged {', '.join(charges)}" if charges else "no charge stated"

@@ -59,6 +59,18 @@ class Session:
 
         self.console.print(Text.assemble(*parts), soft_wrap=True)
 
+    def tell(self, *parts: str | Text | tuple[str, str], indent: int = 0, hanging: int = 0) -> None:
+        """Print a passage for people, broken between words to the width of the screen; parts as in `say`.
+
+        It begins `indent` columns in, its further lines `hanging` columns more.
+        """
+        from rich.text import Text
+
+        width = max(20, self.console.width - indent - hanging)
+        for number, line in enumerate(Text.assemble(*parts).wrap(self.console, width)):
+            line.rstrip()
+            self.say(" " * (indent + hanging * (number > 0)), line)
+
     def show(self, renderable: RenderableType) -> None:
         """Print a table or another drawing for people."""
         self.console.print(renderable)

@@ -258,7 +258,7 @@ def draw_verdict(session: Session, verdict: dict[str, Any]) -> None:
     """Print a verdict (in its JSON form) for people: one line, findings, threats."""
     from klingai_audit.cli.verdict import finding_lines, headline, threat_table
 
-    session.say(headline(verdict))
+    session.tell(headline(verdict))
     findings = finding_lines(verdict)
     for line in findings:
         session.say("  ", line)
