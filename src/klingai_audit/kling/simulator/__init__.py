@@ -25,13 +25,14 @@ from klingai_audit.kling.simulator.clock import Clock, ManualClock, RealClock
 from klingai_audit.kling.simulator.core import Received, Simulator
 from klingai_audit.kling.simulator.faults import Delivery
 from klingai_audit.kling.simulator.messages import Request, Response
-from klingai_audit.kling.simulator.server import SimulatorServer, serve
+from klingai_audit.kling.simulator.server import KLING_HOSTS, SimulatorServer, serve
 from klingai_audit.kling.simulator.tasks import Order, Task
 
 __all__ = [
     "DEFAULT_ACCESS_KEY",
     "DEFAULT_API_KEY",
     "DEFAULT_SECRET_KEY",
+    "KLING_HOSTS",
     "Accounts",
     "Callbacks",
     "Clock",

@@ -60,8 +60,10 @@ class Simulator:
     deductions), `blocked_words` (a prompt with one is refused with 1301), `failing_words` (the task
     ends as failed), `discontinued` (model names switched off), `rate_limit` ((creates, seconds) or
     None), `queue_seconds` and `render_seconds` (of each new task, divided by the clock's speed),
-    `media_redirects` (redirect hops before a download's bytes), `prefix` (optional path prefix, e.g.
-    `/kling`), `strict_media` (base64 pictures must be real, 300 pixels wide and high), `costs_lag_seconds`
+    `media_redirects` (redirect hops before a download's bytes), `media_origin` (scheme and host of the
+    addresses of results, e.g. `https://films.example`; empty: as the simulator was asked), `prefix`
+    (optional path prefix, e.g. `/kling`), `strict_media` (base64 pictures must be real, 300 pixels wide
+    and high), `costs_lag_seconds`
     (how old the remaining quantity of `/account/costs` is; up to 12 hours at the real one),
     `costs_per_second` (calls of `/account/costs` per second, or None), `clock_offset_seconds` (how far
     the provider's clock is ahead of `clock`, in records, tokens and callbacks; set it before the first task).
@@ -83,6 +85,7 @@ class Simulator:
         self.queue_seconds = 2.0
         self.render_seconds = 28.0
         self.media_redirects = 0
+        self.media_origin = ""
         self.strict_media = False
         self.costs_lag_seconds = 0.0
         self.costs_per_second: float | None = None
@@ -237,7 +240,7 @@ class Simulator:
         """What a reader who reached the simulator under `base_url` sees, by default now."""
 
         def address(task: Task, output: Output, form: str, part: str) -> str:
-            return base_url + self.downloads.path(task, output, form, part)
+            return (self.media_origin or base_url) + self.downloads.path(task, output, form, part)
 
         return View(self.now_ms() if now_ms is None else now_ms, address, frozenset(self.deleted), materials)
 

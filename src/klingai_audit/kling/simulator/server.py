@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 256 * 1024 * 1024  # several images of 50 MB as base64 in one body
 MAX_LINE = 1024
 IDLE_SECONDS = 120
+KLING_HOSTS = ("api-singapore.klingai.com", "api-beijing.klingai.com", "api.klingai.com")
+"""Whom a stand-in answers for. Source: fact sheet section 1.1."""
+_HTTPS_PORT = 443
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -32,6 +35,8 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     timeout = IDLE_SECONDS
     server: _HttpServer
+    origin = ""
+    """Scheme and host that the client believes to talk to, inside a tunnel."""
 
     def parse_request(self) -> bool:
         """Route every method to one place, also those that this server has never heard of."""
@@ -43,7 +48,30 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: the simulator keeps what it received in `requests`."""
 
+    def finish(self) -> None:
+        """End a tunnel, too: the server knows only the connection that it accepted."""
+        super().finish()
+        if self.origin:
+            self.server.shutdown_request(self.request)
+
+    def _tunnel(self) -> None:
+        """Speak TLS inside the connection as the host that was asked for; nothing is passed on to anyone."""
+        host, _, port = self.path.rpartition(":")
+        context = self.server.stand_in_for(host.lower(), port)
+        self.close_connection = True
+        if context is None:
+            self._send(Response(HTTPStatus.FORBIDDEN, b"The simulator is no proxy to other hosts.\n", "text/plain"))
+            return
+        self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        self.request = self.server.secured(self.request, context)
+        self.setup()
+        self.origin = f"https://{host.lower()}"
+        self.close_connection = False
+
     def _serve(self) -> None:
+        if self.command == "CONNECT" and self.server.stands_in and not self.origin:
+            self._tunnel()
+            return
         try:
             body = self._read_body()
         except Malformed:
@@ -52,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         path, _, query = self.path.partition("?")
         headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(self.command, path, query, headers, body, self.server.origin)
+        request = Request(self.command, path, query, headers, body, self.origin or self.server.origin)
         callbacks = self.server.simulator.callbacks
         delivery = self.server.simulator.handle(request, hold=True)
         if delivery.task_id is None:
@@ -134,6 +162,7 @@ class _HttpServer(ThreadingHTTPServer):
         super().__init__(address, _Handler)
         self.simulator = simulator
         self.origin = ""
+        self.stands_in: tuple[frozenset[str], ssl.SSLContext] | None = None
         self.stopping = threading.Event()
         self._connections: set[socket.socket] = set()
         self._connections_lock = threading.Lock()
@@ -149,6 +178,25 @@ class _HttpServer(ThreadingHTTPServer):
         with self._connections_lock:
             self._connections.discard(request)
         super().shutdown_request(request)
+
+    def stand_in_for(self, host: str, port: str) -> ssl.SSLContext | None:
+        """The TLS settings with which this server plays `host`; None: it does not."""
+        if self.stands_in is None or port != str(_HTTPS_PORT) or host not in self.stands_in[0]:
+            return None
+        return self.stands_in[1]
+
+    def secured(self, request: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+        """Begin TLS on a connection and remember it in the place of the plain one. Raises: OSError: no handshake."""
+        with self._connections_lock:
+            self._connections.discard(request)
+            secure = context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+            self._connections.add(secure)
+        try:
+            secure.do_handshake()
+        except OSError:
+            self.shutdown_request(secure)
+            raise
+        return secure
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection that breaks is the client's affair; nothing is written anywhere."""
@@ -169,6 +217,9 @@ class SimulatorServer:
     `base_url` is what a client is given (with the simulator's path prefix), `origin` the
     scheme and authority alone. With `tls` it speaks https under a certificate of its own,
     good for loopback, `host` and `names`; clients trust it by `ca_file` or `client_context()`.
+    With `stand_in` it is what clients whose address cannot be set are given as their proxy
+    (`proxy_url`): it then answers https itself as each of `KLING_HOSTS` and `names`, under the same
+    kind of certificate, and refuses tunnels to all others.
     """
 
     def __init__(
@@ -179,8 +230,12 @@ class SimulatorServer:
         *,
         tls: bool = False,
         names: Iterable[str] = (),
+        stand_in: bool = False,
     ) -> None:
+        if tls and stand_in:
+            raise UsageError("a stand-in is a plain proxy that speaks TLS inside its tunnels", do="Leave out tls=True.")
         self.simulator = simulator
+        self._played = frozenset(name.lower() for name in (*KLING_HOSTS, *names)) if stand_in else None
         self._names = (*names, *(() if host in ("", "0.0.0.0", "::") else (host,)))  # noqa: S104 - not bound here
         self._tls = tls
         self._certificate: ServerCertificate | None = None
@@ -214,13 +269,20 @@ class SimulatorServer:
     def _issued(self) -> ServerCertificate:
         self._running()
         if self._certificate is None:
-            raise UsageError("the simulator does not speak TLS", do="Start it with tls=True.")
+            raise UsageError("the simulator does not speak TLS", do="Start it with tls=True or stand_in=True.")
         return self._certificate
 
     @property
     def base_url(self) -> str:
         """The origin followed by the simulator's path prefix; no slash at the end."""
         return self.origin + self.simulator.prefix
+
+    @property
+    def proxy_url(self) -> str:
+        """What a client is given as its proxy for https. Raises: UsageError: stopped, or no stand-in."""
+        if self._running().stands_in is None:
+            raise UsageError("the simulator is no proxy", do="Start it with stand_in=True.")
+        return self.origin
 
     def start(self) -> Self:
         """Listen and serve in the background; on return the port is open.
@@ -234,11 +296,14 @@ class SimulatorServer:
         except (OSError, OverflowError) as exc:
             raise UsageError(f"cannot listen on port {self._port}", do="Choose another port.") from exc
         scheme = "http"
-        if self._tls:
+        if self._tls or self._played:
             from klingai_audit.kling.simulator.tls import ServerCertificate
 
-            scheme, self._certificate = "https", ServerCertificate(self._names)
-            context = self._certificate.server_context()
+            self._certificate = ServerCertificate([*self._names, *(self._played or ())])
+        if self._played and self._certificate is not None:
+            http.stands_in = (self._played, self._certificate.server_context())
+        elif self._certificate is not None:
+            scheme, context = "https", self._certificate.server_context()
             # The handshake happens in the connection's own thread, at its first read.
             http.socket = context.wrap_socket(http.socket, server_side=True, do_handshake_on_connect=False)
         shown = "localhost" if self._host in ("127.0.0.1", "localhost") else self._host
@@ -283,10 +348,16 @@ class SimulatorServer:
 
 
 def serve(
-    simulator: Simulator, *, host: str = "127.0.0.1", port: int = 0, tls: bool = False, names: Iterable[str] = ()
+    simulator: Simulator,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    tls: bool = False,
+    names: Iterable[str] = (),
+    stand_in: bool = False,
 ) -> SimulatorServer:
     """A server for `simulator` on `port` (0: any free one), already listening; `tls`: under https."""
-    return SimulatorServer(simulator, host, port, tls=tls, names=names).start()
+    return SimulatorServer(simulator, host, port, tls=tls, names=names, stand_in=stand_in).start()
 
 
 def _start_thread(run: Callable[..., None]) -> threading.Thread:
