@@ -16,7 +16,13 @@ from tools.docs_pages import escape, one_line, table
 __all__ = ["CALLED", "HIDDEN", "PUBLIC", "error_table", "error_tree", "names"]
 
 PUBLIC: Mapping[str, tuple[str, ...]] = {
-    "api-log": ("klingai_audit:AuditLog", "klingai_audit:Receipt", "klingai_audit:acting", "klingai_audit:ToCommit"),
+    "api-log": (
+        "klingai_audit:AuditLog",
+        "klingai_audit:Receipt",
+        "klingai_audit:acting",
+        "klingai_audit.event.context:Actor",
+        "klingai_audit:ToCommit",
+    ),
     "api-kling": (
         "klingai_audit.kling:KlingAI",
         "klingai_audit.kling:AsyncKlingAI",
@@ -31,6 +37,11 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
     "api-capture": (
         "klingai_audit.capture.httpx:audited_transport",
         "klingai_audit.capture.httpx:attach_client",
+        "klingai_audit.capture.instrument:Instrumentation",
+        "klingai_audit.capture.web:ActingASGI",
+        "klingai_audit.capture.web:ActingWSGI",
+        "klingai_audit.capture.web:signed_in",
+        "klingai_audit.kling.webhook:Callback",
         "klingai_audit.capture.desk:UnrecordedWarning",
     ),
     "api-read": (
@@ -67,6 +78,7 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         "klingai_audit.testing:capture_events",
         "klingai_audit.testing:CapturedEvents",
         "klingai_audit.testing:refuse_unaudited",
+        "klingai_audit.testing:UnauditedRequest",
         "klingai_audit.testing:memory_log",
         "klingai_audit.testing:HandClock",
     ),
@@ -82,6 +94,8 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
 
 CALLED = {
     "acting",
+    "ActingASGI",
+    "ActingWSGI",
     "Administration",
     "HandClock",
     "AsyncKlingAI",
@@ -99,6 +113,7 @@ HIDDEN: Mapping[str, tuple[str, ...]] = {
     "AuditLog": ("admit", "append", "record", "recorder"),
     "EntryView": ("show_person",),
     "Finding": ("as_json",),
+    "Instrumentation": ("replace",),
     "KlingAI": ("run",),
     "Receipt": ("resolve",),
     "Simulator": ("accept", "handle", "media_path", "now_ms"),

@@ -14,7 +14,7 @@ from klingai_audit import errors
 from klingai_audit.cli.app import COMMANDS, KEY_COMMANDS
 from klingai_audit.event.types import EVENT_TYPES
 from klingai_audit.trust.verdict import FINDING_KINDS
-from tests.docs.pages import read_page
+from tests.docs.pages import documentation, read_page
 from tools import docs_api, docs_events, docs_pages, docs_policy, docs_reference
 from tools.docs_cli import help_screen
 
@@ -115,6 +115,34 @@ def test_hidden_names_exist() -> None:
         known = {*dir(found), *getattr(found, "__annotations__", {})}
         assert [] == [member for member in members if member not in known]
     assert set() == docs_api.CALLED - set(shown)
+
+
+def imported() -> Iterator[tuple[str, str]]:
+    """Yield module and name of everything of this package that the examples of the documentation import."""
+    for path in documentation(ROOT):
+        for block in read_page(path).blocks:
+            for node in ast.walk(ast.parse(block.code)) if block.language == "python" else ():
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("klingai_audit"):
+                    yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def test_names_of_the_examples_are_on_the_page_of_the_library() -> None:
+    """What an example imports has a section; exceptions are in the tree, event types on their own page."""
+    places = {place for part in docs_api.PUBLIC.values() for place in part}
+    shown = {place.partition(":")[2] for place in places} | {error.__name__ for error in exceptions()}
+    assert {"EventType"} == {name for _, name in imported()} - shown
+
+
+@pytest.mark.parametrize("module", ["klingai_audit.capture.web", "klingai_audit.capture.instrument"])
+def test_modules_for_services_are_shown(module: str) -> None:
+    """The middleware for web services and what `instrument` returns are documented, methods and parameters included."""
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    for place in (place for part in docs_api.PUBLIC.values() for place in part if place.startswith(f"{module}:")):
+        assert f"### {place.partition(':')[2]}\n" in page
+    for name in ("ActingASGI", "ActingWSGI", "signed_in", "Instrumentation", "Instrumentation.undo"):
+        assert re.search(rf"^###+ {name}$", page, re.MULTILINE)
+    for parameter in ("trusted_proxies", "correlation_headers"):
+        assert parameter in page
 
 
 def test_policy_tables_are_those_of_the_file() -> None:

@@ -89,7 +89,10 @@ def _place(parts: SplitResult) -> tuple[str, int | None]:
 
 
 class Instrumentation:
-    """What `instrument_process` changed; `undo()` takes it back. As a context manager it lasts for the block."""
+    """What `audit.instrument()` changed; `undo()` takes it back. As a context manager it lasts for the block.
+
+    `libraries` names those that are audited, `active` is False after `undo()`.
+    """
 
     def __init__(self) -> None:
         self.active = True

@@ -26,7 +26,6 @@ MAX_FORWARDED: Final = 20
 """Hops of `X-Forwarded-For` that are looked at, from the nearest."""
 
 _Scope = MutableMapping[str, Any]
-_User = str | Callable[[_Scope], Any] | None
 
 
 def signed_in(actor_id: str, **more: Any) -> acting:
@@ -47,17 +46,12 @@ class _Acting:
     def __init__(
         self,
         app: Any,
-        user: _User = None,
+        user: str | Callable[[MutableMapping[str, Any]], Any] | None = None,
         *,
         trusted_proxies: Iterable[str] = (),
         correlation_headers: Iterable[str] = _CORRELATION_HEADERS,
     ) -> None:
-        """Take the application and who its user is.
-
-        `user`: the name of a header that a trusted front sets, or a function of the ASGI scope or WSGI environment
-        that returns an id, a mapping of `acting`'s arguments, or None for nobody. `trusted_proxies`: addresses or
-        networks whose `X-Forwarded-For` is believed. Raises: UsageError.
-        """
+        """Take the application and who its user is; see the classes. Raises: UsageError."""
         self.app = app
         self._user = user
         self._correlation = tuple(name.lower() for name in correlation_headers)
@@ -97,7 +91,11 @@ class _Acting:
 class ActingASGI(_Acting):
     """ASGI middleware: binds who acts for each HTTP request and WebSocket connection.
 
-    Without `user` it takes `scope["user"]`, as Starlette's authentication leaves it; `user` may be `async`.
+    `user`: the name of a header that a trusted front sets, or a function of the ASGI scope, also an `async` one, that
+    returns an id, a mapping of `acting`'s arguments, or None for nobody; default: `scope["user"]`, as Starlette's
+    authentication leaves it. `trusted_proxies`: addresses or networks whose `X-Forwarded-For` is believed.
+    `correlation_headers`: whose value becomes the correlation id, the first that there is.
+    Raises: UsageError: one of `trusted_proxies` is neither address nor network.
     """
 
     async def __call__(self, scope: _Scope, receive: Any, send: Any) -> None:
@@ -119,7 +117,9 @@ class ActingASGI(_Acting):
 class ActingWSGI(_Acting):
     """WSGI middleware: binds who acts for each request, also while its answer is iterated.
 
-    Without `user` it takes `REMOTE_USER`. The application runs in a copy of the server's context.
+    `user` is a header's name, or a function of the WSGI environment; default: `REMOTE_USER`. The rest is that of
+    `ActingASGI`. The application runs in a copy of the server's context.
+    Raises: UsageError: one of `trusted_proxies` is neither address nor network.
     """
 
     def __call__(self, environ: _Scope, start_response: Any) -> Iterable[bytes]:
