@@ -1,5 +1,5 @@
 # Everything a newcomer or CI does starts here. Needs GNU make 3.81 or later and CPython 3.11 or later.
-#   make demo        watch the product work (installs the core only, about 30 MB)
+#   make demo        watch the product work (installs the core, about 30 MB, and requests)
 #   make demo-full   the same, ending with a report in HTML and PDF (installs the report extra)
 #   make test        checks, then the fast tests
 #   make test-all    the same and the slow suites (kills, power loss, packaging)
@@ -23,7 +23,7 @@ SOURCES := src tests tools $(wildcard bench)
 	fmt bench docs lock clean FORCE
 .DEFAULT_GOAL := test
 
-demo: $(VENV)/.project
+demo: $(VENV)/.demo
 	@$(BIN)/klingai-audit demo --dir demo
 
 demo-full: $(VENV)/.report
@@ -90,7 +90,12 @@ $(VENV)/.project: $(VENV)/.core pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.report: $(VENV)/.project requirements/report.txt
+# What the script uses that the demo audits; without it the demo takes httpx2, which the core has.
+$(VENV)/.demo: $(VENV)/.project requirements/demo.txt
+	@$(PIP) install --require-hashes -r requirements/demo.txt
+	@touch $@
+
+$(VENV)/.report: $(VENV)/.demo requirements/report.txt
 	@echo "installing the report extra into $(VENV)"
 	@$(PIP) install --require-hashes -r requirements/report.txt
 	@touch $@

@@ -14,7 +14,9 @@ compile() {
 
 compile requirements/build.in -o requirements/build.txt
 compile pyproject.toml -c requirements/build.txt -o requirements/core.txt
+compile requirements/demo.in -c requirements/build.txt -c requirements/core.txt -o requirements/demo.txt
 compile pyproject.toml --extra report -c requirements/build.txt -c requirements/core.txt -o requirements/report.txt
 compile pyproject.toml --all-extras requirements/build.in requirements/test.in \
-  -c requirements/build.txt -c requirements/core.txt -c requirements/report.txt -o requirements/test.txt
+  -c requirements/build.txt -c requirements/core.txt -c requirements/demo.txt -c requirements/report.txt \
+  -o requirements/test.txt
 compile requirements/lock.in -o requirements/lock.txt
