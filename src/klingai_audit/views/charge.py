@@ -16,7 +16,7 @@ from klingai_audit.errors import UsageError
 from klingai_audit.event.types import EVENT_TYPES
 from klingai_audit.views.entry import EntryView
 
-__all__ = ["END_TYPES", "ChargeSum", "CostTest", "charges_in", "charges_of"]
+__all__ = ["END_TYPES", "ChargeSum", "CostTest", "charges_of"]
 
 END_TYPES: Final = frozenset(
     {"task_completed", "resource_created"}
@@ -39,11 +39,7 @@ def charges_of(entry: EntryView) -> Iterator[tuple[str, Decimal]]:
     """Yield what one entry states to have been charged, as (unit, amount); an entry that is no end states nothing."""
     if entry.event_type not in END_TYPES:
         return
-    yield from charges_in(entry.metadata.get("charge"))
-
-
-def charges_in(charges: Any) -> Iterator[tuple[str, Decimal]]:
-    """Yield what a `metadata.charge` states, as (unit, amount); what is no amount is passed over."""
+    charges = entry.metadata.get("charge")
     for charge in charges if isinstance(charges, list) else ():
         amount = charge.get("amount") if isinstance(charge, dict) else None
         if isinstance(amount, str) and _AMOUNT.fullmatch(amount):
