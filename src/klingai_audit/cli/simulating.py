@@ -3,45 +3,68 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
-from klingai_audit.cli.session import SessionArgument
+from klingai_audit.cli.session import Session, SessionArgument
+
+TRUST: Final = (
+    ("SSL_CERT_FILE", "KlingAI, httpx, aiohttp, urllib, Go"),
+    ("REQUESTS_CA_BUNDLE", "requests"),
+    ("CURL_CA_BUNDLE", "curl"),
+    ("NODE_EXTRA_CA_CERTS", "Node.js, besides the authorities that it has"),
+)
+"""Environment variables that name an authority to trust, and to whom."""
 
 
 def simulate(
     *,
     port: Annotated[int, Parameter(help="TCP port on this machine; 0 takes a free one.")] = 0,
+    tls: Annotated[bool, Parameter(help="Speak https, under a certificate made for this run.")] = False,
     speed: Annotated[float, Parameter(help="How many seconds of rendering pass in one second.")] = 1.0,
     api_key: Annotated[str | None, Parameter(help="API key to accept. Default: sim-api-key")] = None,
     access_key: Annotated[str | None, Parameter(help="AccessKey to accept. Default: sim-access-key")] = None,
     secret_key: Annotated[str | None, Parameter(help="Its SecretKey.")] = None,
     session: SessionArgument,
 ) -> None:
-    """Serve a local Kling API until interrupted: same routes, checks and life cycle, no account needed."""
+    """Serve a local Kling API until interrupted: same routes, checks and life cycle, no account needed.
+
+    With --tls it also prints the file of the authority that clients have to trust, and the variables that name it to
+    them. The file is gone when the simulator stops.
+    """
     from klingai_audit.kling import simulator as sim
 
     key = api_key or sim.DEFAULT_API_KEY
     access, secret = access_key or sim.DEFAULT_ACCESS_KEY, secret_key or sim.DEFAULT_SECRET_KEY
     account = sim.Simulator(sim.RealClock(speed))
     account.credentials = sim.Credentials({key: "default"}, {access: secret})
-    with _stoppable(), sim.serve(account, port=port) as server:
+    with _stoppable(), sim.serve(account, port=port, tls=tls) as server:
+        told = {"base_url": server.base_url, "api_key": key, "access_key": access, "secret_key": secret}
+        if tls:
+            told["ca_file"] = server.ca_file
         if session.as_json:
-            session.emit({"base_url": server.base_url, "api_key": key, "access_key": access, "secret_key": secret})
+            session.emit(told)
         else:
-            session.say("Kling simulator on ", (server.base_url, "bold"), " (stop with Ctrl-C)")
-            for name, value in (
-                ("KLINGAI_BASE_URL", server.base_url),
-                ("KLINGAI_API_KEY", key),
-                ("KLINGAI_ACCESS_KEY", access),
-                ("KLINGAI_SECRET_KEY", secret),
-            ):
-                session.say(f"export {name}={value}")
+            _draw(session, told)
         session.flush()
         server.wait()
+
+
+def _draw(session: Session, told: dict[str, str]) -> None:
+    """Print what the simulator is and what to paste into the terminal of a client."""
+    session.say("Kling simulator on ", (told["base_url"], "bold"), " (stop with Ctrl-C)")
+    for name in ("base_url", "api_key", "access_key", "secret_key"):
+        session.say(f"export KLINGAI_{name.upper()}={shlex.quote(told[name])}")
+    if "ca_file" in told:
+        session.say(
+            "Clients trust it by these. Set them in their terminals only: most replace the authorities known there."
+        )
+        for name, who in TRUST:
+            session.say(f"export {name}={shlex.quote(told['ca_file'])}", (f"  # {who}", "dim"))
 
 
 @contextlib.contextmanager
