@@ -128,6 +128,20 @@ def test_a_proxy_that_refuses(world):
     assert world.sim.requests == []
 
 
+def test_a_reply_lost_behind_a_proxy(world):
+    """The order may have been taken: unknown."""
+
+    async def play(session):
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await session.post(f"https://localhost:{port}{PATH}", json=BODY, proxy=running.url, ssl=context)
+
+    world.sim.fail_next("POST", PATH, drop=True, after_accept=True)
+    with proxy() as running, tls_in_front_of(world.server.port, world.folder) as (port, context):
+        within(world, play)
+    assert world.story() == [SAID, ("video_generation_started", "unknown")]
+    assert len(world.sim.tasks) == 1
+
+
 def test_streamed_uploads(world):
     """Megabytes from a generator and from a file arrive whole, with a small entry."""
     body = json.dumps({"prompt": "a lake", "image": "A" * 6_000_000}).encode()

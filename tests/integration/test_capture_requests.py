@@ -128,6 +128,30 @@ def test_a_proxy_that_refuses(world, session):
     assert world.sim.requests == []
 
 
+@pytest.mark.parametrize("tries", [0, 1])
+def test_a_reply_lost_behind_a_proxy(world, session, tries):
+    """urllib3 calls it a ProxyError, but the order may have been taken: unknown, and a second try is one of its own."""
+    retry = Retry(total=tries, allowed_methods=None, backoff_factor=0)
+    session.mount("https://", HTTPAdapter(max_retries=retry))
+    world.sim.fail_next("POST", PATH, drop=True, after_accept=True, times=2)
+    with (
+        proxy() as running,
+        tls_in_front_of(world.server.port, world.folder) as (port, _),
+        pytest.raises(requests.exceptions.ConnectionError),
+    ):
+        url = f"https://localhost:{port}{PATH}"
+        session.post(url, json=BODY, proxies={"https": running.url}, verify=str(world.folder / "localhost.pem"))
+    assert world.story() == [SAID, ("video_generation_started", "unknown")] * (tries + 1)
+    assert len(world.sim.tasks) == tries + 1
+
+
+def test_a_proxy_that_is_not_there(world, session):
+    """Nothing was sent to Kling."""
+    with pytest.raises(requests.exceptions.ProxyError):
+        session.post(world.server.base_url + PATH, json=BODY, proxies={"http": "http://127.0.0.1:9"})
+    assert world.story() == [SAID, ("video_generation_failed", "failure")]
+
+
 def test_a_port_that_nobody_listens_on(world, session):
     """A refused connection is a failure, not an unknown."""
     with pytest.raises(requests.ConnectionError):

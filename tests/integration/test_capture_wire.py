@@ -98,6 +98,19 @@ def test_a_proxy_that_refuses(world):
     assert world.sim.requests == []
 
 
+@libraries
+def test_a_reply_lost_behind_a_proxy(world, library):
+    """The order may have been taken: unknown."""
+    world.sim.fail_next("POST", "/v1/videos/text2video", drop=True, after_accept=True)
+    with proxy() as running, tls_in_front_of(world.server.port, world.folder) as (port, context):
+        with library.Client(headers=AUTHORIZED, proxy=running.url, verify=context) as client:
+            attach_client(client, world.audit.recorder)
+            with pytest.raises(library.RemoteProtocolError):
+                client.post(f"https://localhost:{port}/v1/videos/text2video", json={"prompt": "a lake"})
+    assert world.story() == [SAID, ("video_generation_started", "unknown")]
+    assert len(world.sim.tasks) == 1
+
+
 def test_a_certificate_that_nobody_trusts(world):
     """TLS is verified by default; a failed handshake sent nothing."""
     with (

@@ -126,8 +126,7 @@ async def _audit(recorder: Recorder, request: Any, handler: _Handler) -> Any:
         with attempt.covering():
             response = await handler(request)
     except BaseException as exc:
-        sent = was_sent(exc) and not any(cls.__name__ in _NOT_SENT for cls in type(exc).__mro__)
-        await attempt.afailed(exc, sent=sent)
+        await attempt.afailed(exc, sent=was_sent(exc, _NOT_SENT))
         raise
     if not attempt.ended:  # by an inner capture of the same act
         watch = HopWatch(attempt, _Status(response))

@@ -20,14 +20,46 @@ from klingai_audit.event.record import Draft
 __all__ = ["Attempt", "Keeper", "Mark", "covering_attempt", "was_sent"]
 
 NOT_SENT: Final = frozenset(
-    {"AuditUnavailable", "ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"}
-)
-"""Names of exceptions (of httpx and its kin) after which no byte of the request can have left."""
+    {
+        "AuditUnavailable", "ConnectError", "ConnectTimeout", "ConnectTimeoutError", "NewConnectionError",
+        "PoolTimeout", "ProxyError", "SSLCertVerificationError", "UnsupportedProtocol",
+    }
+)  # fmt: skip
+"""Names of exceptions (of httpx, urllib3 and their kin) after which no byte of the request can have left."""
+
+MAX_CAUSES: Final = 8
+_URLLIB3: Final = frozenset({"requests", "urllib3"})
+_NO_TUNNEL: Final = "Tunnel connection failed"
+"""How http.client begins to say that a proxy has refused; it has no class for it."""
 
 
-def was_sent(exc: BaseException) -> bool:
-    """Whether bytes of the request may have left before `exc`; True where that is not certain."""
-    return not any(cls.__name__ in NOT_SENT for cls in type(exc).__mro__)
+def was_sent(exc: BaseException, also: frozenset[str] = frozenset()) -> bool:
+    """Whether bytes of the request may have left before `exc`; True where that is not certain.
+
+    Errors of urllib3 hold the reasons in their arguments. `also`: more names of errors that come before the first byte.
+    """
+    waiting: list[BaseException] = [exc]
+    for _ in range(MAX_CAUSES):
+        if not waiting:
+            break
+        cause = waiting.pop(0)
+        if any(_is_early(cls, also) for cls in type(cause).__mro__):
+            return False
+        inner = [*cause.args, getattr(cause, "reason", None)]
+        if type(cause) is OSError and str(cause).startswith(_NO_TUNNEL):
+            return False
+        waiting += [one for one in inner if isinstance(one, BaseException)]
+    return True
+
+
+def _is_early(cls: type, also: frozenset[str]) -> bool:
+    """Whether errors of a class come before the first byte.
+
+    urllib3 calls a reply that is lost behind a proxy a ProxyError, too: it looks at the connection after closing it.
+    """
+    if cls.__name__ == "ProxyError" and cls.__module__.partition(".")[0] in _URLLIB3:
+        return False
+    return cls.__name__ in NOT_SENT or cls.__name__ in also
 
 
 @dataclass(slots=True)

@@ -31,11 +31,8 @@ __all__ = ["AuditedAdapter", "attach_session", "audited_adapter", "on_one_trail"
 TRAIL: Final = "klingai_audit"
 """Name under which a prepared request's `hooks`, which redirected requests inherit, carry their trail."""
 
-MAX_CAUSES: Final = 8
-_NOT_SENT: Final = frozenset(
-    {"ConnectTimeoutError", "InvalidHeader", "InvalidURL", "NewConnectionError", "SSLCertVerificationError"}
-)
-"""Names of exceptions (of requests and urllib3) after which no byte of the request can have left."""
+_NOT_SENT: Final = frozenset({"InvalidHeader", "InvalidURL"})
+"""Names of further exceptions, of requests alone, after which no byte of the request can have left."""
 
 _sendings: Final[contextvars.ContextVar[tuple[_Sending, ...]]] = contextvars.ContextVar(
     "klingai_audit_sendings", default=()
@@ -69,7 +66,7 @@ class AuditedAdapter:
             with attempt.covering():
                 response = self.inner.send(request, *args, **options)
         except BaseException as exc:
-            sending.attempt.failed(exc, sent=_left(exc))
+            sending.attempt.failed(exc, sent=was_sent(exc, _NOT_SENT))
             raise
         finally:
             _sendings.reset(token)
@@ -155,7 +152,7 @@ class _Sending:
 
     def again(self, response: Any, error: BaseException | None) -> None:
         """A try has failed and another one follows: the first ends, the second begins. Raises: AuditUnavailable."""
-        if self.attempt.ended or (error is not None and not _left(error)):
+        if self.attempt.ended or (error is not None and not was_sent(error, _NOT_SENT)):
             return
         self.attempt.finished(self.attempt.failure(error, sent=True) if error is not None else self._answer(response))
         self._tries += 1
@@ -205,20 +202,6 @@ def _telling(cls: Any) -> Any:
 
     Telling.__name__, Telling.__qualname__ = cls.__name__, cls.__qualname__
     return Telling
-
-
-def _left(exc: BaseException) -> bool:
-    """Whether bytes of the request may have left before `exc`, which may hold urllib3's own reasons."""
-    waiting: list[Any] = [exc]
-    for _ in range(MAX_CAUSES):
-        if not waiting:
-            break
-        cause = waiting.pop(0)
-        if not was_sent(cause) or any(cls.__name__ in _NOT_SENT for cls in type(cause).__mro__):
-            return False
-        inner = [*cause.args, getattr(cause, "reason", None)]
-        waiting += [one for one in inner if isinstance(one, BaseException)]
-    return True
 
 
 def _facts(request: Any) -> RequestFacts:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import os
+import ssl
 import threading
 import warnings
 
 import pytest
+import requests
+import urllib3
 
 from klingai_audit.capture.attempt import Mark, was_sent
 from klingai_audit.capture.desk import UnrecordedWarning
@@ -396,3 +400,23 @@ def test_what_may_have_left(name, expected):
     """Only failures before the first byte count as not sent, subclasses included."""
     base = type(name, (Exception,), {})
     assert was_sent(type("Derived", (base,), {})()) is expected
+
+
+@pytest.mark.parametrize(
+    "reason,expected",
+    [
+        (http.client.RemoteDisconnected("closed"), True),
+        (ConnectionResetError(104, "reset"), True),
+        (OSError("Tunnel connection failed: 403 Forbidden"), False),
+        (urllib3.exceptions.NewConnectionError(None, "refused"), False),
+        (urllib3.exceptions.ConnectTimeoutError(None, "slow"), False),
+        (urllib3.exceptions.SSLError(ssl.SSLCertVerificationError("unknown authority")), False),
+        (urllib3.exceptions.SSLError(ssl.SSLEOFError("ended")), True),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_urllib3_says_of_a_proxy(reason, expected):
+    """Its ProxyError proves nothing; the reason inside does, or does not."""
+    behind = urllib3.exceptions.ProxyError("Unable to connect to proxy", reason)
+    tried = urllib3.exceptions.MaxRetryError(None, "/", behind)
+    assert was_sent(requests.exceptions.ProxyError(tried)) is expected
