@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, VerificationError
 from klingai_audit.event.record import EncodedEvent
@@ -60,7 +60,7 @@ class Appender:
         _APPENDERS.add(self)
 
     def _reset(self) -> None:
-        mutex = threading.Lock()
+        self._mutex = mutex = threading.Lock()
         self._changed = threading.Condition(mutex)
         self._room = threading.Condition(mutex)
         self._queue: deque[_Item] = deque()
@@ -144,25 +144,25 @@ class Appender:
         return receipt
 
     def _put(self, item: _Item) -> None:
-        with self._changed:
+        with self._mutex:
             while len(self._queue) >= MAX_QUEUE and not self._closing and self._fatal is None:
                 self._room.wait()
-            self._refuse_if_stopped()
+            if self._closing or self._fatal is not None:
+                self._refuse()
             self._queue.append(item)
             if len(self._queue) == 1:
                 self._changed.notify()
 
-    def _refuse_if_stopped(self) -> None:
+    def _refuse(self) -> NoReturn:
         if self._fatal is not None:
             raise AuditUnavailable(self._fatal.message, do=self._fatal.do) from self._fatal
-        if self._closing:
-            raise AuditUnavailable("The log was closed in this process.", do="Open it again with AuditLog.open().")
+        raise AuditUnavailable("The log was closed in this process.", do="Open it again with AuditLog.open().")
 
     def _reopen(self) -> None:
         with self._opening_lock:
             if not self._opened:
                 if self._closing:
-                    self._refuse_if_stopped()
+                    self._refuse()
                 self.open()
 
     def flush(self, *, publish: bool = False, timeout: float | None = None) -> None:
@@ -249,10 +249,10 @@ class Appender:
             places = iter(results)
             for event, _once, receipt in batch:
                 if event is None:
-                    receipt.resolve(loops, seq=-1)
+                    receipt.resolve(loops, -1)
                 else:
-                    place = next(places)
-                    receipt.resolve(loops, seq=place.seq, leaf_hash=place.leaf_hash)
+                    seq, leaf_hash, _line = next(places)
+                    receipt.resolve(loops, seq, leaf_hash)
         except (SyncFailed, VerificationError):
             raise
         except KlingAuditError as error:

@@ -10,7 +10,7 @@ from typing import Final
 
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, VerificationError
 from klingai_audit.ledger.head import Head
-from klingai_audit.ledger.receipt import Loops, Waiters, wake_loops
+from klingai_audit.ledger.receipt import Loops, Waiters, add_task, add_thread, wake, wake_loops
 from klingai_audit.ledger.store import SyncFailed
 
 __all__ = ["PUBLISH_INTERVAL_S", "Publisher"]
@@ -72,8 +72,8 @@ class Publisher:
         failures = self._failures
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._covers(size, failures):
-            waiters = Waiters()
-            lock = waiters.add_thread()
+            waiters: Waiters = []
+            lock = add_thread(waiters)
             self._register(waiters)
             if self._covers(size, failures):
                 return
@@ -85,8 +85,8 @@ class Publisher:
         """Await a signed checkpoint that covers `size` entries. Raises: as `wait`."""
         failures = self._failures
         while not self._covers(size, failures):
-            waiters = Waiters()
-            future = waiters.add_task()
+            waiters: Waiters = []
+            future = add_task(waiters)
             self._register(waiters)
             if self._covers(size, failures):
                 return
@@ -114,7 +114,7 @@ class Publisher:
             waiting, self._waiting = self._waiting, []
         loops: Loops = {}
         for waiters in waiting:
-            waiters.wake(loops)
+            wake(waiters, loops)
         wake_loops(loops)
 
     def _run(self) -> None:

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, UsageError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from klingai_audit.ledger.appender import Appender
     from klingai_audit.tlog.proof import TlogProof
 
-__all__ = ["Loops", "Receipt", "State", "Waiters", "wake_loops"]
+__all__ = ["Loops", "Receipt", "State", "Waiters", "add_task", "add_thread", "wake", "wake_loops"]
 
 State = Literal["durable", "published"]
 """`durable`: synced and sealed; `published`: under a signed checkpoint (docs/format.md)."""
@@ -24,37 +24,38 @@ State = Literal["durable", "published"]
 Loops = dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]]
 """Futures to resolve, by the event loop that they belong to."""
 
+Waiters: TypeAlias = "list[threading.Lock | tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]"
+"""Threads and asyncio tasks that wait for one fact; each is woken once."""
 
-class Waiters:
-    """Threads and asyncio tasks that wait for one fact; each is woken once."""
 
-    __slots__ = ("_list",)
+def add_thread(waiters: Waiters) -> threading.Lock:
+    """Return a lock whose `acquire` returns when the fact is there."""
+    lock = threading.Lock()
+    lock.acquire()
+    waiters.append(lock)
+    return lock
 
-    def __init__(self) -> None:
-        self._list: list[threading.Lock | tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
 
-    def add_thread(self) -> threading.Lock:
-        """Return a lock whose `acquire` returns when the fact is there."""
-        lock = threading.Lock()
-        lock.acquire()
-        self._list.append(lock)
-        return lock
+def add_task(waiters: Waiters) -> asyncio.Future[None]:
+    """Return a future of the running loop that is resolved when the fact is there."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+    waiters.append((loop, future))
+    return future
 
-    def add_task(self) -> asyncio.Future[None]:
-        """Return a future of the running loop that is resolved when the fact is there."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        self._list.append((loop, future))
-        return future
 
-    def wake(self, loops: Loops) -> None:
-        """Wake threads now and collect futures by loop, so that each loop is called once a batch."""
-        while self._list:
-            waiter = self._list.pop()
-            if isinstance(waiter, tuple):
-                loops.setdefault(waiter[0], []).append(waiter[1])
+def wake(waiters: Waiters, loops: Loops) -> None:
+    """Wake threads now and collect futures by loop, so that each loop is called once a batch."""
+    while waiters:
+        waiter = waiters.pop()
+        if isinstance(waiter, tuple):
+            loop, future = waiter
+            if loop in loops:
+                loops[loop].append(future)
             else:
-                waiter.release()
+                loops[loop] = [future]
+        else:
+            waiter.release()
 
 
 def wake_loops(loops: Loops) -> None:
@@ -87,8 +88,8 @@ class Receipt:
         self.leaf_hash: bytes | None = None
         self._appender = appender
         self._error: KlingAuditError | None = None
-        self._pid = os.getpid()
-        self._waiters = Waiters()
+        self._pid = _process[0]
+        self._waiters: Waiters = []
 
     def __repr__(self) -> str:
         state = "failed" if self._error else "pending" if self.seq is None else f"seq {self.seq}"
@@ -109,7 +110,7 @@ class Receipt:
         deadline = None if timeout is None else time.monotonic() + timeout
         if not self.done:
             self._check_process()
-            lock = self._waiters.add_thread()
+            lock = add_thread(self._waiters)
             if not self._settled() and not lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
                 raise AuditUnavailable(f"The entry was not durable within {timeout} s.", do="It may still become so.")
         seq = self._raise_or_seq()
@@ -119,14 +120,20 @@ class Receipt:
         return self
 
     def __await__(self) -> Generator[Any, None, Receipt]:
-        return self.reached("durable").__await__()
+        if not self.done:
+            self._check_process()
+            future = add_task(self._waiters)
+            if not self._settled():
+                yield from future
+        self._raise_or_seq()
+        return self
 
     async def reached(self, state: State = "durable") -> Receipt:
         """Await the entry being `durable` or `published`; returns self. Raises as `wait` does."""
         _check_state(state)
         if not self.done:
             self._check_process()
-            future = self._waiters.add_task()
+            future = add_task(self._waiters)
             if not self._settled():
                 await future
         seq = self._raise_or_seq()
@@ -146,7 +153,6 @@ class Receipt:
     def resolve(
         self,
         loops: Loops,
-        *,
         seq: int | None = None,
         leaf_hash: bytes | None = None,
         error: KlingAuditError | None = None,
@@ -155,7 +161,8 @@ class Receipt:
         self._error = error
         self.leaf_hash = leaf_hash
         self.seq = seq
-        self._waiters.wake(loops)
+        if self._waiters:
+            wake(self._waiters, loops)
 
     def _raise_or_seq(self) -> int:
         if self._error is not None:
@@ -169,11 +176,21 @@ class Receipt:
         return self.done
 
     def _check_process(self) -> None:
-        if self._pid != os.getpid():
+        if self._pid != _process[0]:
             raise AuditUnavailable(
                 "This receipt was pending in the parent when the process forked; only the parent learns its outcome.",
                 do="Wait for receipts before forking, or log in the child.",
             )
+
+
+_process: Final = [os.getpid()]
+
+
+def _after_fork_in_child() -> None:
+    _process[0] = os.getpid()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _check_state(state: str) -> None:

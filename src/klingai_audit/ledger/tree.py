@@ -1,4 +1,4 @@
-"""The growing tree of one log: peaks for the root, partial tiles for what the store has yet to write."""
+"""The growing tree of one log: peaks for the root, and the hashes that the store has yet to write."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Final
 
 from klingai_audit.errors import LogDamaged
 from klingai_audit.ledger.line import KEPT_INTERVAL
-from klingai_audit.tlog.hashing import fold_subtree, fold_tile
+from klingai_audit.tlog.hashing import fold_subtree
 from klingai_audit.tlog.merkle import CompactRange
 
 __all__ = ["GrowingTree", "HashWrite"]
 
 _WIDTH: Final = 256
+_BITS: Final = 8
 _HASH: Final = 32
 
 HashWrite = tuple[int, int, bytes]
@@ -27,7 +28,6 @@ class GrowingTree:
 
     def __init__(self) -> None:
         self._range = CompactRange()
-        self._partial: list[bytearray] = [bytearray()]
         self._unwritten: dict[int, tuple[int, bytearray]] = {}
         self.marks: list[tuple[int, bytes]] = []
 
@@ -48,9 +48,6 @@ class GrowingTree:
                     f"tree/{level} holds fewer than the {count} hashes that the checkpoint of size {size} covers.",
                     kind_of_damage="tree_short",
                 )
-            if level == len(tree._partial):
-                tree._partial.append(bytearray())
-            tree._partial[level] += hashes
             peaks[:0] = _peaks_of_partial(level, hashes)
         tree._range = CompactRange(size, tuple(peak for _, peak in peaks))
         return tree
@@ -71,11 +68,10 @@ class GrowingTree:
         stops = sorted({*range(next_multiple, end + 1, KEPT_INTERVAL), *named})
         begin = size
         for stop in stops:
-            self._range.extend(leaf_hashes[(begin - size) * _HASH : (stop - size) * _HASH])
+            self._add(leaf_hashes[(begin - size) * _HASH : (stop - size) * _HASH])
             self.marks.append((stop, self._range.root()))
             begin = stop
-        self._range.extend(leaf_hashes[(begin - size) * _HASH :])
-        self._add(0, size, leaf_hashes)
+        self._add(leaf_hashes[(begin - size) * _HASH :])
 
     def take(self) -> tuple[list[tuple[int, bytes]], list[HashWrite]]:
         """Hand over the marks and the hashes that the store has yet to hold, lowest level first; forget both."""
@@ -91,21 +87,11 @@ class GrowingTree:
             _, later = self._unwritten.get(level, (begin, bytearray()))
             self._unwritten[level] = (begin, bytearray(hashes) + later)
 
-    def _add(self, level: int, begin: int, hashes: bytes) -> None:
-        if level == len(self._partial):
-            self._partial.append(bytearray())
-        self._unwritten.setdefault(level, (begin, bytearray()))[1].extend(hashes)
-        partial = self._partial[level]
-        partial += hashes
-        if len(partial) < _WIDTH * _HASH:
-            return
-        full = len(partial) // (_WIDTH * _HASH)
-        parents = b"".join(
-            fold_tile(bytes(partial[i * _WIDTH * _HASH : (i + 1) * _WIDTH * _HASH])) for i in range(full)
-        )
-        first = (begin + len(hashes) // _HASH) // _WIDTH - full
-        del partial[: full * _WIDTH * _HASH]
-        self._add(level + 1, first, parents)
+    def _add(self, leaf_hashes: bytes) -> None:
+        size = self._range.size
+        # Of the subtrees that became complete, those over whole tiles are the hashes of the level above.
+        for level, hashes in enumerate(self._range.extend(leaf_hashes)[::_BITS]):
+            self._unwritten.setdefault(level, (size >> _BITS * level, bytearray()))[1].extend(hashes)
 
 
 def _peaks_of_partial(level: int, hashes: bytes) -> list[tuple[int, bytes]]:

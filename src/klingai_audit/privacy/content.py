@@ -20,12 +20,15 @@ _CACHED_CHARACTERS: Final = 128
 _MAX_NESTED_JSON: Final = 8
 _MAX_AGENT_CHARACTERS: Final = 64
 
-# Hexadecimal digests, UUIDs and decimal ids: no rule but the learned secrets can apply to them.
+# Hexadecimal digests, UUIDs and decimal ids: no rule but the learned secrets can apply to them, and the rule for
+# names of hosts if they hold its one word of these letters (`ec2-192-168-1-100`).
 _IDENTIFIER: Final = re.compile(r"[0-9a-f-]{0,128}", re.ASCII).fullmatch
+_IDENTIFIERS: Final = re.compile(r"[0-9a-f\n-]{0,256}", re.ASCII).fullmatch
+_HOST: Final = "ec2"
 # Without space and punctuation only the shapes of keys and the learned secrets can apply.
 _TOKEN: Final = re.compile(r"[\w-]{0,128}", re.ASCII).fullmatch
 # What comes again and again: model names, modes, states. Ids of single things would only push them out.
-_WORD: Final = re.compile(r"[A-Za-z_-]{1,32}[0-9]{0,2}", re.ASCII).fullmatch
+_WORD: Final = re.compile(r"[A-Za-z_-]{1,32}[0-9]{0,2}|[0-9]{1,4}[A-Za-z]{1,2}", re.ASCII).fullmatch
 _JSON_OPENS: Final = frozenset('{["')
 _AGENT: Final = re.compile(
     r"\s*([A-Za-z][\w.+-]*+)(?:/v?(\d{1,5})(?!\d)[^\s]*|/[^\s]*)?(?:\s.*)?", re.ASCII | re.DOTALL
@@ -47,6 +50,21 @@ class Content:
         self._clean: set[str] = set()
         self._generation = generation()
 
+    @property
+    def known(self) -> set[str]:
+        """Texts that pass unchanged, as found before; read only. A bounded cache, emptied when a secret is learned."""
+        if self._generation != generation():
+            self._generation = generation()
+            self._clean = set()
+        return self._clean
+
+    def pass_unchanged(self, texts: list[str]) -> bool:
+        """Tell whether `clean` would return every one of `texts` as it is; ids together, in one look."""
+        joined = "\n".join(texts)
+        if _IDENTIFIERS(joined) is not None and _HOST not in joined and not is_learned(joined):
+            return True
+        return all(self.clean(text) == text for text in texts)
+
     def names(self, key: str) -> bool:
         """Tell whether values under `key` are content, in any spelling of the name."""
         squashed = squash(key[-128:])
@@ -58,7 +76,7 @@ class Content:
             return text
         if _TOKEN(text) is None or is_learned(text):
             return self._cleaned(text)
-        if _IDENTIFIER(text) is None:
+        if _IDENTIFIER(text) is None or _HOST in text:
             if has_shape(text) or has_dashed(text):
                 return self._cleaned(text)
             if _WORD(text) is not None:
@@ -87,8 +105,7 @@ class Content:
 
     def _remember(self, text: str) -> None:
         """Keep a text that needed no change; what was learned later, or too many of them, starts anew."""
-        if self._generation != generation() or len(self._clean) >= _CACHED_TEXTS:
-            self._generation = generation()
+        if len(self.known) >= _CACHED_TEXTS:
             self._clean = set()
         self._clean.add(text)
 

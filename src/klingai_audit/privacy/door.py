@@ -11,6 +11,7 @@ import datetime as dt
 import hmac
 import time
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -42,6 +43,7 @@ _TEXT_MEMBERS: Final = ("team", "project", "resource_type", "resource_id", "acti
 _DRAFT_MEMBERS: Final = Draft.__struct_fields__
 _TIMESTAMP: Final = _DRAFT_MEMBERS.index("timestamp")
 _TEXT_TYPES: Final = frozenset({str, type(None)})
+_cleaned_members: Final = itemgetter(*map(_DRAFT_MEMBERS.index, ("actor_type", *_TEXT_MEMBERS)))
 _astuple: Final[Callable[[Draft], tuple[Any, ...]]] = msgspec.structs.astuple
 
 
@@ -81,13 +83,14 @@ class Door:
         values = _astuple(draft)
         if not set(map(type, values[1:_TIMESTAMP])) <= _TEXT_TYPES or not isinstance(draft.metadata, Mapping):
             draft = _plain_members(draft)
+            values = _astuple(draft)
         if info is not None and (info.own or info.required):
             _check_registered(draft, info)
         now = self._clock()
         event_id = draft.event_id.lower() if draft.event_id else new_event_id(now)
         subject, actor_id = self._actor(draft, info)
-        clean = self._content.clean
-        metadata = self._entrance.plain(draft.metadata)
+        clean: Callable[[str], str] = str
+        metadata = self._entrance.plain(draft.metadata, _cleaned_members(values))
         if metadata is None:
             walk = self._entrance.walk(
                 draft.metadata, subject.key, event_id, [getattr(draft, name) for name in _TEXT_MEMBERS]

@@ -31,6 +31,7 @@ class Entrance:
     def __init__(self, content: Content) -> None:
         self.content = content
         self._keys: dict[str, tuple[str, int]] = {}
+        self._plain_keys: set[str] = set()
         self._generation = generation()
 
     def key(self, key: str) -> tuple[str, int]:
@@ -40,28 +41,32 @@ class Entrance:
             return known
         if self._generation != generation() or len(self._keys) >= _CACHED_KEYS:
             self._generation = generation()
-            self._keys = {}
+            self._keys, self._plain_keys = {}, set()
         role = _SECRET if is_secret_name(key) else _CONTENT if self.content.names(key) else _PLAIN
         self._keys[key] = known = (self.content.clean(key), role)
+        if known == (key, _PLAIN):
+            self._plain_keys.add(key)
         return known
 
-    def plain(self, metadata: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return metadata that needs no change, or None if a walk has to look closer. For the most common events."""
-        out: dict[str, Any] = {}
-        keys, clean = self._keys, self.content.clean
+    def plain(self, metadata: Mapping[str, Any], members: Iterable[str | None] = ()) -> dict[str, Any] | None:
+        """Return a copy of metadata that needs no change, nor `members`, the event's other texts; None if a walk has
+        to look closer. For the most common events; `walk` gives the same for them.
+        """
+        plain, known = self._plain_keys, self.content.known
         if self._generation != generation():
             return None
-        for key, item in metadata.items():
+        out = dict(metadata)
+        unknown = [text for text in members if text and text not in known]
+        for key, item in out.items():
             kind = type(item)
-            if keys.get(key) != (key, _PLAIN):
+            if key not in plain or type(key) is not str:
                 return None
             if kind is str:
-                if clean(item) != item:
-                    return None
+                if item not in known:
+                    unknown.append(item)
             elif not (kind is int or kind is bool or item is None or kind is float):
                 return None
-            out[key] = item
-        return out
+        return out if not unknown or self.content.pass_unchanged(unknown) else None
 
     def walk(
         self, metadata: Mapping[str, Any], subject_key: bytes, event_id: str, members: Iterable[str | None]

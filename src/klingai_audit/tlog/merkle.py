@@ -89,15 +89,19 @@ class CompactRange:
         self._peaks.append(peak)
         self._size += 1
 
-    def extend(self, hashes: bytes) -> None:
+    def extend(self, hashes: bytes) -> list[bytes]:
         """Add concatenated 32-byte leaf hashes in order, level by level.
 
-        Raises: Malformed if the length is not a multiple of 32; the range is then unchanged.
+        Returns the roots of the perfect subtrees that became complete, concatenated: item `k` those over `2**k`
+        leaves, item 0 is `hashes`. Raises: Malformed if the length is not a multiple of 32, which changes nothing.
         """
         if len(hashes) % HASH_BYTES:
             raise Malformed(f"{len(hashes)} bytes are not a whole number of {HASH_BYTES}-byte hashes.")
-        size, level, lowest = self._size + len(hashes) // HASH_BYTES, self._size, []
+        size, level = self._size + len(hashes) // HASH_BYTES, self._size
+        lowest: list[bytes] = []
+        complete: list[bytes] = []
         while hashes:
+            complete.append(hashes)
             if level & 1:
                 hashes = self._peaks.pop() + hashes
             if len(hashes) // HASH_BYTES & 1:
@@ -106,6 +110,7 @@ class CompactRange:
             level >>= 1
         self._peaks.extend(reversed(lowest))
         self._size = size
+        return complete
 
     def root(self) -> bytes:
         """Return the 32-byte tree root; EMPTY_ROOT at size 0."""

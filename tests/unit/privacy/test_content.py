@@ -172,4 +172,5 @@ def test_cleaning_takes_linear_time(content: Content, unit: str) -> None:
 def test_addresses_in_names_of_hosts(content: Content) -> None:
     """A host's name that spells its address is masked, though it looks like an id; ids stay."""
     assert "ip-192-168-xxx-xxx" == content.clean("ip-192-168-13-77")
+    assert "ec2-192-168-xxx-xxx" == content.clean("ec2-192-168-13-77")
     assert "clip-192-168-13-77-a" == content.clean("clip-192-168-13-77-a")
