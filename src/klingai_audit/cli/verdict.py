@@ -10,24 +10,8 @@ from typing import Any, Final
 from rich.table import Table
 from rich.text import Text
 
+from klingai_audit.trust.verdict import THREAT_WORDS
 from klingai_audit.views.inert import inert
-
-THREAT_WORDS: Final = {
-    "edit": "changing an entry",
-    "insert": "slipping an entry in",
-    "delete": "taking an entry out",
-    "reorder": "reordering entries",
-    "head_cut": "cutting off the beginning",
-    "tail_cut": "cutting off the end",
-    "rollback": "putting back an older state",
-    "fork": "showing two histories to two readers",
-    "back_dating": "dating entries back",
-    "foreign_key": "rewriting all under another key",
-    "key_holder": "rewriting by whoever holds the keys",
-    "key_theft": "rewriting the past with stolen keys",
-    "quantum": "forging by quantum computer",
-}
-"""Threat → what somebody would have done."""
 
 _STATES: Final = {
     "ruled_out": ("ruled out", "green"),

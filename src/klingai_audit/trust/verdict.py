@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 __all__ = [
     "FINDING_KINDS",
     "THREATS",
+    "THREAT_WORDS",
     "Finding",
     "FindingKind",
     "Severity",
@@ -50,6 +51,23 @@ ThreatName = Literal[
 
 THREATS: Final[tuple[ThreatName, ...]] = ThreatName.__args__  # type: ignore[attr-defined]
 """All threats in the order of the verdict."""
+
+THREAT_WORDS: Final[Mapping[ThreatName, str]] = {
+    "edit": "changing an entry",
+    "insert": "slipping an entry in",
+    "delete": "taking an entry out",
+    "reorder": "reordering entries",
+    "head_cut": "cutting off the beginning",
+    "tail_cut": "cutting off the end",
+    "rollback": "putting back an older state",
+    "fork": "showing two histories to two readers",
+    "back_dating": "dating entries back",
+    "foreign_key": "rewriting all under another key",
+    "key_holder": "rewriting by whoever holds the keys",
+    "key_theft": "rewriting the past with stolen keys",
+    "quantum": "forging by quantum computer",
+}
+"""Threat → what somebody would have done, in words."""
 
 EXIT_BROKEN: Final = 4
 MAX_FINDINGS: Final = 1000
