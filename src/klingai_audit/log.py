@@ -13,7 +13,7 @@ import secrets
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -38,20 +38,19 @@ from klingai_audit.ledger.state import OriginMemory, StateFolder
 from klingai_audit.privacy.door import Door
 from klingai_audit.privacy.policy import Policy
 from klingai_audit.privacy.subjects import SqliteSubjects, SubjectTable
+from klingai_audit.views.answers import Answers
 
 if TYPE_CHECKING:
     from klingai_audit.capture.recorder import Recorder
     from klingai_audit.kling.webhook import Callback
     from klingai_audit.trust.verdict import Verdict
-    from klingai_audit.views.activity import Activity
-    from klingai_audit.views.entry import EntryView
 
 __all__ = ["AuditLog"]
 
 _POLICY_FILE: Final = "policy.toml"
 
 
-class AuditLog:
+class AuditLog(Answers):
     """One log, opened for writing by this process. Threads, asyncio tasks and forked children may share it.
 
     Use `AuditLog.open`; as a context manager it is closed at the end of the block.
@@ -163,6 +162,7 @@ class AuditLog:
         """
         with contextlib.ExitStack() as stack:
             stack.callback(_OPEN.discard, self)
+            stack.callback(self.close_index)
             stack.callback(self.subjects.close)
             stack.callback(self._appender.close)
             if self._recorder is not None:
@@ -322,25 +322,7 @@ class AuditLog:
 
         return receive(self.recorder, headers, body, secret=secret, client=client)
 
-    # --- answers ----------------------------------------------------------------------------------
-
-    def entries(self, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Yield the stored bytes of entries `[begin, end)` in order, without LF."""
-        return self.reader.entries(begin, end)
-
-    def query(self, **filters: Any) -> Iterator[EntryView]:
-        """Yield entries that match; filters as in `klingai_audit.views.query.Filter`. Raises: UsageError."""
-        from klingai_audit.views.query import Filter, query
-
-        self.flush()
-        return query(self.reader.entries(), Filter(**filters), self.subjects)
-
-    def activity(self, actor: str, days: int = 30) -> Activity:
-        """Summarise what one person did in the last `days` days. Raises: UsageError."""
-        from klingai_audit.views.activity import activity
-
-        self.flush()
-        return activity(self.reader.entries(), actor, days=days, subjects=self.subjects)
+    # --- verification ------------------------------------------------------------------------------
 
     def verify(self, **options: Any) -> Verdict:
         """Publish, then verify the whole log; returns a graded verdict and never raises for what the log holds.

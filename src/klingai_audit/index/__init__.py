@@ -1,0 +1,11 @@
+"""The index: a log's entries as columns, for questions that a scan would answer slowly.
+
+Derived from the log, kept in the state folder, rebuilt at will; never evidence. What people are shown is read again
+from the log, so an index can leave something out at worst, and one that was changed is noticed and made anew.
+"""
+
+from __future__ import annotations
+
+from klingai_audit.index.index import Index
+
+__all__ = ["Index"]

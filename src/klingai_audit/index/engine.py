@@ -1,0 +1,49 @@
+"""The one query engine, DuckDB: opened without extensions, files of its own, or a network; its errors as ours."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = ["connect", "fetch", "quote"]
+
+_QUIET: Final[dict[str, str | bool | int | float | list[str]]] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "allow_community_extensions": False,
+    "temp_directory": "",
+}
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """Return an engine in memory that loads nothing and spills nothing."""
+    import duckdb
+
+    return duckdb.connect(":memory:", config=_QUIET)
+
+
+def quote(text: str) -> str:
+    """Return `text` as an SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def fetch(cursor: duckdb.DuckDBPyConnection, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """Run one statement and return its rows; times are aware, in UTC."""
+    return aware(cursor.execute(sql, list(params)).fetchall())
+
+
+def aware(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Return rows with the engine's times, which are UTC without saying so, as aware ones."""
+    if not any(isinstance(value, dt.datetime) for row in rows[:1000] for value in row):
+        return rows
+    return [tuple(_aware(value) for value in row) for row in rows]
+
+
+def _aware(value: Any) -> Any:
+    if isinstance(value, dt.datetime) and value.tzinfo is None:
+        return value.replace(tzinfo=dt.UTC)
+    return value

@@ -1,0 +1,256 @@
+"""The index of one log: opened beside any store, kept up to date, asked in SQL."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from klingai_audit.durable import OPS, FileOps
+from klingai_audit.errors import LogNotFound, Malformed, StorageError
+from klingai_audit.index.build import SEGMENT_ENTRIES, Builder, Progress
+from klingai_audit.index.columns import COLUMNS, SCHEMA, empty_sql
+from klingai_audit.index.engine import connect, fetch, quote
+from klingai_audit.index.folder import IndexFolder
+from klingai_audit.index.lines import Lines
+from klingai_audit.index.manifest import Manifest, Segment
+from klingai_audit.ledger.reader import LogReader
+from klingai_audit.tlog.checkpoint import Checkpoint, parse_checkpoint
+from klingai_audit.tlog.merkle import leaf_hash, root_at
+from klingai_audit.tlog.note import parse_note
+from klingai_audit.tlog.tile import node_reader
+
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = ["Index"]
+
+_MAX_SMALL: Final = 8
+_NAMES: Final = ", ".join(column.name for column in COLUMNS)
+
+
+class Index:
+    """A log's entries as columns; made by `Index.open`. Threads and forked children may share it.
+
+    It covers every whole line that stood in the log at the last `refresh`, signed or not yet.
+    """
+
+    def __init__(self, reader: LogReader, folder: IndexFolder, progress: Progress | None) -> None:
+        self._reader = reader
+        self._folder = folder
+        self._progress = progress
+        self._mutex = threading.RLock()
+        self._manifest: Manifest | None = None
+        self._engine: duckdb.DuckDBPyConnection | None = None
+        self._pid = os.getpid()
+        self._lines = Lines(reader, self._places_of)
+
+    @classmethod
+    def open(cls, reader: LogReader, folder: Path, *, ops: FileOps = OPS, progress: Progress | None = None) -> Index:
+        """Open the index of the log behind `reader` and bring it up to date; it is built if there is none.
+
+        `folder` is where it lies (`index` in the state folder); one that cannot be written is replaced by a
+        temporary one. `progress` is called with the number of entries covered so far, in a build.
+        Raises: Malformed for a log that holds a line that is no entry, StorageError.
+        """
+        index = cls(reader, IndexFolder(folder, ops), progress)
+        index.refresh()
+        return index
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the engine, and the folder if it is a temporary one."""
+        with self._mutex:
+            if self._engine is not None and self._pid == os.getpid():
+                self._engine.close()
+            self._engine = self._manifest = None
+            self._folder.close()
+
+    # --- what it covers ---------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Entries covered, `[0, size)`."""
+        return 0 if self._manifest is None else self._manifest.size
+
+    @property
+    def checkpoint(self) -> bytes | None:
+        """The published checkpoint under which the covered entries stand, but for those beyond its size; or None."""
+        return None if self._manifest is None else self._manifest.checkpoint.encode() or None
+
+    def refresh(self) -> int:
+        """Take in what was appended since; returns the number of entries covered.
+
+        A log that is not the continuation of what was indexed, and an index that was changed, are taken anew.
+        Raises: Malformed for a line that is no entry, StorageError.
+        """
+        with self._mutex:
+            self._after_fork()
+            note = self._note()
+            manifest = self._folder.load()
+            if manifest is None or not self._is_current(manifest, note):
+                with self._folder.lock():
+                    manifest = self._catch_up(self._folder.load(), note)
+            self._use(manifest)
+            return manifest.size
+
+    def _note(self) -> str:
+        """Return the published checkpoint, empty if there is none."""
+        with contextlib.suppress(LogNotFound):
+            return self._reader.checkpoint_note().decode("utf-8", "replace")
+        return ""
+
+    def _is_current(self, manifest: Manifest, note: str) -> bool:
+        if not note or manifest.checkpoint != note:
+            return False
+        self._use(manifest)
+        last = manifest.segments[-1] if manifest.segments else None
+        return last is not None and not self._lines.grown(last.end, last.places[1])
+
+    def _catch_up(self, manifest: Manifest | None, note: str) -> Manifest:
+        """Return the manifest of the whole log; under the lock."""
+        head = _parse(note)
+        origin = "" if head is None else head.origin
+        kept = () if manifest is None else self._consistent(manifest, head)
+        self._folder.sweep(manifest)
+        before = Manifest(schema=SCHEMA, origin=origin, checkpoint="", segments=kept)
+        self._use(before)
+        begin, place = (kept[-1].end, kept[-1].places[1]) if kept else (0, 0)
+        with contextlib.closing(connect()) as engine:
+            builder = Builder(self._folder.path, engine, self._folder.ops)
+            try:
+                made = builder.build(self._lines.from_place(begin, place), begin, place, kept, self._progress)
+                segments = _merged([*kept, *made], builder)
+            except OSError as exc:
+                raise StorageError(
+                    f"The index in {self._folder.path} cannot be written: {exc.strerror}.",
+                    do="Free space, or give another state folder with --state.",
+                ) from exc
+        after = Manifest(schema=SCHEMA, origin=origin, checkpoint=note, segments=tuple(segments))
+        if after != manifest:
+            self._folder.store(after)
+        return after
+
+    def _consistent(self, manifest: Manifest, head: Checkpoint | None) -> tuple[Segment, ...]:
+        """Return the segments that the log as it is now still bears out."""
+        old = _parse(manifest.checkpoint)
+        if manifest.origin != ("" if head is None else head.origin):
+            return ()
+        if old is not None and (head is None or head.size < old.size or self._root(old.size) not in (None, old.root)):
+            return ()
+        kept = list(manifest.segments)
+        while kept:
+            line = next(iter(self._reader.entries(kept[-1].end - 1, kept[-1].end)), b"")
+            if leaf_hash(line).hex() == kept[-1].leaf:
+                break
+            kept.pop()
+        return tuple(kept)
+
+    def _root(self, size: int) -> bytes | None:
+        """Return the root of the log's first `size` entries by its stored hashes; None if those are not there."""
+        try:
+            return root_at(size, node_reader(self._reader.store.read_hashes))
+        except (Malformed, StorageError):
+            return None
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    def rows(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run a SELECT of ours over the view `events` and return its rows; times are aware, in UTC.
+
+        Not for SQL that came from outside: see `sql`.
+        """
+        import duckdb
+
+        with self._cursor() as cursor:
+            try:
+                return fetch(cursor, sql, params)
+            except duckdb.IOException:  # another process merged segments away
+                pass
+        self.refresh()
+        with self._cursor() as cursor:
+            return fetch(cursor, sql, params)
+
+    @contextlib.contextmanager
+    def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self._mutex:
+            self._after_fork()
+            if self._engine is None:
+                self.refresh()
+            cursor = self._opened().cursor()
+        with contextlib.closing(cursor):
+            yield cursor
+
+    def _opened(self) -> duckdb.DuckDBPyConnection:
+        if self._engine is None:
+            self._engine = connect()
+        return self._engine
+
+    def _use(self, manifest: Manifest) -> None:
+        """Let the views show the segments of a manifest."""
+        if self._manifest is None or manifest.segments != self._manifest.segments or self._engine is None:
+            engine = self._opened()
+            engine.execute(f"CREATE OR REPLACE VIEW stored AS {self._stored(manifest)}")
+            engine.execute(f"CREATE OR REPLACE VIEW events AS SELECT {_NAMES} FROM stored")
+            self._manifest = manifest
+            self._lines.refresh()
+        self._manifest = manifest
+
+    def _stored(self, manifest: Manifest) -> str:
+        if not manifest.segments:
+            return empty_sql()
+        files = ", ".join(quote(str(self._folder.path / segment.name)) for segment in manifest.segments)
+        return f"SELECT * FROM read_parquet([{files}])"
+
+    def _places_of(self, seqs: Sequence[int]) -> dict[int, int]:
+        wanted = [seq for seq in seqs if seq < self.size]
+        places = (
+            {self.size: self._manifest.segments[-1].places[1]} if self._manifest and self._manifest.segments else {}
+        )
+        if wanted:
+            with contextlib.closing(self._opened().cursor()) as cursor:
+                found = cursor.execute(
+                    f"SELECT seq, place FROM stored WHERE seq IN ({', '.join(map(str, wanted))})"
+                ).fetchall()
+            places |= dict(found)
+        return places
+
+    def _after_fork(self) -> None:
+        """In a forked child: the engine's threads stayed behind, so it gets an engine of its own."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._engine = self._manifest = None
+            self._lines.forget()
+
+
+def _parse(note: str) -> Checkpoint | None:
+    try:
+        return parse_checkpoint(parse_note(note.encode()).text) if note else None
+    except Malformed:
+        return None
+
+
+def _merged(segments: Sequence[Segment], builder: Builder) -> list[Segment]:
+    """Merge the small segments of each full stretch, and those of the tail when there are many."""
+    merged: list[Segment] = []
+    group: list[Segment] = []
+    for number, segment in enumerate(segments):
+        group.append(segment)
+        last = number == len(segments) - 1
+        full = segment.end % SEGMENT_ENTRIES == 0
+        if full or last:
+            many = len(group) > (1 if full else _MAX_SMALL)
+            merged += [builder.merge(group)] if many else group
+            group = []
+    return merged

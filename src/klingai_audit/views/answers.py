@@ -1,0 +1,69 @@
+"""What `AuditLog` answers from what is stored: entries, queries, summaries, SQL. Mixed into it; reads only."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from klingai_audit.index import Index
+    from klingai_audit.ledger.reader import LogReader
+    from klingai_audit.privacy.subjects import SubjectTable
+    from klingai_audit.views.activity import Activity
+    from klingai_audit.views.entry import EntryView
+
+__all__ = ["Answers"]
+
+
+class Answers:
+    """The answering half of `AuditLog`, which brings `reader`, `subjects`, `places` and `flush`."""
+
+    reader: LogReader
+    subjects: SubjectTable
+    places: Any
+    flush: Callable[..., None]
+    _index: Index | None = None
+    _index_lock = threading.Lock()
+
+    @property
+    def index(self) -> Index:
+        """The index of this log, opened on first use and brought up to date at each.
+
+        Raises: Malformed for a log that holds a line that is no entry, StorageError.
+        """
+        self.flush()
+        with self._index_lock:
+            if self._index is None:
+                from klingai_audit.index import Index
+
+                self._index = Index.open(self.reader, Path(self.places.state) / "index")
+            else:
+                self._index.refresh()
+            return self._index
+
+    def entries(self, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Yield the stored bytes of entries `[begin, end)` in order, without LF."""
+        return self.reader.entries(begin, end)
+
+    def query(self, **filters: Any) -> Iterator[EntryView]:
+        """Yield entries that match; filters as in `klingai_audit.views.query.Filter`. Raises: UsageError."""
+        from klingai_audit.views.query import Filter, query
+
+        self.flush()
+        return query(self.reader.entries(), Filter(**filters), self.subjects)
+
+    def activity(self, actor: str, days: int = 30) -> Activity:
+        """Summarise what one person did in the last `days` days. Raises: UsageError."""
+        from klingai_audit.views.activity import activity
+
+        self.flush()
+        return activity(self.reader.entries(), actor, days=days, subjects=self.subjects)
+
+    def close_index(self) -> None:
+        """Release the index, if one was opened; it is opened again when it is asked for."""
+        with self._index_lock:
+            if self._index is not None:
+                self._index.close()
+            self._index = None
