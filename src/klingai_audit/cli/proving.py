@@ -1,0 +1,219 @@
+"""`prove`, `consistency`, `check`: evidence that leaves the log, and its check with nothing but a key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from cyclopts import Parameter
+
+from klingai_audit.cli.options import Record
+from klingai_audit.cli.session import Session, SessionArgument, escaped
+from klingai_audit.errors import InconsistentCheckpoints, NoTrustedKey, UsageError
+from klingai_audit.views.inert import inert
+
+if TYPE_CHECKING:
+    from klingai_audit.ledger.reader import LogReader
+    from klingai_audit.tlog.keys import VerifierKey
+
+MAX_FILE_BYTES: Final = 8 << 20
+"""No proof file is longer."""
+
+_SEQ: Final = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
+_EVENT_ID: Final = slice(24, 60)
+
+Out = Annotated[Path, Parameter(name=("--output", "-o"), help="File to write.")]
+Key = Annotated[str | None, Parameter(help="The log's public key: a vkey, or a file with one.")]
+
+
+def prove(
+    what: Annotated[str, Parameter(name="WHAT", help="A seq or an event id.")],
+    /,
+    *,
+    output: Out,
+    record: Record = False,
+    session: SessionArgument,
+) -> None:
+    """Write the proof that one entry is in the log: a C2SP .tlog-proof file that holds the entry, too."""
+    from klingai_audit.cli.recording import record_read
+    from klingai_audit.config import open_reader, open_subjects
+    from klingai_audit.durable import OPS
+    from klingai_audit.trust.proofs import prove_entry
+
+    reader = open_reader(session.places)
+    seq = _seq_of(reader, escaped(what))
+    proof = prove_entry(reader, seq)
+    recorded = record_read(
+        session, "prove", {"what": what}, reader.size, open_subjects(session.places) if record else None, asked=record
+    )
+    data = proof.format()
+    _write(OPS, output, data)
+    told = {"seq": seq, "file": escaped(str(output)), "bytes": len(data), "tree_size": _size_of(proof.checkpoint)}
+    if session.as_json:
+        session.emit({**told, "recorded": recorded})
+        return
+    session.say(f"Entry {seq} is in the tree of {told['tree_size']:,} entries: {len(proof.proof)} hashes prove it.")
+    name = inert(escaped(str(output)))
+    session.say("Written to ", (name, "bold"), f", {len(data):,} bytes. It holds the entry.")
+    session.say(("Anyone with the log's public key checks it: klingai-audit check FILE --key VKEY", "dim"))
+
+
+def consistency(
+    old: Annotated[str, Parameter(name="OLD", help="A checkpoint file kept earlier, or a size.")],
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=("--output", "-o"), help="File to write the proof to.")] = None,
+    key: Key = None,
+    session: SessionArgument,
+) -> None:
+    """Show that the log still begins with what an older checkpoint covered. Exit 4 if it does not."""
+    from klingai_audit.config import open_reader
+    from klingai_audit.durable import OPS
+    from klingai_audit.tlog.checkpoint import open_checkpoint
+    from klingai_audit.trust.proofs import check_consistency, prove_consistency
+
+    reader = open_reader(session.places)
+    note = None if _SEQ.fullmatch(old) else _read(Path(old))
+    size = int(old) if note is None else _size_of(note)
+    trusted = _log_key(session, reader.origin, key)
+    if note is not None and size > reader.size:
+        open_checkpoint(note, trusted.name, [trusted])
+        raise InconsistentCheckpoints(
+            f"The older checkpoint covers {size} entries, the log has {reader.size}.",
+            older=note,
+            newer=reader.checkpoint_note(),
+            do="Preserve both as they are: entries were cut off, or an older state was put back.",
+        )
+    proof = prove_consistency(reader, size)
+    newest = _size_of(proof.checkpoint)
+    checked = note is not None
+    if note is not None:
+        check_consistency(proof, note, [trusted])
+    if output is not None:
+        _write(OPS, output, proof.format())
+    if session.as_json:
+        session.emit(
+            {"old": size, "new": newest, "checked": checked, "file": None if output is None else escaped(str(output))}
+        )
+        return
+    if checked:
+        words = f"the first {size:,} of {newest:,} entries are what the checkpoint covered."
+        session.say(("Consistent: ", "green"), words)
+    else:
+        hashes = len(proof.proof)
+        session.say(f"The proof from size {size:,} to {newest:,} has {hashes} hashes; a size alone proves nothing.")
+        session.say(("Give the checkpoint that you kept instead of its size, to have it checked.", "dim"))
+    if output is not None:
+        session.say("Written to ", (inert(escaped(str(output))), "bold"))
+
+
+def check(
+    file: Annotated[Path, Parameter(name="FILE", help="What prove or consistency wrote.")],
+    /,
+    *,
+    key: Key = None,
+    entry: Annotated[Path | None, Parameter(help="The entry's bytes, where the proof does not hold them.")] = None,
+    old: Annotated[Path | None, Parameter(help="The older checkpoint, for a proof of consistency.")] = None,
+    session: SessionArgument,
+) -> None:
+    """Check a proof with a public key; needs no log. Exit 4 if it does not hold."""
+    from klingai_audit.trust.proofs import (
+        ConsistencyProof,
+        check_consistency,
+        check_entry_proof,
+        origin_of_proof,
+    )
+
+    data = _read(file)
+    trusted = _log_key(session, origin_of_proof(data), key)
+    if not data.startswith(b"c2sp.org/"):
+        if old is None:
+            raise UsageError("A proof of consistency begins at a checkpoint.", do="Name the one you kept: --old FILE")
+        before, after = check_consistency(ConsistencyProof.parse(data), _read(old), [trusted])
+        told: dict[str, Any] = {"kind": "consistency", "old": before.size, "new": after.size}
+        words = f"the first {before.size:,} of {after.size:,} entries are what the older checkpoint covered."
+        line = b""
+    else:
+        given = None if entry is None else _read(entry).removesuffix(b"\n")
+        proven = check_entry_proof(data, [trusted], given)
+        line = proven.entry
+        told = {"kind": "inclusion", "seq": proven.index, "tree_size": proven.checkpoint.size}
+        words = f"entry {proven.index} is in the tree of {proven.checkpoint.size:,} entries."
+    told |= {"origin": trusted.name, "key": trusted.format(), "key_id": trusted.key_id.hex(), "valid": True}
+    if session.as_json:
+        session.emit({**told, **({"entry": line.decode()} if line else {})})
+        return
+    session.say(("Proven: ", "green"), words)
+    session.say(f"Log {inert(trusted.name)}, signed by its key {trusted.key_id.hex()}.")
+    if line:
+        _show_entry(session, line)
+    session.say(
+        ("Not shown by this: that everybody is shown the same tree; a witness or another reader can tell.", "dim")
+    )
+
+
+def _show_entry(session: Session, line: bytes) -> None:
+    from klingai_audit.cli.showing import draw_entry
+    from klingai_audit.views.entry import EntryView
+
+    draw_entry(session, EntryView(line), None, "pseudonym")
+
+
+def _log_key(session: Session, origin: str, given: str | None) -> VerifierKey:
+    """Return the key to check with: the one given, else this machine's memory of the origin, else the keys folder's."""
+    from klingai_audit.errors import Malformed, StorageError
+    from klingai_audit.ledger.keys import read_public_key
+    from klingai_audit.ledger.state import OriginMemory
+    from klingai_audit.tlog.keys import VerifierKey
+
+    if given is not None:
+        return read_public_key(Path(given)) if Path(given).is_file() else VerifierKey.parse(given)
+    remembered = OriginMemory().recall(origin)
+    if remembered is not None:
+        return VerifierKey.parse(remembered)
+    try:
+        key = read_public_key(session.places.keys / "log.pub")
+    except (OSError, StorageError, Malformed):
+        key = None
+    if key is None or key.name != origin:
+        raise NoTrustedKey(
+            f"No public key is known for the log {origin}.", do="Give the key you were handed with --key VKEY|FILE"
+        )
+    return key
+
+
+def _seq_of(reader: LogReader, what: str) -> int:
+    if _SEQ.fullmatch(what):
+        return int(what)
+    wanted = what.lower().encode()
+    for seq, line in enumerate(reader.entries(0, reader.size)):
+        if line[_EVENT_ID] == wanted:
+            return seq
+    raise UsageError(f"No entry has the event id {what!r}.", do="Give a seq or an event id; klingai-audit query")
+
+
+def _size_of(note: bytes) -> int:
+    from klingai_audit.tlog.checkpoint import parse_checkpoint
+    from klingai_audit.tlog.note import parse_note
+
+    return parse_checkpoint(parse_note(note).text).size
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "strerror", None) or "not a path"
+        raise UsageError(f"The file {str(path)!r} cannot be read: {reason}.") from exc
+    if len(data) > MAX_FILE_BYTES:
+        raise UsageError(f"The file {str(path)!r} is longer than any proof.")
+    return data
+
+
+def _write(ops: Any, path: Path, data: bytes) -> None:
+    try:
+        ops.replace(path, data)
+    except OSError as exc:
+        raise UsageError(f"The file {str(path)!r} cannot be written: {exc.strerror}.") from exc

@@ -1,0 +1,141 @@
+"""Proofs that leave the log: of one entry, and that one signed state extends another. Checked with a key alone.
+
+An entry's proof is a C2SP `.tlog-proof` file whose `extra` data is the entry itself: the leaf hash is computed from
+it, so the inclusion proof authenticates it. A consistency proof is the body of a C2SP `add-checkpoint` request: the
+old size, the hashes, and the newer signed checkpoint. Sources: C2SP tlog-proof (draft), C2SP tlog-witness.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from klingai_audit.errors import InvalidProof, Malformed, UsageError
+from klingai_audit.event.record import decode_event
+from klingai_audit.ledger.reader import LogReader
+from klingai_audit.tlog.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
+from klingai_audit.tlog.keys import VerifierKey
+from klingai_audit.tlog.merkle import verify_consistency
+from klingai_audit.tlog.note import parse_note
+from klingai_audit.tlog.proof import MAX_PROOF_HASHES, TlogProof, parse_proof, verify_proof
+from klingai_audit.tlog.strict import format_base64, parse_decimal, parse_hash
+
+__all__ = [
+    "ConsistencyProof",
+    "ProvenEntry",
+    "check_consistency",
+    "check_entry_proof",
+    "origin_of_proof",
+    "prove_consistency",
+    "prove_entry",
+]
+
+_SEQ: Final = re.compile(rb',"seq":(0|[1-9][0-9]{0,15}),"logged_at":"')
+_OLD: Final = "old "
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenEntry:
+    """An entry that was proven to be in a log: its bytes, its index, and the signed checkpoint above it.
+
+    `signed_by` are the keys whose signatures on the checkpoint verified.
+    """
+
+    entry: bytes
+    index: int
+    checkpoint: Checkpoint
+    signed_by: tuple[VerifierKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistencyProof:
+    """That the tree of `old` entries is the beginning of the one under `checkpoint` (a signed note's bytes)."""
+
+    old: int
+    proof: tuple[bytes, ...]
+    checkpoint: bytes
+
+    def format(self) -> bytes:
+        """Return the bytes of the C2SP `add-checkpoint` body."""
+        return "\n".join((f"{_OLD}{self.old}", *map(format_base64, self.proof), "", "")).encode() + self.checkpoint
+
+    @classmethod
+    def parse(cls, data: bytes) -> ConsistencyProof:
+        """Read what `format` wrote; verifies nothing. Raises: Malformed."""
+        head, separator, checkpoint = data.partition(b"\n\n")
+        if not separator or not head.isascii():
+            raise Malformed("A consistency proof is ASCII lines, an empty line and a checkpoint; this is not.")
+        first, *lines = head.decode("ascii").split("\n")
+        if not first.startswith(_OLD):
+            raise Malformed("A consistency proof begins with `old` and a size; this does not.")
+        if len(lines) > MAX_PROOF_HASHES:
+            raise Malformed(f"A consistency proof has at most {MAX_PROOF_HASHES} hashes, not {len(lines)}.")
+        proof = tuple(parse_hash(line, "A hash of the proof") for line in lines)
+        found = cls(parse_decimal(first.removeprefix(_OLD), "The old size"), proof, checkpoint)
+        parse_checkpoint(parse_note(checkpoint).text)
+        return found
+
+
+def prove_entry(reader: LogReader, seq: int) -> TlogProof:
+    """Return the proof of entry `seq` under the published checkpoint, the entry's bytes as its extra data.
+
+    O(log n) stored hashes are read, no entry but this one. Raises: UsageError if the checkpoint does not cover it.
+    """
+    return replace(reader.prove(seq), extra=reader.entry(seq))
+
+
+def prove_consistency(reader: LogReader, old: int) -> ConsistencyProof:
+    """Return the proof that the first `old` entries are the beginning of the published tree, in O(log n) hashes.
+
+    Raises: UsageError if the log is shorter.
+    """
+    note = reader.checkpoint_note()
+    size = parse_checkpoint(parse_note(note).text).size
+    if not 0 <= old <= size:
+        raise UsageError(f"The log has {size} entries under its checkpoint, not {old}.", do="Name a smaller size.")
+    return ConsistencyProof(old, reader.consistency(old, size) if 0 < old < size else (), note)
+
+
+def origin_of_proof(data: bytes) -> str:
+    """Return the origin that a proof file names, unverified: for finding the key to verify with. Raises: Malformed."""
+    is_entry = data.startswith(b"c2sp.org/")
+    checkpoint = parse_proof(data).checkpoint if is_entry else ConsistencyProof.parse(data).checkpoint
+    return parse_checkpoint(parse_note(checkpoint).text).origin
+
+
+def check_entry_proof(data: bytes, keys: Sequence[VerifierKey], entry: bytes | None = None) -> ProvenEntry:
+    """Verify a `.tlog-proof` file with nothing but keys; `entry` if its bytes are not in the file.
+
+    `keys` begin with the log key; others may be of witnesses. Besides the inclusion, the entry must state the
+    index that was proven. Raises: Malformed, InvalidSignature, InvalidProof, UsageError without an entry.
+    """
+    proof = parse_proof(data)
+    proven = proof.extra if entry is None else entry
+    if proven is None:
+        raise UsageError("The proof does not hold its entry.", do="Name the entry's bytes with --entry FILE.")
+    origin = keys[0].name
+    checkpoint = verify_proof(proof, proven, origin, keys)
+    _, _, signed = open_checkpoint(proof.checkpoint, origin, keys)
+    decode_event(proven)
+    stated = _SEQ.findall(proven)
+    if not stated or int(stated[-1]) != proof.index:
+        raise InvalidProof(f"The entry proven at index {proof.index} states another seq.")
+    return ProvenEntry(proven, proof.index, checkpoint, signed)
+
+
+def check_consistency(
+    proof: ConsistencyProof, old: bytes, keys: Sequence[VerifierKey]
+) -> tuple[Checkpoint, Checkpoint]:
+    """Verify that the signed checkpoint `old` (a note's bytes) is the beginning of the proof's; return both.
+
+    Raises: Malformed; InvalidSignature; InvalidProof if the newer history is another one.
+    """
+    origin = keys[0].name
+    before, _, _ = open_checkpoint(old, origin, keys)
+    after, _, _ = open_checkpoint(proof.checkpoint, origin, keys)
+    if before.size != proof.old:
+        raise InvalidProof(f"The proof begins at size {proof.old}, the older checkpoint has size {before.size}.")
+    verify_consistency(before.size, after.size, before.root, after.root, proof.proof)
+    return before, after
