@@ -183,3 +183,42 @@ def test_programs_get_the_authority_as_a_file():
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
     assert not Path(told["ca_file"]).exists()
+
+
+def test_it_stands_in_for_kling():
+    """With --stand-in clients that know only Kling's own address are answered here, in the pasted environment."""
+    process = start("--stand-in")
+    assert process.stdout is not None
+    lines = [process.stdout.readline().decode() for _ in range(11)]
+    exports = dict(line.split()[1].split("=", 1) for line in lines if line.startswith("export "))
+    script = """
+import httpx, requests
+address = "https://api-singapore.klingai.com/tasks?task_ids=1"
+print(requests.get(address).status_code, httpx.get(address).status_code)
+try:
+    httpx.get("https://example.com")
+except httpx.ProxyError as refused:
+    print(refused)
+"""
+    try:
+        assert exports["KLINGAI_BASE_URL"] == exports["HTTPS_PROXY"]
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment(exports), capture_output=True, text=True, check=False
+        )
+        assert ("401 401\n403 Forbidden\n", "") == (done.stdout, done.stderr)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+
+
+def test_a_stand_in_names_its_proxy():
+    """With --json it is a member; --tls besides is refused in a sentence."""
+    process = start("--stand-in", "--json")
+    assert process.stdout is not None
+    told = json.loads(process.stdout.readline())
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert told["proxy_url"] == told["base_url"]
+    assert told["ca_file"].endswith("ca.pem")
+    out, err = start("--stand-in", "--tls", "--json").communicate(timeout=30)
+    assert (b"", "UsageError") == (out, json.loads(err)["error"]["kind"])

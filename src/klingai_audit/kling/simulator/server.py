@@ -233,7 +233,9 @@ class SimulatorServer:
         stand_in: bool = False,
     ) -> None:
         if tls and stand_in:
-            raise UsageError("a stand-in is a plain proxy that speaks TLS inside its tunnels", do="Leave out tls=True.")
+            raise UsageError(
+                "a stand-in is a plain proxy that speaks TLS inside its tunnels", do="Choose one of the two."
+            )
         self.simulator = simulator
         self._played = frozenset(name.lower() for name in (*KLING_HOSTS, *names)) if stand_in else None
         self._names = (*names, *(() if host in ("", "0.0.0.0", "::") else (host,)))  # noqa: S104 - not bound here
