@@ -1,0 +1,109 @@
+"""Parquet: one file with all columns, written by DuckDB. The signed checkpoint stands in the file's own metadata."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from klingai_audit.durable import OPS, TEMPORARY_SUFFIX, FileOps
+from klingai_audit.errors import StorageError
+from klingai_audit.exports.columns import COLUMNS
+from klingai_audit.exports.record import Position, Record, TreeHead
+from klingai_audit.exports.sink import cannot_write, write_checkpoint
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+__all__ = ["ParquetSink"]
+
+_TYPES: Final = ", ".join(f'"{name}" {column.type}' for name, column in COLUMNS.items())
+_VALUES: Final = ", ".join(f"unnest(?::{column.type}[])" for column in COLUMNS.values())
+_CREATE: Final = f"CREATE TABLE rows ({_TYPES})"
+_INSERT: Final = f"INSERT INTO rows SELECT {_VALUES}"
+_MEMORY: Final = "512MB"
+
+
+class ParquetSink:
+    """A new Parquet file, which takes its name when it is complete.
+
+    Rows wait in a table of DuckDB's until then; beyond half a gigabyte it keeps them in a folder beside the file.
+    """
+
+    def __init__(self, path: Path, *, ops: FileOps = OPS) -> None:
+        self._path = path
+        self._temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+        self._ops = ops
+        self._database: DuckDBPyConnection | None = None
+        self.settled = Position(0, None)
+
+    def open(self, position: Position) -> bool:
+        import duckdb
+
+        if not self._path.parent.is_dir():
+            raise StorageError(f"{self._path} cannot be written: there is no such folder.")
+        spill = str(self._path.with_name(self._path.name + ".spill"))
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": _MEMORY,
+            "temp_directory": spill,
+            "autoinstall_known_extensions": "false",
+        }
+        self._database = duckdb.connect(":memory:", config=config)
+        self._database.execute(_CREATE)
+        self.settled = position
+        return True
+
+    def send(self, records: Sequence[Record], position: Position) -> None:
+        if records:
+            columns = [[column.value(record) for record in records] for column in COLUMNS.values()]
+            self._run(_INSERT, columns)
+        self.settled = position
+
+    def check(self, head: TreeHead) -> None:
+        """A file that is being made goes nowhere."""
+
+    def finish(self, head: TreeHead) -> None:
+        note = _quoted(head.note.decode("utf-8"))
+        metadata = f"{{origin: {_quoted(head.origin)}, tree_size: '{head.size}', checkpoint: {note}}}"
+        self._run(
+            f"COPY rows TO {_quoted(str(self._temporary))} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {metadata})"
+        )
+        self._close()
+        try:
+            fd = self._ops.open(self._temporary, os.O_RDONLY)
+            try:
+                self._ops.sync(fd)
+            finally:
+                self._ops.close(fd)
+            self._ops.rename(self._temporary, self._path)
+            self._ops.sync_folder(self._path.parent)
+            write_checkpoint(self._path, head, self._ops)
+        except OSError as exc:
+            raise cannot_write(self._path, exc) from exc
+
+    def abandon(self) -> None:
+        if self._database is not None:
+            self._close()
+            with contextlib.suppress(OSError):
+                self._ops.unlink(self._temporary)
+
+    def _run(self, statement: str, parameters: Sequence[object] | None = None) -> None:
+        import duckdb
+
+        if self._database is None:
+            raise StorageError(f"{self._path} is closed.")
+        try:
+            self._database.execute(statement, parameters)
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as exc:
+            raise StorageError(f"{self._path} cannot be written: disk or memory do not suffice.") from exc
+
+    def _close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
