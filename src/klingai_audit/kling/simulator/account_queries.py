@@ -75,11 +75,13 @@ def _ledger(call: Call, allowed: Mapping[str, tuple[str, ...]], lines: list[Dedu
     if isinstance(asked, Refusal):
         return asked
     start, end, filters, limit, before = asked
+    shown_until = call.sim.now_ms() - round(call.sim.ledger_lag_seconds * 1000)
     found = [
         (position, line)
         for position, line in reversed(list(enumerate(lines)))
         if (before is None or position < before)
         and start <= line.task.created_ms <= end
+        and line.at_ms <= shown_until
         and all(_member(line, key) in values for key, values in filters if values)
     ]
     shown, more = found[:limit], len(found) > limit

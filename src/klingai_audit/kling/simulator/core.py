@@ -65,6 +65,7 @@ class Simulator:
     (optional path prefix, e.g. `/kling`), `strict_media` (base64 pictures must be real, 300 pixels wide
     and high), `costs_lag_seconds`
     (how old the remaining quantity of `/account/costs` is; up to 12 hours at the real one),
+    `ledger_lag_seconds` (how late deductions appear in the ledgers; not documented of the real ones),
     `costs_per_second` (calls of `/account/costs` per second, or None), `clock_offset_seconds` (how far
     the provider's clock is ahead of `clock`, in records, tokens and callbacks; set it before the first task).
     `requests` holds the last requests, at least 5,000 of them; `book` the tasks; `callbacks` what is
@@ -88,6 +89,7 @@ class Simulator:
         self.media_origin = ""
         self.strict_media = False
         self.costs_lag_seconds = 0.0
+        self.ledger_lag_seconds = 0.0
         self.costs_per_second: float | None = None
         self.requests: list[Received] = []
         self.book = TaskBook()

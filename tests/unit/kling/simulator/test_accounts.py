@@ -82,6 +82,17 @@ def test_the_remaining_quantity_lags(sim, ask, clock) -> None:
     assert _costs(ask, clock)[0]["remaining_quantity"] == 7.0
 
 
+def test_the_ledgers_may_lag(sim, ask, clock) -> None:
+    """With a lag a deduction shows that much later, in the ledger only."""
+    sim.account.packs = [_pack(clock)]
+    sim.ledger_lag_seconds = 3600
+    ask.create()
+    clock.advance(30)
+    assert (_ledger(ask)["result"]["count"], _costs(ask, clock)[0]["remaining_quantity"]) == (0, 7.0)
+    clock.advance(3600)
+    assert _ledger(ask)["result"]["count"] == 1
+
+
 def test_the_highest_concurrency_counts(sim, ask, clock) -> None:
     """Two active packs of 2 and 3 allow three at once; without figures the simulator's own table holds."""
     sim.account.packs = [_pack(clock, "a", "100", concurrency=2), _pack(clock, "b", "100", concurrency=3)]
