@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "trace": ("tracing:trace", "Find the generation that made a media file."),
     "activity": ("reading:activity", "Summarise what one person did."),
     "detect": ("detecting:detect", "Look for what is odd: detection rules over the log."),
+    "export": ("exporting:export", "Write or send entries in another format: SIEM, CSV, Parquet."),
     "verify": ("trusting:verify", "Check the log against its signed tree."),
     "prove": ("proving:prove", "Write the proof that one entry is in the log."),
     "consistency": ("proving:consistency", "Show that the log extends an older checkpoint."),

@@ -40,6 +40,17 @@ def record_read(
     return True
 
 
+def record_act(session: Session, event_type: str, metadata: Mapping[str, Any], *, asked: bool) -> bool:
+    """Append an entry about an act of reading other than a query, such as an export, if asked for or policy; tell so.
+
+    Raises: as `record_read`.
+    """
+    if not asked and not _policy_records_reads(session):
+        return False
+    append(session, event_type, metadata)
+    return True
+
+
 def append(session: Session, event_type: str, metadata: Mapping[str, Any], *, outcome: str = "success") -> None:
     """Append one entry about the log itself in the name of whoever runs this command; published on return."""
     with open_log(session) as audit:

@@ -36,6 +36,7 @@ LABELS: Final[Mapping[str, str]] = MappingProxyType(
         "cs4": "team",
         "cs5": "project",
         "cs6": "resource",
+        "flexString1": "correlation id",
     }
 )
 """Fields of CEF that have no meaning of their own -> what they hold; written out as `<field>Label`."""
@@ -99,6 +100,4 @@ def encode(record: Record, limit: int = LONG) -> bytes:
         pairs.append(f"{key}={shown}")
         if key in LABELS:
             pairs.append(f"{key}Label={LABELS[key]}")
-    if entry.correlation_id is not None:
-        pairs.append("flexString1Label=correlation id")
     return f"CEF:0|{'|'.join(fields)}|{' '.join(pairs)}".encode()

@@ -1,0 +1,192 @@
+"""`export`: the log's entries in other formats and other places, once or following."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from cyclopts import Parameter
+
+from klingai_audit.cli.options import Record
+from klingai_audit.cli.session import Session, SessionArgument, escaped
+
+if TYPE_CHECKING:
+    from klingai_audit.exports.cursor import CursorFile
+    from klingai_audit.exports.run import ExportResult
+    from klingai_audit.exports.sink import SinkLost
+
+_INTERRUPTED: Final = 130
+
+
+def export(
+    *,
+    format: Annotated[
+        str, Parameter(help="ocsf, cef, cloudevents, syslog, otlp, csv, parquet or jsonl: docs/exports.md.")
+    ],
+    output: Annotated[
+        Path | None, Parameter(name=("--output", "-o"), help="A file. Without it, and without --to: standard output.")
+    ] = None,
+    to: Annotated[
+        str | None, Parameter(help="A receiver: tls://host:6514 (syslog, cef) or https://host:4318/v1/logs (otlp).")
+    ] = None,
+    follow: Annotated[bool, Parameter(name=("--follow", "-f"), help="Go on until interrupted.")] = False,
+    since: Annotated[
+        str | None, Parameter(allow_leading_hyphen=True, help="From this time on: -30d, today, 2026-11-21.")
+    ] = None,
+    until: Annotated[
+        str | None, Parameter(allow_leading_hyphen=True, help="Before this time; a whole day is included.")
+    ] = None,
+    from_seq: Annotated[int | None, Parameter(help="From this entry on.")] = None,
+    cursor: Annotated[
+        str | None, Parameter(help="Name of the place to go on from next time. --follow always has one.")
+    ] = None,
+    ca: Annotated[
+        Path | None, Parameter(help="PEM file of the authority that issued the receiver's certificate.")
+    ] = None,
+    cert: Annotated[Path | None, Parameter(help="PEM file of our own certificate, for receivers that ask.")] = None,
+    cert_key: Annotated[Path | None, Parameter(help="PEM file of its private key.")] = None,
+    plain: Annotated[bool, Parameter(help="Allow tcp:// and http:// to another machine: anybody can read it.")] = False,
+    resend: Annotated[
+        float, Parameter(help="Seconds before a break that syslog sends again, as nobody can know what arrived.")
+    ] = 5.0,
+    record: Record = False,
+    session: SessionArgument,
+) -> int:
+    """Write or send entries in another format, each with its place in the signed tree.
+
+    Only what the published checkpoint covers leaves; every entry arrives at least once.
+    """
+    from klingai_audit.cli.recording import record_act
+    from klingai_audit.config import open_reader
+    from klingai_audit.exports import Course
+    from klingai_audit.exports import export as run
+
+    _check(follow=follow, until=until, resend=resend)
+    reader = open_reader(session.places)
+    place = output if output is not None else None if to is not None else sys.stdout.buffer
+    name = cursor or (_default_name(format, to or str(output or "-")) if follow else None)
+
+    def note(metadata: Mapping[str, Any]) -> bool:
+        return record_act(session, "log_exported", {"command": "export", **metadata}, asked=record)
+
+    with contextlib.ExitStack() as stack:
+        kept = None if name is None else stack.enter_context(_cursor(session, name))
+        ended = stack.enter_context(_signals()) if follow else []
+        told = stack.enter_context(_progress(session, quiet=follow or place is sys.stdout.buffer))
+        course = Course(
+            follow=follow,
+            stop=lambda: bool(ended),
+            told=told,
+            trouble=lambda error, pause: _tell_trouble(session, error, pause),
+        )
+        result = run(
+            reader,
+            format,
+            file=place,
+            to=to,
+            since=None if since is None else escaped(since),
+            until=None if until is None else escaped(until),
+            from_seq=from_seq,
+            cursor=kept,
+            course=course,
+            record=note,
+            plain=plain,
+            ca=_text(ca),
+            certificate=_text(cert),
+            key=_text(cert_key),
+            resend=resend,
+        )
+    _tell(session, result, to_stdout=place is sys.stdout.buffer)
+    return _INTERRUPTED if ended and ended[0] == signal.SIGINT else 0
+
+
+def _check(*, follow: bool, until: str | None, resend: float) -> None:
+    from klingai_audit.errors import UsageError
+
+    if follow and until is not None:
+        raise UsageError("--follow has no end, --until is one.", do="Leave one of them out.")
+    if not 0 <= resend <= 3600:
+        raise UsageError(f"--resend is {resend:g}.", do="Use 0 to 3600 seconds.")
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _default_name(format: str, where: str) -> str:
+    """Name the cursor of an export that follows after its format and destination."""
+    name = "".join(char for char in format if char.isalnum() and char.isascii()).lower() or "export"
+    return f"{name[:32]}-{hashlib.sha256(where.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+
+
+def _cursor(session: Session, name: str) -> CursorFile:
+    from klingai_audit.exports import CursorFile
+
+    return CursorFile.open(session.places.state, escaped(name))
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Let Ctrl-C and a service manager end a following export in order; a second time ends it at once."""
+    ended: list[int] = []
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        ended.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _progress(session: Session, *, quiet: bool) -> Iterator[Any]:
+    """Show a bar on stderr while a person watches; an export without end has none."""
+    if quiet or session.as_json or not session.remarks.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=session.remarks, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _tell_trouble(session: Session, error: SinkLost, pause: float) -> None:
+    from klingai_audit.views.inert import inert
+
+    words = f"{inert(error.message)} Trying again in {pause:g} s."
+    session.remark(words, trouble={"message": inert(error.message), "again_in_s": pause})
+
+
+def _tell(session: Session, result: ExportResult, *, to_stdout: bool) -> None:
+    members = result.to_json()
+    if session.as_json:
+        if to_stdout:
+            session.remark("", **members)
+        else:
+            session.emit(members)
+        return
+    from klingai_audit.views.inert import inert
+
+    noun = "entry" if result.entries == 1 else "entries"
+    where = "" if to_stdout else f" to {inert(result.to)}"
+    words = f"{result.entries} {noun} exported as {result.format}{where}, under the checkpoint of {result.tree_size}."
+    if result.again:
+        words += f" {result.again} of them a second time, after a break."
+    if result.unsigned_tail:
+        words += f" Not exported: {result.unsigned_tail} after the last checkpoint."
+    session.remark(words + (" This was recorded in the log." if result.recorded else ""))
+    if not result.recorded:
+        session.remark("Not recorded in the log (--record does).")
