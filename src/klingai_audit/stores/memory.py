@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import threading
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
@@ -60,32 +61,38 @@ class MemoryStore:
     def locate(self, seq: int) -> tuple[str, int] | None:
         if not 0 <= seq < len(self.entries):
             return None
-        first = self.days.index(self.days[seq])
-        return f"audit-{self.days[seq].isoformat()}.jsonl", seq - first + 1
+        return _day_name(self.days[seq]), seq - bisect_left(self.days, self.days[seq]) + 1
 
     def inspect(self) -> tuple[LogFile, ...]:
-        files = self._files()
+        with self.mutex:
+            sizes = {name: sum(map(len, found)) + len(found) for name, found in self._day_files()}
+            sizes |= {name: len(data) for name, data in self._other_files()}
         return tuple(
-            LogFile(name, _kind(name), len(files[name]), None, (0,))
-            for name in sorted(files, key=lambda name: (_kind(name) != "entries", name))
+            LogFile(name, _kind(name), sizes[name], None, (0,))
+            for name in sorted(sizes, key=lambda name: (_kind(name) != "entries", name))
         )
 
     @contextlib.contextmanager
     def view(self, name: str) -> Iterator[memoryview]:
-        yield memoryview(self._files()[name])
-
-    def _files(self) -> dict[str, bytes]:
-        """What a directory log with the same content would hold, by name."""
         with self.mutex:
-            files: dict[str, bytes] = {}
-            for day, entry in zip(self.days, self.entries, strict=True):
-                name = f"audit-{day.isoformat()}.jsonl"
-                files[name] = files.get(name, b"") + entry + b"\n"
-            files |= {f"tree/{level}": bytes(hashes) for level, hashes in self.hashes.items()}
-            files |= {f"checkpoints/{size:020}": note for size, note in self.kept.items()}
-            if self.checkpoint is not None:
-                files["checkpoint"] = self.checkpoint
-            return files
+            found = next((entries for day, entries in self._day_files() if day == name), None)
+            data = b"\n".join([*found, b""]) if found else bytes(dict(self._other_files())[name])
+        yield memoryview(data)
+
+    def _day_files(self) -> Iterator[tuple[str, list[bytes]]]:
+        """What a directory log with the same content would hold: names of day files and their entries."""
+        begin = 0
+        while begin < len(self.days):
+            end = bisect_right(self.days, self.days[begin])
+            yield _day_name(self.days[begin]), self.entries[begin:end]
+            begin = end
+
+    def _other_files(self) -> Iterator[tuple[str, bytes | bytearray]]:
+        """The same for everything but entries."""
+        yield from ((f"tree/{level}", hashes) for level, hashes in self.hashes.items())
+        yield from ((f"checkpoints/{size:020}", note) for size, note in self.kept.items())
+        if self.checkpoint is not None:
+            yield "checkpoint", self.checkpoint
 
     def recover_sync(self, keep: Callable[[str, bytes], None], *, covered: int = 0) -> None:
         """Nothing to recover: memory has no sync."""
@@ -145,6 +152,10 @@ class MemoryPublication:
 
     def put_checkpoint(self, note: bytes) -> None:
         self._store.checkpoint = note
+
+
+def _day_name(day: dt.date) -> str:
+    return f"audit-{day.isoformat()}.jsonl"
 
 
 def _kind(name: str) -> FileKind:
