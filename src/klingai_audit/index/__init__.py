@@ -7,5 +7,6 @@ from the log, so an index can leave something out at worst, and one that was cha
 from __future__ import annotations
 
 from klingai_audit.index.index import Index
+from klingai_audit.index.sandbox import Table
 
-__all__ = ["Index"]
+__all__ = ["Index", "Table"]

@@ -18,6 +18,7 @@ from klingai_audit.index.engine import connect, fetch, quote
 from klingai_audit.index.folder import IndexFolder
 from klingai_audit.index.lines import Lines
 from klingai_audit.index.manifest import Manifest, Segment
+from klingai_audit.index.sandbox import MEMORY, ROW_LIMIT, SECONDS, Gone, Table, run_sql
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.tlog.checkpoint import Checkpoint, parse_checkpoint
 from klingai_audit.tlog.merkle import leaf_hash, root_at
@@ -182,6 +183,39 @@ class Index:
         with self._cursor() as cursor:
             return fetch(cursor, sql, params)
 
+    def sql(self, text: str, *, limit: int = ROW_LIMIT, seconds: float = SECONDS, memory: int = MEMORY) -> Table:
+        """Run one SELECT of a user over the view `events` (docs/sql.md).
+
+        It runs in a process of its own that reads the index and nothing else. At most `limit` rows come back (`more`
+        tells whether there were more), within `seconds` and about `memory` bytes.
+        Raises: UsageError: not one SELECT, not understood, not allowed, or over a limit.
+        """
+        for _ in range(3):
+            manifest = self._current()
+            paths = self._paths(manifest)
+            try:
+                return run_sql(
+                    text,
+                    f"SELECT {_NAMES} FROM ({self._stored(manifest)})",
+                    paths,
+                    limit=limit,
+                    seconds=seconds,
+                    memory=memory,
+                )
+            except Gone:
+                self.refresh()
+        raise StorageError("Segments of the index keep vanishing.", do="Find out what removes them; see --state.")
+
+    def _current(self) -> Manifest:
+        with self._mutex:
+            self._after_fork()
+            if self._manifest is None:
+                self.refresh()
+            return self._manifest or Manifest(schema=SCHEMA, origin="", checkpoint="", segments=())
+
+    def _paths(self, manifest: Manifest) -> list[str]:
+        return [str(self._folder.path / segment.name) for segment in manifest.segments]
+
     @contextlib.contextmanager
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
         with self._mutex:
@@ -210,8 +244,7 @@ class Index:
     def _stored(self, manifest: Manifest) -> str:
         if not manifest.segments:
             return empty_sql()
-        files = ", ".join(quote(str(self._folder.path / segment.name)) for segment in manifest.segments)
-        return f"SELECT * FROM read_parquet([{files}])"
+        return f"SELECT * FROM read_parquet([{', '.join(map(quote, self._paths(manifest)))}])"
 
     def _places_of(self, seqs: Sequence[int]) -> dict[int, int]:
         wanted = [seq for seq in seqs if seq < self.size]

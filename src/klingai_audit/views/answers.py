@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from klingai_audit.index import Index
+    from klingai_audit.index import Index, Table
     from klingai_audit.ledger.reader import LogReader
     from klingai_audit.privacy.subjects import SubjectTable
     from klingai_audit.views.activity import Activity
@@ -60,6 +60,13 @@ class Answers:
 
         self.flush()
         return activity(self.reader.entries(), actor, days=days, subjects=self.subjects)
+
+    def sql(self, text: str, **limits: Any) -> Table:
+        """Answer one SELECT over the view `events` (docs/sql.md); `limits` as in `klingai_audit.index.Index.sql`.
+
+        Raises: UsageError: not one SELECT, not understood, not allowed, or over a limit.
+        """
+        return self.index.sql(text, **limits)
 
     def close_index(self) -> None:
         """Release the index, if one was opened; it is opened again when it is asked for."""
