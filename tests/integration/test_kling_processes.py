@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import json
 import signal
 import subprocess
 import sys
 import threading
+import time
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -202,6 +206,51 @@ def test_signed_callbacks_of_the_simulator(world):
         thread.join()
         server.server_close()
     assert verdicts == ["verified"] * 3
+
+
+REPLAYED = """
+import json, sys, time
+from klingai_audit import AuditLog
+folder, _, secret, body = sys.argv[1:5]
+with AuditLog.open(folder + "/audit") as audit:
+    for line in sys.stdin:
+        headers = json.loads(line)
+        print(audit.webhook(headers, body.encode(), secret=secret).verdict, flush=True)
+"""
+
+
+def test_a_callback_replayed_to_another_process(world):
+    """What one process handled is a repetition to others, also after the task table was deleted and made anew."""
+    secret = "whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI="
+    body = json.dumps({"id": "700000000000000001", "status": "succeeded", "outputs": []})
+    first, second = (signed_now(secret, body, f"delivery-{number}") for number in (1, 2))
+    assert world.audit.webhook(first, body.encode(), secret=secret).verdict == "verified"
+    size = len(world.entries())
+    other = Process(world, REPLAYED, secret, body)
+    try:
+        other.say(json.dumps(first))
+        assert other.read() == "repeated"
+        other.say(json.dumps(second))
+        assert other.read() == "verified"
+    finally:
+        assert other.end() == 0
+    assert world.audit.webhook(second, body.encode(), secret=secret).verdict == "repeated"
+    later = [entry["event_type"] for entry in world.entries()[size:]]
+    assert {kind for kind in later if not kind.startswith("log_")} == set()
+    world.audit.close()
+    for path in (world.folder / "audit.state").glob("tasks.sqlite*"):
+        path.unlink()
+    with AuditLog.open(world.folder / "audit") as audit:
+        assert audit.webhook(first, body.encode(), secret=secret).verdict == "repeated"
+
+
+def signed_now(secret: str, body: str, delivery: str) -> dict[str, str]:
+    """Sign a callback as Kling does, now."""
+    moment = str(int(time.time()))
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    mac = hmac.new(key, f"{delivery}.{moment}.{body}".encode(), hashlib.sha256).digest()
+    signature = f"v1,{base64.b64encode(mac).decode()}"
+    return {"webhook-id": delivery, "webhook-timestamp": moment, "webhook-signature": signature}
 
 
 def test_polls_are_not_lost_between_processes(world):

@@ -224,6 +224,14 @@ class Shelf(Protocol):
         """Hand over, once, how many polls no entry has told of, the first and the last of them."""
         ...
 
+    def delivered(self, delivery: str) -> bool:
+        """Whether some process has handled a delivery; False where nobody knows."""
+        ...
+
+    def keep_delivery(self, delivery: str, when: dt.datetime) -> None:
+        """Remember that a delivery was handled."""
+        ...
+
     def close(self) -> None:
         """Release what is open."""
         ...

@@ -145,6 +145,15 @@ class Memory:
             own = {} if found is None else _polls_of(found)
         return own if self._shelf is None else _joined(self._shelf.take_polls(thing), own)
 
+    def delivered(self, delivery: str) -> bool:
+        """Whether some process of this log has handled a delivery."""
+        return self._shelf is not None and self._shelf.delivered(delivery)
+
+    def keep_delivery(self, delivery: str, when: dt.datetime) -> None:
+        """Tell the other processes of this log that a delivery was handled."""
+        if self._shelf is not None:
+            self._shelf.keep_delivery(delivery, when)
+
     def after_fork(self) -> None:
         """In a forked child: another thread of the parent may have held the lock."""
         self._lock = threading.Lock()

@@ -111,7 +111,8 @@ def _account(scene: Scene) -> Outcome:
 def _callback(scene: Scene) -> list[Outcome]:
     """What came by itself. A claim tells what somebody said of a task, and changes nothing that is known of it."""
     task = read_callback(scene.exchange.body)
-    said = {name: scene.intent.metadata[name] for name in ("signature",) if name in scene.intent.metadata}
+    held = scene.intent.metadata
+    said = {name: held[name] for name in ("signature", "delivery") if name in held}
     if task is None:
         return [_unreadable(scene, said)]
     known = scene.background.known(task.id)

@@ -1,7 +1,8 @@
 """The task table: what all processes of one log know of its tasks, in the state folder (`capture.facts.Shelf`).
 
 It is derived from the log's entries, by what the log commits in this process and by one look at what was written
-while this process was not there, and may be deleted at any time; only polls that no entry has told of yet are nowhere
+while this process was not there, and may be deleted at any time: the next use of capture reads the day files of the
+last `KEPT_DAYS` days again. Only polls that no entry has told of yet, and callbacks that were no news, are nowhere
 else. It holds task ids, pseudonyms and models. Whatever is wrong with it, recording goes on without it.
 """
 
@@ -41,6 +42,7 @@ CREATE TABLE IF NOT EXISTS orders (
 CREATE TABLE IF NOT EXISTS polls (
   task TEXT PRIMARY KEY, count INTEGER NOT NULL, first TEXT NOT NULL, last TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS deliveries (delivery TEXT PRIMARY KEY, at TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS through (size INTEGER NOT NULL, origin TEXT NOT NULL, last BLOB NOT NULL);
 """
 MAX_WAITING: Final = 1_000
@@ -49,8 +51,9 @@ MAX_WAITING: Final = 1_000
 KEPT_DAYS: Final = 60
 """Kling keeps tasks for 30 days; what is older is of no use here."""
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _BUSY_SECONDS: Final = 0.25
+_COMPANIONS: Final = ("journal", "wal", "shm")
 _TYPE_AT: Final = 118
 _HEADER: Final = b'{"schema":1,"event_id":"'
 
@@ -68,6 +71,7 @@ _REFUSALS: Final = frozenset(
 _TOLD: Final = frozenset(
     name.encode() for name in (*_INTENTS, *_STARTS, *_ENDS, *_REFUSALS, EventType.TASK_STATUS_CHANGED.value)
 )
+_DATED: Final = (("tasks", "at"), ("orders", "due"), ("polls", "last"), ("deliveries", "at"))
 _PEOPLE: Final = ("actor_id", "actor_type", "on_behalf_of", "team", "project")
 _NOTED: Final = ("generation", "model")
 
@@ -179,6 +183,19 @@ class TaskTable:
         row = self._run(take)
         return None if row is None else (row[0], parse_time(row[1]), parse_time(row[2]))
 
+    def delivered(self, delivery: str) -> bool:
+        def select(database: sqlite3.Connection) -> Any:
+            return database.execute("SELECT 1 FROM deliveries WHERE delivery = ?", (delivery,)).fetchone()
+
+        return self._run(select) is not None
+
+    def keep_delivery(self, delivery: str, when: dt.datetime) -> None:
+        def insert(database: sqlite3.Connection) -> None:
+            with database:
+                _keep_delivery(database, delivery, format_time(when))
+
+        self._run(insert)
+
     # --- what is told -----------------------------------------------------------------------------
 
     def observe(self, lines: Iterable[bytes]) -> None:
@@ -238,7 +255,7 @@ class TaskTable:
                 database.close()
 
     def _discard(self) -> None:
-        for path in (self._path, self._path.with_name(self._path.name + "-journal")):
+        for path in (self._path, *(self._path.with_name(f"{self._path.name}-{end}") for end in _COMPANIONS)):
             with contextlib.suppress(OSError):
                 self._ops.unlink(path)
 
@@ -250,7 +267,8 @@ class TaskTable:
             row[1] != checkpoint.origin or row[0] > checkpoint.size or row[2] != self._last(row[0])
         ):
             raise sqlite3.DatabaseError("tasks.sqlite is of another log")
-        begin = 0 if row is None else row[0]
+        old = dt.datetime.now(dt.UTC) - dt.timedelta(days=KEPT_DAYS)
+        begin = self._reader.first_since(old.date()) if row is None else row[0]
         if begin < checkpoint.size or row is None:
             entries = _read(self._reader.entries(begin, checkpoint.size))
             self._write(database, entries)
@@ -258,9 +276,8 @@ class TaskTable:
                 database.execute("DELETE FROM through")
                 values = (checkpoint.size, checkpoint.origin, self._last(checkpoint.size))
                 database.execute("INSERT INTO through VALUES (?, ?, ?)", values)
-                old = format_time(dt.datetime.now(dt.UTC) - dt.timedelta(days=KEPT_DAYS))
-                for table, column in (("tasks", "at"), ("orders", "due"), ("polls", "last")):
-                    database.execute(f"DELETE FROM {table} WHERE {column} < ?", (old,))  # noqa: S608  names above
+                for table, column in _DATED:
+                    database.execute(f"DELETE FROM {table} WHERE {column} < ?", (format_time(old),))  # noqa: S608
 
     def _last(self, size: int) -> bytes:
         return hashlib.sha256(b"".join(self._reader.entries(size - 1, size)) if size else b"").digest()
@@ -314,6 +331,8 @@ def _take(database: sqlite3.Connection, entry: _Entry) -> None:
         return
     if metadata.get("claim") is True:
         return
+    if isinstance(metadata.get("delivery"), str) and metadata.get("signature") == "verified":
+        _keep_delivery(database, metadata["delivery"], entry.timestamp)
     task = metadata.get("task_id") if entry.event_type == EventType.RESOURCE_CREATED else entry.resource_id
     opens = "intent" in metadata and entry.event_type in _STARTS
     if "intent" in metadata or "found_by" in metadata:
@@ -325,6 +344,10 @@ def _take(database: sqlite3.Connection, entry: _Entry) -> None:
         return
     state = ("succeeded" if entry.outcome == "success" else "failed") if ended else status
     _put_task(database, entry, task, correlation, state if isinstance(state, str) else "submitted", opens=opens)
+
+
+def _keep_delivery(database: sqlite3.Connection, delivery: str, at: str) -> None:
+    database.execute("INSERT OR IGNORE INTO deliveries VALUES (?, ?)", (delivery, at))
 
 
 def _close_order(database: sqlite3.Connection, entry: _Entry, correlation: str, *, found: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import datetime as dt
 import hashlib
 import hmac
 import math
@@ -63,8 +64,9 @@ class Callback:
     """What became of one callback.
 
     `verdict`: `verified` (signed by Kling), `confirmed` (Kling said the same when asked), `claim` (recorded as what
-    somebody says), `repeated` (this delivery was handled before), `rejected` (bad signature, or no task in it).
-    `http_status` is what to answer with. `task_id` and `status` are what it speaks of.
+    somebody says), `repeated` (this delivery was handled before, here or by another process of this log), `rejected`
+    (bad signature, or no task in it). `http_status` is what to answer with. `task_id` and `status` are what it speaks
+    of.
     """
 
     verdict: _Verdict
@@ -139,17 +141,21 @@ def receive(
         signature = check_signature(lower, body, keys, now=moment)
     post = _POSTS.of(recorder)
     task = read_callback(body) if len(body) <= MAX_BODY_BYTES else None
-    delivery = lower.get("webhook-id", "")
-    if signature == "verified" and post.seen(delivery):
+    delivery = _delivery(lower.get("webhook-id", ""))
+    if signature == "verified" and (post.seen(delivery) or recorder.memory.delivered(delivery)):
         return _told("repeated", signature, task)
     bad = post.bad(moment) if signature in ("invalid", "expired") else 0
     with acting.restore(current() or _SENDER):
         if bad <= BAD_LIMIT:
-            _record(recorder, CALLBACK if signature == "verified" else CLAIM, signature, body)
+            if signature == "verified":
+                _record(recorder, CALLBACK, {"signature": signature, "delivery": delivery}, body)
+            else:  # its delivery id is anyone's
+                _record(recorder, CLAIM, {"signature": signature}, body)
         if bad >= BAD_LIMIT and _is_tenfold(bad):
             _suspect(recorder, bad)
     if signature == "verified":
         post.keep(delivery)
+        recorder.memory.keep_delivery(delivery, dt.datetime.fromtimestamp(moment, dt.UTC))
         return _told("verified" if task else "rejected", signature, task)
     if task is not None and client is not None and bad <= BAD_LIMIT and _confirmed(recorder, client, task):
         return _told("confirmed", signature, task)
@@ -165,11 +171,16 @@ def _told(verdict: _Verdict, signature: Signed, task: TaskRecord | None) -> Call
     return Callback(verdict, signature, status, task.id, task.status)
 
 
-def _record(recorder: Recorder, row: Row, signature: Signed, body: bytes) -> None:
+def _delivery(name: str) -> str:
+    """What stands for a `webhook-id` in entries and in the task table: 32 hex digits of its SHA-256."""
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _record(recorder: Recorder, row: Row, extra: Mapping[str, str], body: bytes) -> None:
     """Tell it like a read: what it shows is an entry if it is news."""
     operation = Operation(name=row.action, kind=row.kind, row=Match(row, row.action))
     facts = RequestFacts(method="POST", url="")
-    attempt = recorder.begin(facts, operation, Mark(extra={"signature": signature}))
+    attempt = recorder.begin(facts, operation, Mark(extra=extra))
     if attempt is not None:
         attempt.finished(Exchange(request=attempt.request, body=body[:MAX_BODY_BYTES]))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import re
 from collections.abc import Iterator
+from typing import Final
 
 from klingai_audit.errors import LogNotFound, UsageError
 from klingai_audit.ledger.store import Store
@@ -10,9 +13,13 @@ from klingai_audit.tlog.checkpoint import Checkpoint, parse_checkpoint
 from klingai_audit.tlog.merkle import build_consistency, build_inclusion
 from klingai_audit.tlog.note import parse_note
 from klingai_audit.tlog.proof import TlogProof
-from klingai_audit.tlog.tile import node_reader
+from klingai_audit.tlog.tile import MAX_ENTRY_BYTES, node_reader
 
 __all__ = ["LogReader"]
+
+_SEQ: Final = re.compile(rb',"seq":(0|[1-9][0-9]{0,15}),"logged_at":"')
+_LEDGER_BYTES: Final = 256
+"""More than the ledger's own members take at the end of an entry."""
 
 
 class LogReader:
@@ -52,6 +59,21 @@ class LogReader:
         for line in self.store.read_entries(seq, seq + 1):
             return line
         raise UsageError(f"The log has no entry {seq}.", do=f"Its published size is {self.size}.")
+
+    def first_since(self, day: dt.date) -> int:
+        """Return the first entry of the first file of entries of `day` (UTC) or later; the size if there is none.
+
+        Only names and one line are read. 0 where the files do not tell. What it tells is not checked: for finding
+        what to read, never for trust.
+        """
+        names = [file.name for file in self.store.inspect() if file.kind == "entries"]
+        later = [name for name in names if name > f"audit-{day.isoformat()}"]
+        if not names or not later:
+            return self.size if names else 0
+        with self.store.view(min(later)) as view:
+            line = bytes(view[: MAX_ENTRY_BYTES + 1]).partition(b"\n")[0]
+        found = _SEQ.search(line, max(0, len(line) - _LEDGER_BYTES))
+        return int(found[1]) if found else 0
 
     def inclusion(self, seq: int, size: int) -> tuple[bytes, ...]:
         """Return the inclusion proof of entry `seq` in the tree of `size`; O(log n) stored hashes are read."""

@@ -22,6 +22,7 @@ class Shelf:
         self.tasks: dict[str, Filed] = {}
         self.orders: dict[str, Filed] = {}
         self.polls: dict[str, list[dt.datetime]] = {}
+        self.deliveries: set[str] = set()
         self.closed = self.forked = False
 
     def find(self, thing):
@@ -37,6 +38,12 @@ class Shelf:
     def take_polls(self, thing):
         times = self.polls.pop(thing, []) if self.works else []
         return (len(times), min(times), max(times)) if times else None
+
+    def delivered(self, delivery):
+        return self.works and delivery in self.deliveries
+
+    def keep_delivery(self, delivery, when):
+        self.deliveries.add(delivery)
 
     def close(self):
         self.closed = True
@@ -162,3 +169,14 @@ def test_the_shelf_is_closed_and_forked_with_the_memory():
     memory.after_fork()
     memory.close()
     assert (shelf.closed, shelf.forked) == (True, True)
+
+
+def test_deliveries_are_known_to_all_processes():
+    """What one handled the other has seen; without a shelf, or with one that does not work, nobody knows."""
+    shelf = Shelf()
+    first, second = Memory("o", shelf), Memory("o", shelf)
+    first.keep_delivery("d", NOON)
+    assert (second.delivered("d"), second.delivered("e")) == (True, False)
+    lonely = Memory("o")
+    lonely.keep_delivery("d", NOON)
+    assert not lonely.delivered("d")

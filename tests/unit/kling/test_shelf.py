@@ -11,6 +11,7 @@ import pytest
 from klingai_audit import AuditLog, EventType, acting
 from klingai_audit.event.record import Draft, end_event_id, new_event_id
 from klingai_audit.kling.shelf import TaskTable
+from klingai_audit.testing import HandClock
 
 TASK = "831045678901234567"
 NOW = dt.datetime.now(dt.UTC)
@@ -196,6 +197,68 @@ def test_it_may_be_deleted(audit):
     table(audit).close()
     (audit.places.state / "tasks.sqlite").unlink()
     assert table(audit).find(TASK).correlation_id == correlation
+
+
+def test_deliveries_of_all_processes(audit):
+    """A callback that one process handled is known to the others, at once and after a restart."""
+    first, second = table(audit), table(audit)
+    first.keep_delivery("d-1", NOON)
+    first.keep_delivery("d-1", NOW)
+    assert (second.delivered("d-1"), second.delivered("d-2")) == (True, False)
+    first.close()
+    second.close()
+    assert table(audit).delivered("d-1")
+
+
+def test_deliveries_are_made_anew_from_the_log(audit):
+    """Entries of signed callbacks name their delivery; a claim's delivery is anyone's and blocks nothing."""
+    signed = {"status": "processing", "via": "callback", "signature": "verified", "delivery": "a" * 32}
+    tell(audit, EventType.TASK_STATUS_CHANGED, "c", **signed)
+    tell(audit, EventType.TASK_STATUS_CHANGED, "c", **{**signed, "claim": True, "delivery": "b" * 32})
+    tell(audit, EventType.TASK_STATUS_CHANGED, "c", **{**signed, "signature": "invalid", "delivery": "c" * 32})
+    shelf = table(audit)
+    assert [shelf.delivered(letter * 32) for letter in "abc"] == [True, False, False]
+
+
+def test_old_deliveries_are_forgotten(audit):
+    """After as long as tasks are, long after their signatures are too old to be believed again."""
+    shelf = table(audit)
+    shelf.keep_delivery("old", NOW - dt.timedelta(days=61))
+    shelf.keep_delivery("new", NOW)
+    shelf.close()
+    order(audit)
+    shelf = table(audit)
+    assert (shelf.delivered("old"), shelf.delivered("new")) == (False, True)
+
+
+@pytest.mark.parametrize("days,expected", [(0, 0), (59, 0), (62, 1)])
+def test_only_recent_days_are_read_again(tmp_path, days, expected):
+    """A deleted table is made from the day files of the last 60 days; those before are not opened."""
+    clock = HandClock(NOON - dt.timedelta(days=days))
+    with AuditLog.open(tmp_path / "audit", clock=clock, accept_clock=True) as early:
+        start(early, order(early))
+        early.flush("published")
+    clock = HandClock(NOON)
+    with AuditLog.open(tmp_path / "audit", clock=clock, accept_clock=True) as audit:
+        audit.flush("published")
+        first = audit.reader.first_since((NOW - dt.timedelta(days=60)).date())
+        assert (first > 0) is bool(expected)
+        assert (table(audit).find(TASK) is None) is bool(expected)
+        assert audit.reader.first_since(NOW.date() + dt.timedelta(days=2)) == audit.reader.size
+
+
+def test_no_old_journal_is_believed(audit):
+    """A broken table takes what SQLite left beside it with it."""
+    start(audit, order(audit))
+    table(audit).close()
+    path = audit.places.state / "tasks.sqlite"
+    path.write_bytes(b"SQLite format 3\0" + bytes(5000))
+    for end in ("-wal", "-shm", "-journal"):
+        path.with_name(path.name + end).write_bytes(b"old")
+    shelf = table(audit)
+    assert shelf.find(TASK) is not None
+    shelf.close()
+    assert [end for end in ("-wal", "-shm", "-journal") if path.with_name(path.name + end).exists()] == []
 
 
 @pytest.mark.parametrize("damage", ["garbage", "another log", "beyond the log", "other entries", "empty"])

@@ -112,6 +112,7 @@ def test_a_signed_end_is_the_end(form):
         end_event_id(ORIGIN, "1234567890", "succeeded"),
     )
     assert draft.metadata["signature"] == "verified"
+    assert draft.metadata["delivery"] == hashlib.sha256(b"9876543210").hexdigest()[:32]
     again = post(recorder, headers=VECTOR, secret=SECRET)
     assert (again.verdict, again.http_status, len(sink.drafts)) == ("repeated", 200, 1)
     other = post(recorder, headers=signed(BODY, delivery="d-2"), secret=SECRET)
