@@ -67,7 +67,7 @@ def reconcile(
         orders = Orders()
         orders.add_lines(audit.reader.entries(0, audit.reader.size))
         earlier = Earlier.of(orders)
-        with _kept_for_later():
+        with _kept_for_later(journal):
             gathering = Gathering(client, journal, terms, progress or _silent)
             gathering.read_lists()
             gathering.look_up(_questioned(orders, gathering.records, terms), _open_orders(orders, terms))
@@ -170,11 +170,13 @@ def _compare(terms: Terms, earlier: Earlier, orders: Orders, records: ProviderRe
 
 
 @contextlib.contextmanager
-def _kept_for_later() -> Iterator[None]:
+def _kept_for_later(journal: Journal) -> Iterator[None]:
+    """Say how to go on when the provider does not answer."""
     try:
         yield
     except KlingError as exc:
-        exc.do = f"{exc.do} What was read so far is kept: run it again with --resume.".strip()
+        if journal.pages:
+            exc.do = f"{exc.do} What was read so far is kept: run it again with --resume.".strip()
         raise
 
 
