@@ -27,6 +27,7 @@ MAY_WRITE = {
     PACKAGE + "upkeep/drill.py": "the copy lies in a temporary folder",
     PACKAGE + "testing/events.py": "a log in memory has its keys in a temporary folder",
     PACKAGE + "index/folder.py": "a reader without a writable state folder gets a temporary index",
+    PACKAGE + "detect/trials.py": "a rule is tried on a log in memory, its keys in a temporary folder",
     PACKAGE + "config.py": "a reader without a writable state folder gets a temporary one",
 }
 """Files of src that may call the file system's writing functions, and why; a needless one is a breach."""

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from tools import docs_api, docs_calls, docs_cli, docs_events, docs_findings, docs_policy
+from tools import docs_api, docs_calls, docs_cli, docs_events, docs_findings, docs_policy, docs_rules
 from tools.docs_pages import fill, sections_of
 
 __all__ = ["PARTS", "current", "pages"]
@@ -29,6 +29,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     **{part: (lambda part=part: docs_api.names(part)) for part in docs_api.PUBLIC},
     **{f"findings-{page}": (lambda page=page: docs_findings.findings(page)) for page in docs_findings.PAGES},
     "threats": docs_findings.threats,
+    "detection-rules": docs_rules.rules,
+    "detection-members": docs_rules.members,
     "error-tree": lambda: docs_api.error_tree("klingai_audit.errors"),
     "kling-errors": lambda: docs_api.error_table("klingai_audit.kling.errors"),
 }
