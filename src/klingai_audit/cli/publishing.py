@@ -1,0 +1,52 @@
+"""`serve-log`: the log for other people's software, over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from klingai_audit.cli.session import Session, SessionArgument
+
+
+def serve_log(
+    *,
+    listen: Annotated[str, Parameter(help="HOST:PORT; port 0 takes any free one.")] = "127.0.0.1:8787",
+    tokens: Annotated[
+        Path | None,
+        Parameter(help="A file with SHA-256 digests of readers' tokens, one a line: they may read entries."),
+    ] = None,
+    public: Annotated[
+        bool, Parameter(help="Give entries to everybody who can reach the port. Recorded in the log (needs its keys).")
+    ] = False,
+    certificate: Annotated[Path | None, Parameter(help="Serve over TLS with this certificate chain (PEM).")] = None,
+    private_key: Annotated[Path | None, Parameter(help="Its private key (PEM).")] = None,
+    session: SessionArgument,
+) -> None:
+    """Serve the log as C2SP tlog-tiles until interrupted: checkpoint and hashes to all, entries to readers."""
+    from klingai_audit.config import open_reader
+    from klingai_audit.publish.server import bind, log_app, read_tokens, run_app
+
+    reader = open_reader(session.places)
+    app = log_app(reader, tokens=() if tokens is None else read_tokens(tokens), public=public)
+    listening = bind(listen)
+    host, port = listening.getsockname()[:2]
+    scheme = "http" if certificate is None else "https"
+    url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    recorded = _record_public(session, reader.size) if public else False
+    readers = "everybody" if public else "readers with a token" if tokens else "nobody (name a file with --tokens)"
+    if session.as_json:
+        session.emit({"url": url, "origin": reader.origin, "public": public, "recorded": recorded})
+    else:
+        session.say("Serving ", (reader.origin, "bold"), f" at {url}/checkpoint")
+        session.say((f"Hashes to everybody, entries to {readers}. Stop with Ctrl-C.", "dim"))
+    session.flush()
+    run_app(app, listening, certificate=certificate, private_key=private_key)
+
+
+def _record_public(session: Session, size: int) -> bool:
+    from klingai_audit.cli.recording import append
+
+    append(session, "log_exported", {"command": "serve-log", "public": True, "tree_size": size})
+    return True

@@ -1,0 +1,159 @@
+"""Serves a log over HTTP as C2SP tlog-tiles, straight from its store. Reads only.
+
+`checkpoint` and hash tiles say nothing about anybody and may be public. Entries need a reader's token, unless the
+operator decided that they are public, too. Source: C2SP tlog-tiles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import socket
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from klingai_audit.durable import read_optional
+from klingai_audit.errors import KlingAuditError, Malformed, MissingExtra, StorageError, UsageError
+from klingai_audit.ledger.reader import LogReader
+from klingai_audit.publish.tiles import CHECKPOINT, tile_bytes
+from klingai_audit.tlog.tile import TILE_WIDTH, parse_tile_path
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+__all__ = ["bind", "log_app", "read_tokens", "run_app"]
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_FOR_EVER: Final = "max-age=31536000, immutable"
+_FRESH: Final = "no-cache"
+_SMALLEST_ZIPPED: Final = 1024
+
+
+def read_tokens(path: Path) -> frozenset[str]:
+    """Return the SHA-256 digests (64 lowercase hex digits, one a line; `#` begins a comment) of readers' tokens.
+
+    Raises: UsageError for a file that cannot be read, holds anything else, or holds none.
+    """
+    try:
+        data = read_optional(path)
+    except OSError as exc:
+        raise UsageError(f"{path} cannot be read: {exc.strerror}.") from exc
+    if data is None:
+        raise UsageError(f"There is no file {path}.", do="Write one SHA-256 digest of a token on each line.")
+    found = set()
+    for number, line in enumerate(data.decode("utf-8", "replace").split("\n"), 1):
+        word = line.partition("#")[0].strip()
+        if word and not _DIGEST.fullmatch(word):
+            raise UsageError(f"{path}:{number} is no SHA-256 digest.", do="printf %s TOKEN | sha256sum")
+        found.add(word)
+    found.discard("")
+    if not found:
+        raise UsageError(f"{path} names no token.", do="Write one SHA-256 digest of a token on each line.")
+    return frozenset(found)
+
+
+def log_app(reader: LogReader, *, tokens: Collection[str] = (), public: bool = False) -> Starlette:
+    """Return the ASGI application: `GET /checkpoint`, `/tile/<L>/<N>[.p/<W>]` and `/tile/entries/<N>[.p/<W>]`.
+
+    Only what the published checkpoint covers is served. Entries are given to bearers of a token whose SHA-256 is in
+    `tokens`, or to everybody if `public`. Raises: MissingExtra.
+    """
+    try:
+        from starlette.applications import Starlette
+        from starlette.middleware import Middleware
+        from starlette.middleware.gzip import GZipMiddleware
+        from starlette.responses import PlainTextResponse, Response
+        from starlette.routing import Route
+    except ImportError as exc:
+        raise MissingExtra("Serving needs starlette and uvicorn.", do="pip install 'klingai-audit[serve]'") from exc
+
+    known = frozenset(tokens)
+
+    def checkpoint(_request: Request) -> Response:
+        note = reader.checkpoint_note()
+        return Response(note, headers={"Cache-Control": _FRESH}, media_type="text/plain; charset=utf-8")
+
+    def tile(request: Request) -> Response:
+        try:
+            level, n, width = parse_tile_path("tile/" + request.path_params["path"])
+        except Malformed:
+            return PlainTextResponse("There is no such path.\n", 404)
+        entries = level == "entries"
+        if entries and not public and not _is_known(request.headers.get("authorization", ""), known):
+            head = {"WWW-Authenticate": 'Bearer realm="entries"', "Cache-Control": "no-store"}
+            return PlainTextResponse("Entries are for readers with a token.\n", 401, headers=head)
+        have = reader.size // TILE_WIDTH ** (0 if level == "entries" else level)
+        if n * TILE_WIDTH + width > have:
+            return PlainTextResponse("The log has not grown so far.\n", 404, headers={"Cache-Control": _FRESH})
+        scope = "private" if entries and not public else "public"
+        return Response(
+            tile_bytes(reader, level, n, width),
+            headers={"Cache-Control": f"{scope}, {_FOR_EVER}"},
+            media_type="application/octet-stream",
+        )
+
+    def failed(_request: Request, exc: Exception) -> Response:
+        message = exc.message if isinstance(exc, KlingAuditError) else "The log cannot be read."
+        return PlainTextResponse(f"{message}\n", 503, headers={"Cache-Control": "no-store"})
+
+    handlers: dict[Any, Callable[[Request, Exception], Response]] = {KlingAuditError: failed, OSError: failed}
+    return Starlette(
+        routes=[Route(f"/{CHECKPOINT}", checkpoint), Route("/tile/{path:path}", tile)],
+        middleware=[Middleware(GZipMiddleware, minimum_size=_SMALLEST_ZIPPED)],
+        exception_handlers=handlers,
+    )
+
+
+def bind(listen: str) -> socket.socket:
+    """Return a listening socket for `HOST:PORT` (port 0: any free one; `[::1]:80` for IPv6).
+
+    Raises: UsageError for another form; StorageError if it cannot be had.
+    """
+    host, colon, port = listen.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise UsageError(f"{listen!r} is no address to listen on.", do="Use HOST:PORT, such as 127.0.0.1:8080")
+    host = host.removeprefix("[").removesuffix("]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, int(port)), family=family, backlog=128)
+    except (OSError, UnicodeError) as exc:
+        reason = getattr(exc, "strerror", None) or "no such host"
+        raise StorageError(f"Nothing can listen on {listen}: {reason}.", do="Choose another address.") from exc
+
+
+def run_app(
+    app: Any, listening: socket.socket, *, certificate: Path | None = None, private_key: Path | None = None
+) -> None:
+    """Serve until SIGINT or SIGTERM; requests under way are answered first. Raises: MissingExtra, UsageError."""
+    try:
+        import uvicorn
+    except ImportError as exc:
+        raise MissingExtra("Serving needs starlette and uvicorn.", do="pip install 'klingai-audit[serve]'") from exc
+
+    try:
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=10,
+            ssl_certfile=None if certificate is None else str(certificate),
+            ssl_keyfile=None if private_key is None else str(private_key),
+        )
+        config.load()
+    except OSError as exc:
+        raise UsageError(f"The certificate or its key cannot be used: {exc.strerror or exc}.") from exc
+    with listening:
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _is_known(header: str, known: Collection[str]) -> bool:
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer":
+        return False
+    digest = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).hexdigest()
+    return any(hmac.compare_digest(digest, one) for one in known)

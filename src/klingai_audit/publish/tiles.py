@@ -1,0 +1,143 @@
+"""Tiles and entry bundles of a log, made from what is stored, and a static folder of them that is kept up to date.
+
+Source: C2SP tlog-tiles. Paths and bytes are those that any client of that format reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from klingai_audit.durable import OPS, FileOps, read_optional
+from klingai_audit.errors import InconsistentCheckpoints, InvalidProof, LogDamaged, Malformed, StorageError, UsageError
+from klingai_audit.ledger.reader import LogReader
+from klingai_audit.tlog.checkpoint import Checkpoint, parse_checkpoint
+from klingai_audit.tlog.merkle import verify_consistency
+from klingai_audit.tlog.note import parse_note
+from klingai_audit.tlog.tile import HASH_BYTES, TILE_WIDTH, TileLevel, encode_bundle, tile_path
+
+__all__ = ["CHECKPOINT", "Progress", "Published", "new_tiles", "publish_tiles", "tile_bytes"]
+
+CHECKPOINT: Final = "checkpoint"
+"""Path of the signed checkpoint, beside `tile/`."""
+
+Progress = Callable[[int, int], None]
+"""Called with tiles written and tiles in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What one run did: tree sizes before and after, and how many files were written and removed."""
+
+    old_size: int
+    size: int
+    written: int
+    removed: int
+
+
+def tile_bytes(reader: LogReader, level: TileLevel, n: int, width: int) -> bytes:
+    """Return the bytes of one tile (`32 * width`) or entry bundle. Raises: LogDamaged if the log does not hold them."""
+    begin = n * TILE_WIDTH
+    if level == "entries":
+        entries = list(reader.entries(begin, begin + width))
+        if len(entries) == width:
+            return encode_bundle(entries)
+    else:
+        hashes = reader.store.read_hashes(level, begin, begin + width)
+        if len(hashes) == width * HASH_BYTES:
+            return hashes
+    raise LogDamaged(f"The log does not hold all of {tile_path(level, n, width)}.", kind_of_damage="tree_short")
+
+
+def new_tiles(old: int, size: int) -> Iterator[tuple[TileLevel, int, int]]:
+    """Yield (level, n, width) of each tile and bundle of a tree of `size` entries that one of `old` does not have.
+
+    By level from 0, then bundles; within a level ascending, the partial one last.
+    """
+    levels: list[tuple[TileLevel, int, int]] = []
+    level, before, after = 0, old, size
+    while after:
+        levels.append((level, before, after))
+        level, before, after = level + 1, before // TILE_WIDTH, after // TILE_WIDTH
+    for name, had, has in (*levels, ("entries", old, size)):
+        for n in range(had // TILE_WIDTH, -(-has // TILE_WIDTH)):
+            width = min(TILE_WIDTH, has - n * TILE_WIDTH)
+            if n * TILE_WIDTH + width > had:
+                yield name, n, width
+
+
+def publish_tiles(
+    reader: LogReader, folder: Path, *, ops: FileOps = OPS, progress: Progress | None = None
+) -> Published:
+    """Bring a static tlog-tiles folder up to the log's published checkpoint; durable on return.
+
+    Tiles first, `checkpoint` last, so that a reader never sees a checkpoint whose tiles are missing, whenever this
+    stops. Partial tiles of sizes published here stay until the full tile is there. Run again, it goes on.
+
+    Raises: InconsistentCheckpoints if the folder holds a state that this log does not extend; UsageError if it
+    belongs to another log; LogDamaged; StorageError.
+    """
+    note = reader.checkpoint_note()
+    head = parse_checkpoint(parse_note(note).text)
+    try:
+        before = _published(folder)
+        if before is not None:
+            _check_extends(reader, before[0], head, before[1], note)
+        old = 0 if before is None else before[1].size
+        wanted = list(new_tiles(old, head.size))
+        for done, (level, n, width) in enumerate(wanted):
+            if progress is not None:
+                progress(done, len(wanted))
+            path = folder / tile_path(level, n, width)
+            ops.make_folder(path.parent)
+            ops.replace(path, tile_bytes(reader, level, n, width))
+        ops.make_folder(folder)
+        if before is None or before[0] != note:
+            ops.replace(folder / CHECKPOINT, note)
+        removed = sum(_drop_partials(folder, level, n, ops) for level, n, width in wanted if width == TILE_WIDTH)
+    except OSError as exc:
+        raise StorageError(f"{exc.filename or folder} cannot be written: {exc.strerror}.") from exc
+    return Published(old, head.size, len(wanted), removed)
+
+
+def _published(folder: Path) -> tuple[bytes, Checkpoint] | None:
+    data = read_optional(folder / CHECKPOINT)
+    if data is None:
+        return None
+    try:
+        return data, parse_checkpoint(parse_note(data).text)
+    except Malformed as exc:
+        raise UsageError(
+            f"{folder / CHECKPOINT} is not a checkpoint.", do="Name a new folder, or one that this command filled."
+        ) from exc
+
+
+def _check_extends(reader: LogReader, older: bytes, head: Checkpoint, before: Checkpoint, newer: bytes) -> None:
+    if before.origin != head.origin:
+        raise UsageError("The folder holds the tiles of another log.", do="Name a folder of its own for each log.")
+    message = "The folder holds a state of this log that the log does not extend."
+    try:
+        if before.size > head.size:
+            raise InvalidProof(message)
+        proof = reader.consistency(before.size, head.size) if 0 < before.size < head.size else ()
+        verify_consistency(before.size, head.size, before.root, head.root, proof)
+    except InvalidProof as exc:
+        raise InconsistentCheckpoints(
+            message, older=older, newer=newer, do="Preserve both, then run: klingai-audit verify"
+        ) from exc
+
+
+def _drop_partials(folder: Path, level: TileLevel, n: int, ops: FileOps) -> int:
+    """Remove the partial tiles that a full one replaces; returns how many."""
+    full = folder / tile_path(level, n)
+    partials = full.with_name(full.name + ".p")
+    removed = 0
+    with contextlib.suppress(FileNotFoundError):
+        for path in sorted(partials.iterdir()):
+            ops.unlink(path)
+            removed += 1
+        ops.rmdir(partials)
+    return removed
