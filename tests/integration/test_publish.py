@@ -159,6 +159,22 @@ def test_a_folder_of_another_history_is_refused(tmp_path: Path) -> None:
     assert before.keys() == files_in(tmp_path).keys()
 
 
+def test_the_command_fills_a_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """And says what it did; run again, it has nothing to do. Without a folder it is exit 2."""
+    log, folder = str(tmp_path / "audit"), str(tmp_path / "tiles")
+    AuditLog.open(log).close()
+    argv = ["export", "--format", "tiles", "-o", folder, "--log", log, "--json"]
+    assert 0 == run(argv)
+    told = json.loads(capfd.readouterr().out)
+    assert (0, 3, 2, False) == (told["old_size"], told["tree_size"], told["written"], told["recorded"])
+    assert 0 == run(argv)
+    assert 0 == json.loads(capfd.readouterr().out)["written"]
+    assert 0 == run([*argv, "--record"])
+    told = json.loads(capfd.readouterr().out)
+    assert (6, True) == (told["tree_size"], told["recorded"])
+    assert 2 == run(["export", "--format", "tiles", "--log", log])
+
+
 # --- over HTTP -----------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ _INTERRUPTED: Final = 130
 def export(
     *,
     format: Annotated[
-        str, Parameter(help="ocsf, cef, cloudevents, syslog, otlp, csv, parquet or jsonl: docs/exports.md.")
+        str, Parameter(help="ocsf, cef, cloudevents, syslog, otlp, csv, parquet, jsonl or tiles: docs/exports.md.")
     ],
     output: Annotated[
         Path | None, Parameter(name=("--output", "-o"), help="A file. Without it, and without --to: standard output.")
@@ -62,6 +62,11 @@ def export(
 
     Only what the published checkpoint covers leaves; every entry arrives at least once.
     """
+    if format == "tiles":
+        from klingai_audit.cli.publishing import export_tiles
+
+        export_tiles(session, output, record=record)
+        return 0
     from klingai_audit.cli.recording import record_act
     from klingai_audit.config import open_reader
     from klingai_audit.exports import Course

@@ -1,13 +1,15 @@
-"""`serve-log`: the log for other people's software, over HTTP."""
+"""`serve-log` and `export --format tiles`: the log for other people's software, over HTTP and as a folder."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from klingai_audit.cli.session import Session, SessionArgument
+from klingai_audit.cli.session import Session, SessionArgument, escaped
 
 
 def serve_log(
@@ -43,6 +45,43 @@ def serve_log(
         session.say((f"Hashes to everybody, entries to {readers}. Stop with Ctrl-C.", "dim"))
     session.flush()
     run_app(app, listening, certificate=certificate, private_key=private_key)
+
+
+def export_tiles(session: Session, folder: Path | None, *, record: bool) -> None:
+    """Bring a static folder of tiles up to the log's checkpoint. Raises: UsageError without a folder."""
+    from klingai_audit.cli.recording import record_act
+    from klingai_audit.config import open_reader
+    from klingai_audit.errors import UsageError
+    from klingai_audit.publish.tiles import publish_tiles
+    from klingai_audit.views.inert import inert
+
+    if folder is None:
+        raise UsageError("Tiles are a folder of files.", do="Name it: --format tiles -o FOLDER")
+    reader = open_reader(session.places)
+    about = {"command": "export", "format": "tiles", "tree_size": reader.size}
+    recorded = record_act(session, "log_exported", about, asked=record)
+    with _progress(session) as progress:
+        done = publish_tiles(reader, folder, progress=progress)
+    name = escaped(str(folder))
+    if session.as_json:
+        told = {"folder": name, "old_size": done.old_size, "tree_size": done.size}
+        session.emit({**told, "written": done.written, "removed": done.removed, "recorded": recorded})
+        return
+    session.say((inert(name), "bold"), f": {done.size:,} entries, {done.size - done.old_size:,} of them new.")
+    session.remark("This was recorded in the log." if recorded else "Not recorded in the log (--record does).")
+
+
+@contextmanager
+def _progress(session: Session) -> Iterator[Callable[[int, int], None] | None]:
+    """Show a bar on a terminal."""
+    if session.as_json or not session.remarks.is_terminal:
+        yield None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=session.remarks, transient=True) as bar:
+        task = bar.add_task("writing tiles", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _record_public(session: Session, size: int) -> bool:
