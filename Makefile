@@ -32,7 +32,7 @@ demo-full: $(VENV)/.report
 test: check
 	@$(BIN)/python -m pytest -q -m "not slow" $(PYTEST_ARGS)
 
-test-slow: $(VENV)/.test
+test-slow: $(VENV)/.test $(VENV)/.thirdparty
 	@$(BIN)/python -m pytest -q -m slow $(PYTEST_ARGS)
 
 # One after the other, also under `make -j`: both suites measure time-outs and share the cores.
@@ -103,6 +103,18 @@ $(VENV)/.report: $(VENV)/.demo requirements/report.txt
 $(VENV)/.test: $(VENV)/.project requirements/test.txt
 	@echo "installing test tools into $(VENV)"
 	@$(PIP) install --require-hashes -r requirements/test.txt
+	@touch $@
+
+# Kling clients of others, each beside our own packages and away from them; npm may be missing outside CI.
+$(VENV)/.thirdparty: $(VENV)/.test requirements/thirdparty.txt requirements/thirdparty-needs.txt \
+		requirements/node/package-lock.json
+	@echo "installing Kling clients of others into $(VENV)/thirdparty"
+	@rm -rf $(VENV)/thirdparty
+	@$(PIP) install --require-hashes --target $(VENV)/thirdparty/python -r requirements/thirdparty-needs.txt
+	@$(PIP) install --require-hashes --no-deps --ignore-requires-python --upgrade \
+		--target $(VENV)/thirdparty/python -r requirements/thirdparty.txt
+	@if command -v npm > /dev/null || [ -n "$$CI" ]; then \
+		cp -R requirements/node $(VENV)/thirdparty/node && cd $(VENV)/thirdparty/node && npm ci --silent; fi
 	@touch $@
 
 $(VENV)/.lock: $(VENV)/.python requirements/lock.txt

@@ -20,3 +20,4 @@ compile pyproject.toml --all-extras requirements/build.in requirements/test.in \
   -c requirements/build.txt -c requirements/core.txt -c requirements/demo.txt -c requirements/report.txt \
   -o requirements/test.txt
 compile requirements/lock.in -o requirements/lock.txt
+compile requirements/thirdparty-needs.in -c requirements/test.txt -o requirements/thirdparty-needs.txt
