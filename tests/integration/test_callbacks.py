@@ -6,11 +6,8 @@ decision alone.
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ import pytest
 
 from klingai_audit import acting
 from klingai_audit.kling.simulator import ManualClock
-from klingai_audit.kling.webhook import Callback
+from tests.support.receiver import Gate, receiving
 from tests.unit.kling.world import PAIR, POLL, World, make_world
 
 SECRET = "whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI="
@@ -29,43 +26,6 @@ CHANGED = ("task_status_changed", "success")
 CLAIMED = ("task_status_changed", "unknown")
 ENDS = ("video_generation_completed", "video_generation_failed", "task_completed")
 MODELS = {"new": ("kling-3.0-turbo", {}), "legacy": ("kling-v2-6", PAIR)}
-
-
-class Receiver(BaseHTTPRequestHandler):
-    """What a service does with a callback."""
-
-    def do_POST(self) -> None:
-        """Hand it to the log and answer what the log says."""
-        body = self.rfile.read(int(self.headers["content-length"]))
-        done = self.server.world.audit.webhook(self.headers, body, secret=SECRET, client=self.server.client)
-        self.server.told.append(done)
-        self.send_response(done.http_status)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *arguments: Any) -> None:
-        """Say nothing."""
-
-
-class Gate(ThreadingHTTPServer):
-    """The receiver's server; `told` holds what became of each callback, `client` may confirm."""
-
-    daemon_threads = True
-
-    def __init__(self, world: World) -> None:
-        super().__init__(("127.0.0.1", 0), Receiver)
-        self.world = world
-        self.client: Any = None
-        self.told: list[Callback] = []
-        self.url = f"http://localhost:{self.server_port}/kling"
-
-    def wait(self, count: int) -> list[str]:
-        """Return the verdicts, as soon as there are so many."""
-        deadline = time.monotonic() + 30
-        while len(self.told) < count and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert len(self.told) >= count
-        return [told.verdict for told in self.told]
 
 
 @pytest.fixture
@@ -81,13 +41,8 @@ def world(tmp_path: Path) -> Iterator[World]:
 @pytest.fixture
 def gate(world: World) -> Iterator[Gate]:
     """Give a receiver of callbacks."""
-    server = Gate(world)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with receiving(world.audit, SECRET) as server:
+        yield server
 
 
 def whole(world: World, task_id: str) -> list[dict[str, Any]]:
