@@ -176,7 +176,7 @@ def _status(entry: EntryView, class_uid: int) -> _Members:
 
 def _add_profiles(event: _Members, entry: EntryView, class_uid: int) -> list[str]:
     """Add the members that profiles bring, and return the profiles' names."""
-    profiles = []
+    profiles = ["host"] if class_uid in _FINDINGS else []  # the profile that gives findings an actor
     model = _text(entry.metadata, "model")
     if class_uid == API_ACTIVITY and model is not None:
         profiles.append("ai_operation")

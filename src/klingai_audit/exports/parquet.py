@@ -36,6 +36,7 @@ class ParquetSink:
         self._path = path
         self._temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
         self._ops = ops
+        self._unfinished = False
         self._database: DuckDBPyConnection | None = None
         self.settled = Position(0, None)
 
@@ -67,6 +68,7 @@ class ParquetSink:
     def finish(self, head: TreeHead) -> None:
         note = _quoted(head.note.decode("utf-8"))
         metadata = f"{{origin: {_quoted(head.origin)}, tree_size: '{head.size}', checkpoint: {note}}}"
+        self._unfinished = True
         self._run(
             f"COPY rows TO {_quoted(str(self._temporary))} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {metadata})"
         )
@@ -78,14 +80,15 @@ class ParquetSink:
             finally:
                 self._ops.close(fd)
             self._ops.rename(self._temporary, self._path)
+            self._unfinished = False
             self._ops.sync_folder(self._path.parent)
             write_checkpoint(self._path, head, self._ops)
         except OSError as exc:
             raise cannot_write(self._path, exc) from exc
 
     def abandon(self) -> None:
-        if self._database is not None:
-            self._close()
+        self._close()
+        if self._unfinished:
             with contextlib.suppress(OSError):
                 self._ops.unlink(self._temporary)
 

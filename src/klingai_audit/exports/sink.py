@@ -108,6 +108,7 @@ class FileSink:
         self._end = end
         self._ops = ops
         self._fd: int | None = None
+        self._unfinished = False
         self.settled = Position(0, None)
 
     def open(self, position: Position) -> bool:
@@ -115,6 +116,7 @@ class FileSink:
             with contextlib.suppress(FileNotFoundError):
                 self._ops.unlink(self._temporary)
             self._fd = self._ops.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            self._unfinished = True
             self._ops.write_all(self._fd, self._head)
         except OSError as exc:
             self.abandon()
@@ -138,14 +140,15 @@ class FileSink:
             self._ops.sync(self._fd or 0)
             self._close()
             self._ops.rename(self._temporary, self._path)
+            self._unfinished = False
             self._ops.sync_folder(self._path.parent)
             write_checkpoint(self._path, head, self._ops)
         except OSError as exc:
             raise cannot_write(self._path, exc) from exc
 
     def abandon(self) -> None:
-        if self._fd is not None:
-            self._close()
+        self._close()
+        if self._unfinished:
             with contextlib.suppress(OSError):
                 self._ops.unlink(self._temporary)
 
