@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import io
 import os
 import stat
@@ -148,7 +149,7 @@ class FileOps:
 
         The temporary file is `<name>.tmp` in the same folder; one left by a crash is removed first.
         """
-        temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+        temporary, folder = _beside(path)
         try:
             fd = self._open_new(temporary, mode)
             try:
@@ -161,7 +162,7 @@ class FileOps:
             with contextlib.suppress(OSError):
                 self.unlink(temporary)
             raise
-        self.sync_folder(path.parent)
+        self.sync_folder(folder)
 
     def _open_new(self, path: Path, mode: int) -> int:
         """Open a file that nobody else has, nor a link to it: what stood there is unlinked, never written into."""
@@ -229,6 +230,12 @@ OPS: Final = FileOps()
 """The real operations."""
 
 _COPY_BYTES: Final = 1 << 20
+
+
+@functools.lru_cache(maxsize=64)
+def _beside(path: Path) -> tuple[Path, Path]:
+    """The temporary file beside `path`, and the folder of both: checkpoints are replaced many times a second."""
+    return path.with_name(path.name + TEMPORARY_SUFFIX), path.parent
 
 
 def _progress(count: int) -> int:

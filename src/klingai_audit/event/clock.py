@@ -15,19 +15,20 @@ from typing import Final, Literal
 
 from klingai_audit.errors import InvalidEvent, Malformed
 
-__all__ = ["end_event_id", "format_time", "is_end_id", "is_event_id", "is_time", "new_event_id", "parse_time"]
+__all__ = ["end_event_id", "format_time", "is_day", "is_end_id", "is_event_id", "is_time", "new_event_id", "parse_time"]
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}").fullmatch
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{6}Z").fullmatch
 
 _END_DOMAIN: Final = b"klingai-audit/end/v1"
-_POOL_BYTES: Final = 4096
-_VERSION_7_VARIANT: Final = 0x7 << 76 | 0b10 << 62
-_RANDOM_MASK: Final = (1 << 62) - 1
+_POOL_BYTES: Final = 1024
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _MILLISECONDS_MASK: Final = (1 << 48) - 1
 
-# Eight random bytes per item. `pop` is atomic, so threads share it without a lock; a fork empties it.
-_pool: list[int] = []
+# The random halves of ids to come. `pop` is atomic, so threads share it without a lock; a fork empties it.
+_pool: list[str] = []
+# One item: a millisecond and its text with the version; replaced as a whole, so threads read it without a lock.
+_millisecond: list[tuple[int, str]] = [(-1, "")]
 # One item: seconds since 1970 and their text up to the dot; replaced as a whole, so threads read it without a lock.
 _second: list[tuple[int, str]] = [(-1, "")]
 # One item: a day that exists, as text.
@@ -42,21 +43,24 @@ def new_event_id(now_ns: int | None = None) -> str:
     `now_ns` is nanoseconds since 1970 UTC, the wall clock if None.
     """
     milliseconds, rest = divmod(time.time_ns() if now_ns is None else now_ns, 1_000_000)
+    cached = _millisecond[0]
+    if cached[0] != milliseconds:
+        digits = f"{milliseconds & _MILLISECONDS_MASK:012x}"
+        cached = (milliseconds, f"{digits[:8]}-{digits[8:]}-7")
+        _millisecond[0] = cached
     try:
         random = _pool.pop()
     except IndexError:
         random = _refill()
-    value = (
-        (milliseconds & _MILLISECONDS_MASK) << 80
-        | (rest * 4096 // 1_000_000) << 64
-        | _VERSION_7_VARIANT
-        | random & _RANDOM_MASK
-    )
-    return _uuid_text(f"{value:032x}")
+    return f"{cached[1]}{rest * 4096 // 1_000_000:03x}-{random}"
 
 
-def _refill() -> int:
-    fresh = memoryview(os.urandom(_POOL_BYTES)).cast("Q").tolist()
+def _refill() -> str:
+    digits = os.urandom(_POOL_BYTES).hex()
+    fresh = [
+        f"{_VARIANT[digits[at]]}{digits[at + 1 : at + 4]}-{digits[at + 4 : at + 16]}"
+        for at in range(0, len(digits), 16)
+    ]
     random = fresh.pop()
     _pool.extend(fresh)
     return random
@@ -128,15 +132,18 @@ def _time_kind(when: object) -> str:
 
 def is_time(text: str) -> bool:
     """Tell whether `text` is an existing moment in the form `2026-11-21T19:28:23.123456Z`."""
-    if _TIME(text) is None:
-        return False
-    if text[:10] == _day[0]:
+    return _TIME(text) is not None and is_day(text[:10])
+
+
+def is_day(text: str) -> bool:
+    """Tell whether `text`, ten characters of the form `2026-11-21`, is a day that exists."""
+    if text == _day[0]:
         return True
     try:
-        dt.date.fromisoformat(text[:10])
+        dt.date.fromisoformat(text)
     except ValueError:
         return False
-    _day[0] = text[:10]
+    _day[0] = text
     return True
 
 

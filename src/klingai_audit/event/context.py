@@ -170,7 +170,8 @@ def resolve(draft: Draft) -> Draft:
     """Fill what the draft leaves open from the bound actor; without one the actor is `unknown`, type `system`.
 
     Members that the draft gives win over bound ones, but the actor must be the same. What the log itself
-    does (`klingai-audit`) takes nothing from the bound actor.
+    does (`klingai-audit`) takes nothing from the bound actor. The type of an actor that the draft names alone is
+    left open: the door knows which ids are reserved.
     Raises: ActorConflict, without either id.
     """
     actor = current()
@@ -178,10 +179,7 @@ def resolve(draft: Draft) -> Draft:
     if actor is None or (given and normalise_id(given) == OWN_ACTOR):
         if not given:
             return draft.replace(actor_id=UNKNOWN_ACTOR, actor_type=draft.actor_type or "system")
-        if draft.actor_type:
-            return draft
-        reserved = normalise_id(given) in (OWN_ACTOR, UNKNOWN_ACTOR)
-        return draft.replace(actor_type="system" if reserved else "user")
+        return draft
     if given and given != actor.actor_id and normalise_id(given) != normalise_id(actor.actor_id):
         raise ActorConflict(
             "the call names another actor than acting() bound",

@@ -24,6 +24,7 @@ from klingai_audit.errors import EventTooLarge, InvalidEvent, Malformed
 from klingai_audit.event.clock import (
     end_event_id,
     format_time,
+    is_day,
     is_end_id,
     is_event_id,
     is_time,
@@ -220,33 +221,31 @@ _TEXT_TYPES: Final = frozenset({str, UnsetType})
 # What stands at fixed places is checked there, once, after encoding.
 _HEAD: Final = re.compile(
     rb'\{"schema":1,"event_id":"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"'
-    rb',"timestamp":"[0-9T:.Z-]{27}","event_type":"[a-z0-9_]{1,64}","actor_id":"(?!")'
+    rb',"timestamp":"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{6}Z"'
+    rb',"event_type":"[a-z0-9_]{1,64}","actor_id":"(?!")'
 ).match
 
 
-def encode_event(event: Event) -> EncodedEvent:
+def encode_event(event: Event, *, plain: bool = False) -> EncodedEvent:
     """Check an event and make its bytes.
 
-    Raises: InvalidEvent: a member or metadata value that is not of its kind; the message names the JSON
+    With `plain` the caller has looked at the types of all members and at the metadata, as `check_json` would: that is
+    not done again. Raises: InvalidEvent: a member or metadata value that is not of its kind; the message names the JSON
     pointer and the type, never the value. EventTooLarge: names size and limit.
     """
     if type(event) is not Event:
         raise InvalidEvent(f"a value of type {type(event).__name__} is not an Event")
-    values = _astuple(event)
-    if not set(map(type, values[1:_METADATA])) <= _TEXT_TYPES or event.outcome not in OUTCOMES:
+    if not plain:
+        _check_types(event)
+    if event.outcome not in OUTCOMES:
         raise _member_fault(event)
-    metadata = values[_METADATA]
-    if metadata is not UNSET:
-        if type(metadata) is not dict:
-            raise _member_fault(event)
-        check_json(metadata, "/metadata")
     try:
         body = _encode(event)
     except UnicodeEncodeError:
         body = b""
     # Raised outside the handler: the codec's error carries the text.
     head = _HEAD(body)
-    if head is None or not event.actor_type or not is_canonical(event.event_type) or not is_time(event.timestamp):
+    if head is None or not event.actor_type or not is_canonical(event.event_type) or not is_day(event.timestamp[:10]):
         raise _member_fault(event)
     if len(body) > MAX_EVENT_BYTES:
         raise EventTooLarge(
@@ -256,6 +255,17 @@ def encode_event(event: Event) -> EncodedEvent:
     encoded = object.__new__(EncodedEvent)
     _set_body(encoded, body)
     return encoded
+
+
+def _check_types(event: Event) -> None:
+    values = _astuple(event)
+    metadata = values[_METADATA]
+    if not _TEXT_TYPES.issuperset(map(type, values[1:_METADATA])):
+        raise _member_fault(event)
+    if metadata is not UNSET:
+        if type(metadata) is not dict:
+            raise _member_fault(event)
+        check_json(metadata, "/metadata")
 
 
 def canonical_body(event: Event) -> bytes:

@@ -329,8 +329,9 @@ class Head:
     def _publish(self, *, signed: SignedHead | None = None, surely: bool = False) -> None:
         with self.store.publication() as publication:
             with self._tree_mutex:
-                signers = self.keys.log_signer, self.keys.current.signer
-                work = Unpublished(self.size, self._tree.root(), signers, *self._tree.take())
+                epoch = self.keys.current
+                signers = self.keys.log_signer, epoch.signer
+                work = Unpublished(self.size, self._tree.root(), signers, epoch.epoch, *self._tree.take())
             try:
                 put_in_place(publication, self._heads, self.state, work, signed=signed, surely=surely)
             except BaseException:

@@ -71,6 +71,10 @@ class HeadReader:
         except LogDamaged:
             return None
 
+    def know(self, head: SignedHead) -> None:
+        """Keep a head whose signature is known to be good: it was verified, or this writer made it."""
+        self._opened = dict([*list(self._opened.items())[1 - _REMEMBERED_NOTES :], (head.note, head)])
+
     def _open(self, note: bytes | None, what: str, where: str) -> SignedHead | None:
         if note is None:
             return None
@@ -83,8 +87,7 @@ class HeadReader:
                     f"The {what} of {where} is not signed by this log's keys: {exc.message}",
                     kind_of_damage="checkpoint_signature",
                 ) from exc
-            recent = list(self._opened.items())[1 - _REMEMBERED_NOTES :]
-            self._opened = dict([*recent, (note, head)])
+            self.know(head)
         return head
 
 

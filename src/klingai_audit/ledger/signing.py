@@ -14,13 +14,13 @@ from klingai_audit.ledger.store import Publication
 from klingai_audit.ledger.tree import HashWrite
 from klingai_audit.tlog.checkpoint import Checkpoint
 from klingai_audit.tlog.keys import SignerKey
-from klingai_audit.tlog.note import sign_note
+from klingai_audit.tlog.note import format_note, signed_note
 
 __all__ = ["Unpublished", "put_in_place"]
 
 
 class Unpublished(NamedTuple):
-    """What one writer has to publish: size and root of its tree, and who signs it (log key, epoch key).
+    """What one writer has to publish: size and root of its tree, and who signs it (log key, key of epoch `epoch`).
 
     `marks` are sizes with their roots at which a checkpoint is kept; `writes` hashes that the store may not hold yet.
     """
@@ -28,12 +28,15 @@ class Unpublished(NamedTuple):
     size: int
     root: bytes
     signers: tuple[SignerKey, SignerKey]
+    epoch: int
     marks: list[tuple[int, bytes]]
     writes: list[HashWrite]
 
-    def sign(self, size: int, root: bytes) -> bytes:
+    def sign(self, size: int, root: bytes) -> SignedHead:
         """Return the checkpoint of `size` entries with the two lines of its signers."""
-        return sign_note(Checkpoint(self.signers[0].name, size, root).text(), *self.signers)
+        checkpoint = Checkpoint(self.signers[0].name, size, root)
+        note = signed_note(checkpoint.text(), *self.signers)
+        return SignedHead(format_note(note), checkpoint, self.epoch, note.signatures[1])
 
 
 def put_in_place(
@@ -61,19 +64,21 @@ def put_in_place(
     for level, begin, hashes in work.writes:
         publication.put_hashes(level, begin, hashes)
     publication.sync_hashes()
-    note = work.sign(work.size, work.root) if signed is None else signed.note
+    if signed is None:
+        signed = work.sign(work.size, work.root)
+        heads.know(signed)
     remembered = heads.remembered()
     if remembered is not None and remembered.size == work.size:
         _check_same(remembered, work)
     if remembered is None or remembered.size <= work.size:
-        state.write_head(note)
+        state.write_head(signed.note)
     for size, root in work.marks:
         if there is not None and size <= there.size:
             continue
         kept = heads.kept(size)  # of a writer that died; put again, for its name may not be durable
         fits = kept is not None and kept.root == root
-        publication.put_kept(size, kept.note if kept is not None and fits else work.sign(size, root))
-    publication.put_checkpoint(note)
+        publication.put_kept(size, kept.note if kept is not None and fits else work.sign(size, root).note)
+    publication.put_checkpoint(signed.note)
 
 
 def _check_same(head: SignedHead, work: Unpublished) -> None:
@@ -81,6 +86,6 @@ def _check_same(head: SignedHead, work: Unpublished) -> None:
         raise InconsistentCheckpoints(
             f"Another checkpoint of the same {work.size} entries is signed, with another root.",
             older=head.note,
-            newer=work.sign(work.size, work.root),
+            newer=work.sign(work.size, work.root).note,
             do="This is a fork. Preserve the log as it is and run: klingai-audit verify",
         )

@@ -37,6 +37,7 @@ class StateFolder:
         self.path = path
         self.restored = False
         self._ops = ops
+        self._head = path / "heads" / "head"
 
     @property
     def acknowledged(self) -> Acknowledged:
@@ -75,7 +76,7 @@ class StateFolder:
     def remembers(self) -> bool:
         """Tell whether a signed head was ever remembered here."""
         try:
-            return (self.path / "heads" / "head").exists()
+            return self._head.exists()
         except OSError as exc:
             raise self._unavailable("cannot be read", exc) from exc
 
@@ -95,17 +96,17 @@ class StateFolder:
     def read_head(self) -> bytes | None:
         """Return the last signed checkpoint that this log's writers remembered, or None. Raises: AuditUnavailable."""
         try:
-            return read_optional(self.path / "heads" / "head")
+            return read_optional(self._head)
         except OSError as exc:
             raise self._unavailable("cannot be read", exc) from exc
 
     def write_head(self, note: bytes) -> None:
         """Remember a signed checkpoint; durable on return. Raises: AuditUnavailable, SyncFailed."""
-        if not (self.path / "heads").is_dir():
+        if not self._head.parent.is_dir():
             self.create()
             self.restored = True
         try:
-            self._ops.replace(self.path / "heads" / "head", note, mode=PRIVATE_MODE)
+            self._ops.replace(self._head, note, mode=PRIVATE_MODE)
         except SyncError as exc:
             raise self._failed_sync("heads", exc) from exc
         except OSError as exc:

@@ -43,7 +43,10 @@ _TEXT_MEMBERS: Final = ("team", "project", "resource_type", "resource_id", "acti
 _DRAFT_MEMBERS: Final = Draft.__struct_fields__
 _TIMESTAMP: Final = _DRAFT_MEMBERS.index("timestamp")
 _TEXT_TYPES: Final = frozenset({str, type(None)})
-_cleaned_members: Final = itemgetter(*map(_DRAFT_MEMBERS.index, ("actor_type", *_TEXT_MEMBERS)))
+_text_members: Final = itemgetter(*map(_DRAFT_MEMBERS.index, ("actor_type", *_TEXT_MEMBERS)))
+_other_members: Final = itemgetter(
+    *map(_DRAFT_MEMBERS.index, ("event_id", "ip_address", "user_agent", "timestamp", "metadata"))
+)
 _astuple: Final[Callable[[Draft], tuple[Any, ...]]] = msgspec.structs.astuple
 
 
@@ -81,45 +84,48 @@ class Door:
         event_type = canonical_type(draft.event_type)
         info = EVENT_TYPES.get(event_type)
         values = _astuple(draft)
-        if not set(map(type, values[1:_TIMESTAMP])) <= _TEXT_TYPES or not isinstance(draft.metadata, Mapping):
+        if not _TEXT_TYPES.issuperset(map(type, values[1:_TIMESTAMP])) or not isinstance(draft.metadata, Mapping):
             draft = _plain_members(draft)
             values = _astuple(draft)
         if info is not None and (info.own or info.required):
             _check_registered(draft, info)
+        given_id, address, agent, timestamp, raw = _other_members(values)
         now = self._clock()
-        event_id = draft.event_id.lower() if draft.event_id else new_event_id(now)
-        subject, actor_id = self._actor(draft, info)
+        event_id = given_id.lower() if given_id else new_event_id(now)
+        subject, actor_id = self._actor(draft.actor_id, info)
+        texts = _text_members(values)
         clean: Callable[[str], str] = str
-        metadata = self._entrance.plain(draft.metadata, _cleaned_members(values))
+        metadata = self._entrance.plain(raw, texts)
+        plain = metadata is not None
         if metadata is None:
-            walk = self._entrance.walk(
-                draft.metadata, subject.key, event_id, [getattr(draft, name) for name in _TEXT_MEMBERS]
-            )
+            walk = self._entrance.walk(raw, subject.key, event_id, texts[1:])
             metadata, clean = walk.result, walk.text
         if metadata.get("phase") == "intent":
             _check_deadline(metadata)
-        address, reference = self._address(draft.ip_address, subject) if draft.ip_address else (UNSET, UNSET)
+        actor_type, team, project, resource_type, resource_id, action, correlation_id, request_id = texts
+        masked, reference = self._address(address, subject) if address else (UNSET, UNSET)
         return encode_event(
             Event(
                 event_id=event_id,
-                timestamp=format_time(now) if draft.timestamp is None else _given_time(draft.timestamp),
+                timestamp=format_time(now) if timestamp is None else _given_time(timestamp),
                 event_type=event_type,
                 actor_id=actor_id,
-                actor_type=clean(draft.actor_type) if draft.actor_type else _default_type(subject),
+                actor_type=clean(actor_type) if actor_type else _default_type(subject),
                 on_behalf_of=self._person(draft.on_behalf_of)[1] if draft.on_behalf_of else UNSET,
-                team=clean(draft.team) if draft.team else UNSET,
-                project=clean(draft.project) if draft.project else UNSET,
-                resource_type=clean(draft.resource_type) if draft.resource_type else UNSET,
-                resource_id=self._resource(draft, clean) if draft.resource_id else UNSET,
-                action=clean(draft.action) if draft.action else UNSET,
+                team=clean(team) if team else UNSET,
+                project=clean(project) if project else UNSET,
+                resource_type=clean(resource_type) if resource_type else UNSET,
+                resource_id=self._resource(resource_type, resource_id, clean) if resource_id else UNSET,
+                action=clean(action) if action else UNSET,
                 outcome=draft.outcome,
-                ip_address=address,
+                ip_address=masked,
                 ip_ref=reference,
-                user_agent=self._agent(draft.user_agent) if draft.user_agent else UNSET,
-                correlation_id=clean(draft.correlation_id) if draft.correlation_id else UNSET,
-                request_id=clean(draft.request_id) if draft.request_id else UNSET,
+                user_agent=self._agent(agent) if agent else UNSET,
+                correlation_id=clean(correlation_id) if correlation_id else UNSET,
+                request_id=clean(request_id) if request_id else UNSET,
                 metadata=metadata or UNSET,
-            )
+            ),
+            plain=plain,
         )
 
     def fingerprint(self, credential: str) -> str:
@@ -129,9 +135,8 @@ class Door:
 
     # --- people -----------------------------------------------------------------------------------
 
-    def _actor(self, draft: Draft, info: EventInfo | None) -> tuple[Subject, str]:
-        given = draft.actor_id or UNKNOWN_ACTOR
-        subject, shown = self._person(given)
+    def _actor(self, given: str | None, info: EventInfo | None) -> tuple[Subject, str]:
+        subject, shown = self._person(given or UNKNOWN_ACTOR)
         if subject.reserved:
             if shown == OWN_ACTOR and (info is None or info.category != "log"):
                 raise InvalidEvent(f"/actor_id: `{OWN_ACTOR}` is the log itself", do="Name the person or the service.")
@@ -169,9 +174,8 @@ class Door:
 
     # --- other members ----------------------------------------------------------------------------
 
-    def _resource(self, draft: Draft, clean: Callable[[str], str]) -> str:
-        identity = draft.resource_id or ""
-        if draft.resource_type and draft.resource_type.strip().lower() == "user":
+    def _resource(self, kind: str | None, identity: str, clean: Callable[[str], str]) -> str:
+        if kind and kind.strip().lower() == "user":
             return self._person(identity)[1]
         return clean(identity)
 

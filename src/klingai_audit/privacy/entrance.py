@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from klingai_audit.errors import InvalidEvent
-from klingai_audit.event.record import MAX_DEPTH, pointer_of
+from klingai_audit.event.record import MAX_DEPTH, MAX_INTEGER, pointer_of
 from klingai_audit.privacy.commitment import ToCommit, commit, is_commitment
 from klingai_audit.privacy.content import Content
 from klingai_audit.privacy.secrets import REMOVED, generation, is_withheld
@@ -64,7 +64,10 @@ class Entrance:
             if kind is str:
                 if item not in known:
                     unknown.append(item)
-            elif not (kind is int or kind is bool or item is None or kind is float):
+            elif kind is int or kind is float:
+                if not -MAX_INTEGER <= item <= MAX_INTEGER:  # nor is that true of NaN
+                    return None
+            elif not (kind is bool or item is None):
                 return None
         return out if not unknown or self.content.pass_unchanged(unknown) else None
 

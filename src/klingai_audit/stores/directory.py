@@ -58,6 +58,8 @@ class DirectoryStore:
         self._lock = FolderLock(path, ops)
         self._publish_lock = FolderLock(path / "tree", ops)
         self._listed: _Unchanged | None = None
+        self.checkpoint = path / "checkpoint"
+        self._levels: dict[int, Path] = {}
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -220,23 +222,30 @@ class DirectoryStore:
     # --- reading ----------------------------------------------------------------------------------
 
     def read_checkpoint(self) -> bytes | None:
-        return self._read("checkpoint")
+        return self._read(self.checkpoint)
 
     def read_kept(self, size: int) -> bytes | None:
-        return self._read(f"checkpoints/{size:020}")
+        return self._read(self.path / "checkpoints" / f"{size:020}")
 
-    def _read(self, name: str) -> bytes | None:
+    def _read(self, path: Path) -> bytes | None:
         try:
-            return read_optional(self.path / name, limit=MAX_NOTE_BYTES, follow=False)
+            return read_optional(path, limit=MAX_NOTE_BYTES, follow=False)
         except OSError as exc:
-            raise self._unreadable(self.path / name, exc) from exc
+            raise self._unreadable(path, exc) from exc
 
     @staticmethod
     def _unreadable(path: Path, exc: OSError) -> AuditUnavailable:
         return AuditUnavailable(f"{path} cannot be read: {exc.strerror}.", do="Check that it is there and readable.")
 
+    def hashes_path(self, level: int) -> Path:
+        """Return where the hashes of tile level `level` lie."""
+        path = self._levels.get(level)
+        if path is None:
+            path = self._levels[level] = self.path / "tree" / str(level)
+        return path
+
     def read_hashes(self, level: int, begin: int, end: int) -> bytes:
-        path = self.path / "tree" / str(level)
+        path = self.hashes_path(level)
         try:
             with open_regular(path, follow=False) as file:
                 file.seek(begin * 32)

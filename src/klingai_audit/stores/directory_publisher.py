@@ -24,12 +24,14 @@ class DirectoryPublication:
     def __init__(self, store: DirectoryStore) -> None:
         self._store = store
         self._ops = store.ops
+        self._put: set[int] = set()
 
     def settle(self) -> None:
         self._store.settle()
 
     def put_hashes(self, level: int, begin: int, hashes: bytes) -> None:
-        path = self._store.path / "tree" / str(level)
+        path = self._store.hashes_path(level)
+        self._put.add(level)
         try:
             fd = self._current_hash_file(level, path)
             if fd is None:
@@ -64,17 +66,18 @@ class DirectoryPublication:
         return None
 
     def sync_hashes(self) -> None:
-        for level, fd in self._store.hash_files.items():
+        for level in sorted(self._put):
             try:
-                self._ops.sync(fd)
+                self._ops.sync(self._store.hash_files[level])
             except OSError as exc:
-                raise self._store.note_failed_sync(self._store.path / "tree" / str(level), exc) from exc
+                raise self._store.note_failed_sync(self._store.hashes_path(level), exc) from exc
+        self._put.clear()
 
     def put_kept(self, size: int, note: bytes) -> None:
         self._replace(self._store.path / "checkpoints" / f"{size:020}", note)
 
     def put_checkpoint(self, note: bytes) -> None:
-        self._replace(self._store.path / "checkpoint", note)
+        self._replace(self._store.checkpoint, note)
 
     def _replace(self, path: Path, note: bytes) -> None:
         try:

@@ -24,7 +24,7 @@ from klingai_audit.tlog.merkle import (
     verify_consistency,
     verify_inclusion,
 )
-from klingai_audit.tlog.note import Note, SignatureLine, format_note, open_note, parse_note, sign_note
+from klingai_audit.tlog.note import Note, SignatureLine, format_note, open_note, parse_note, sign_note, signed_note
 from klingai_audit.tlog.proof import TlogProof, parse_proof, verify_leaf_proof, verify_proof
 from klingai_audit.tlog.strict import HASH_BYTES, MAX_SIZE
 from klingai_audit.tlog.tile import (
@@ -84,6 +84,7 @@ __all__ = [
     "peaks_at",
     "root_at",
     "sign_note",
+    "signed_note",
     "tile_path",
     "tiles_of",
     "verify_consistency",

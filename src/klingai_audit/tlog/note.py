@@ -24,6 +24,7 @@ __all__ = [
     "open_note",
     "parse_note",
     "sign_note",
+    "signed_note",
     "verify_line",
 ]
 
@@ -106,6 +107,11 @@ def format_note(note: Note) -> bytes:
 
 
 def sign_note(text: str, *signers: SignerKey) -> bytes:
+    """Return the bytes of `signed_note`. Raises: as that."""
+    return format_note(signed_note(text, *signers))
+
+
+def signed_note(text: str, *signers: SignerKey) -> Note:
     """Return `text` signed by each signer in turn (type 0x01 only; cosigners use `cosignature.cosign`).
 
     Raises: UsageError without signers, for one given twice or of another type; Malformed for unusable text.
@@ -117,7 +123,7 @@ def sign_note(text: str, *signers: SignerKey) -> bytes:
     check_printable(text, "The text of the note", lines=True)
     message = text.encode()
     lines = (SignatureLine(signer.name, signer.verifier.key_id, signer.sign(message)) for signer in signers)
-    return format_note(Note(text, tuple(lines)))
+    return Note(text, tuple(lines))
 
 
 def verify_line(text: str, line: SignatureLine, key: VerifierKey) -> int | None:

@@ -44,11 +44,13 @@ def test_block_fills_what_the_draft_leaves_open() -> None:
     assert expected == resolved
 
 
-def test_actor_without_a_block_is_a_user() -> None:
-    """An id given in the call alone is of type `user`; the reserved ids are of type `system`."""
-    assert "user" == resolve(Draft(event_type="x_test", actor_id="user@example.com")).actor_type
-    assert "service" == resolve(Draft(event_type="x_test", actor_id="farm", actor_type="service")).actor_type
-    assert "system" == resolve(Draft(event_type="x_test", actor_id="unknown")).actor_type
+def test_actor_without_a_block_is_taken_as_given() -> None:
+    """A draft that names its actor alone stays as it is; its type, if open, is left to the door."""
+    for draft in (
+        Draft(event_type="x_test", actor_id="user@example.com"),
+        Draft(event_type="x_test", actor_id="farm", actor_type="service"),
+    ):
+        assert resolve(draft) is draft
 
 
 def test_same_actor_nested_adds() -> None:
@@ -97,7 +99,7 @@ def test_what_the_log_does_takes_nothing_from_the_block() -> None:
     """An act of the log itself inside a user's block stays the log's own."""
     with acting("user@example.com", ip="192.168.1.100"):
         resolved = resolve(Draft(event_type="log_verified", actor_id="klingai-audit"))
-    assert ("klingai-audit", "system", None) == (resolved.actor_id, resolved.actor_type, resolved.ip_address)
+    assert ("klingai-audit", None, None) == (resolved.actor_id, resolved.actor_type, resolved.ip_address)
 
 
 @pytest.mark.parametrize("bad", ["", "  ", None, 5])

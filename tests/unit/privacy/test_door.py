@@ -134,6 +134,12 @@ def test_pseudonym_of_nobody_is_an_id_like_others(door: Door) -> None:
     assert is_pseudonym(shown)
 
 
+def test_an_actor_of_no_given_type_is_a_user(door: Door) -> None:
+    """Who is named without a type is of type `user`."""
+    assert "user" == admit(door, actor_id=USER).actor_type
+    assert "service" == admit(door, actor_id=USER, actor_type="service").actor_type
+
+
 def test_nobody(door: Door, subjects: SqliteSubjects) -> None:
     """Without an actor the event says `unknown`, type `system`; a policy may refuse that."""
     for given in (None, "", "unknown", " unknown "):
