@@ -125,6 +125,8 @@ def recover(*, session: SessionArgument) -> None:
         return
     again = " again: the failed sync is dealt with" if done.failed_sync else ""
     session.say(f"The log can be written{again}; it has {done.entries:,} entries.")
+    if done.checkpoint:
+        session.say("  checkpoint was lost; the head that the state folder remembers is in its place again")
     for digest in done.set_aside:
         session.say(f"  bytes that no writer acknowledged: {places.state / 'aside' / digest}")
     for name in done.tree:

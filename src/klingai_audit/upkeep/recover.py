@@ -17,6 +17,7 @@ from klingai_audit.ledger.store import Store
 from klingai_audit.log import AuditLog
 from klingai_audit.tlog.hashing import fold_tile, hash_leaves
 from klingai_audit.tlog.merkle import CompactRange
+from klingai_audit.upkeep.republish import find_head, republish
 
 __all__ = ["Mended", "RecoverResult", "mend", "recover"]
 
@@ -28,11 +29,13 @@ _TILE: Final = 256 * _HASH
 class Mended:
     """What stood in the way of opening a log and was mended.
 
-    `failed_sync` tells whether one was on record; `tree` names tree files that were written anew.
+    `failed_sync` tells whether one was on record; `tree` names tree files that were written anew; `checkpoint` tells
+    whether a lost one was put back.
     """
 
     failed_sync: bool
     tree: tuple[str, ...]
+    checkpoint: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +43,22 @@ class RecoverResult:
     """What `recover` found and did.
 
     `set_aside` are SHA-256 digests (hex) of bytes now kept in the state folder under `aside/`; `entries` is the
-    log's size in the end.
+    log's size in the end; the rest as in `Mended`.
     """
 
     failed_sync: bool
     tree: tuple[str, ...]
     set_aside: tuple[str, ...]
     entries: int
+    checkpoint: bool = False
 
 
 def recover(places: Places) -> RecoverResult:
     """Make a log writable again and open it once, so that its recovery is an entry of it; may be repeated.
 
     After a failed sync the last day file is copied, synced and renamed, its unsigned end also kept in `aside/`. Tree
-    files are written anew if they do not fit the entries, provided that the entries lead to the signed root.
+    files are written anew if they do not fit the entries, provided that the entries lead to the signed root. A
+    `checkpoint` that is gone or garbled is put back from the head that the state folder remembers, on the same terms.
     Raises: LogNotFound, LogDamaged, InconsistentCheckpoints (nothing was repaired over), AuditUnavailable.
     """
     state = StateFolder(places.state)
@@ -68,7 +73,7 @@ def recover(places: Places) -> RecoverResult:
     ) as audit:
         pass
     after = tuple(name for name in state.set_aside() if name not in before)
-    return RecoverResult(mended.failed_sync, mended.tree, after, audit.reader.size)
+    return RecoverResult(mended.failed_sync, mended.tree, after, audit.reader.size, mended.checkpoint)
 
 
 def mend(store: Store, state: StateFolder, keys: KeyFolder) -> Mended:
@@ -76,10 +81,14 @@ def mend(store: Store, state: StateFolder, keys: KeyFolder) -> Mended:
     if not store.exists():
         return Mended(failed_sync=_clear_mark(store, state, 0), tree=())
     heads = HeadReader(store, state, keys)
-    signed = [head.size for head in (heads.published(), heads.remembered()) if head is not None]
+    head, lost = find_head(store, state, heads, keys)
+    signed = [one.size for one in (head, heads.remembered()) if one is not None]
     failed = _clear_mark(store, state, max(signed, default=0))
-    published = heads.published()
-    return Mended(failed, () if published is None else _mend_tree(store, state, published.size, published.root))
+    if not lost:
+        head = heads.published()
+    tree = () if head is None else _mend_tree(store, state, head.size, head.root)
+    again = lost and head is not None and republish(store, heads, keys, head, state.put_aside)
+    return Mended(failed, tree, again)
 
 
 def _clear_mark(store: Store, state: StateFolder, covered: int) -> bool:

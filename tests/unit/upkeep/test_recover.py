@@ -158,7 +158,7 @@ def test_tree_files_are_written_anew(places: Places, how: str) -> None:
     assert recover(places).tree == ()
 
 
-@pytest.mark.parametrize("how", ["entry", "line-lost", "checkpoint", "rolled-back", "day-file-lost"])
+@pytest.mark.parametrize("how", ["entry", "line-lost", "rolled-back", "day-file-lost"])
 def test_damage_is_not_repaired_over(places: Places, tmp_path: Path, how: str) -> None:
     """Entries that contradict the signed root, or are fewer, stay as they are, and so does everything else."""
     if how == "rolled-back":
@@ -174,9 +174,6 @@ def test_damage_is_not_repaired_over(places: Places, tmp_path: Path, how: str) -
             day.write_bytes(data.replace(b"success", b"failure", 1))
         case "line-lost":
             day.write_bytes(data.split(b"\n", 1)[1])
-        case "checkpoint":
-            path = Path(places.log) / "checkpoint"
-            path.write_bytes(path.read_bytes().replace(b"\n8\n", b"\n7\n"))
         case "day-file-lost":
             day.unlink()
     before = content(places)
@@ -188,6 +185,136 @@ def test_damage_is_not_repaired_over(places: Places, tmp_path: Path, how: str) -
     with pytest.raises(LogDamaged):
         recover(places)
     assert before == content(places)
+
+
+def lose(places: Places, how: str) -> bytes:
+    """Delete or garble `checkpoint`; returns what stands there then."""
+    path = Path(places.log) / "checkpoint"
+    data = path.read_bytes()
+    changed = {
+        "deleted": None,
+        "empty": b"",
+        "garbage": b"\0" * 300,
+        "smaller": data.replace(b"\n8\n", b"\n7\n"),
+        "torn": data[: len(data) // 2],
+        "unsigned": data[: data.index(b"\n\n") + 2],
+    }[how]
+    assert changed != data
+    if changed is None:
+        path.unlink()
+        return b""
+    path.write_bytes(changed)
+    return changed
+
+
+@pytest.mark.parametrize("how", ["deleted", "empty", "garbage", "smaller", "torn", "unsigned"])
+@pytest.mark.parametrize("tree", ["whole", "lost"])
+def test_a_lost_checkpoint_is_put_back(places: Places, how: str, tree: str) -> None:
+    """From the remembered head; what stood there is kept aside and named by an entry; nothing else changes."""
+    day = day_of(places)
+    before = day.read_bytes()
+    stood = lose(places, how)
+    if tree == "lost":
+        (Path(places.log) / "tree" / "0").unlink()
+    with pytest.raises(LogDamaged):
+        opened(places)
+    result = recover(places)
+    assert (result.checkpoint, result.tree) == (True, () if tree == "whole" else ("tree/0",))
+    assert day.read_bytes().startswith(before)
+    assert result.set_aside == ((hashlib.sha256(stood).hexdigest(),) if stood else ())
+    assert look(places).types().count("log_recovered") == len(result.set_aside)
+    with opened(places) as audit:
+        assert audit.verify().exit_code == 0
+    assert not recover(places).checkpoint
+
+
+@pytest.mark.parametrize("how", ["deleted", "garbage"])
+@pytest.mark.parametrize("damage", ["changed", "cut", "memory-gone", "memory-garbled"])
+def test_a_lost_checkpoint_is_not_put_over_damage(places: Places, how: str, damage: str) -> None:
+    """Entries that do not lead to the remembered root, or no remembered head: everything stays as it is."""
+    lose(places, how)
+    day = day_of(places)
+    lines = day.read_bytes().splitlines(keepends=True)
+    memory = places.state / "heads" / "head"
+    if damage == "changed":
+        day.write_bytes(b"".join(lines).replace(b"success", b"failure", 1))
+    elif damage == "cut":
+        day.write_bytes(b"".join(lines[:-1]))
+    elif damage == "memory-gone":
+        memory.unlink()
+    else:
+        memory.write_bytes(memory.read_bytes().replace(b"\n8\n", b"\n7\n"))
+    before = content(places)
+    with pytest.raises(LogDamaged):
+        recover(places)
+    assert before == content(places)
+
+
+def test_a_kept_checkpoint_may_be_the_newer_one(places: Places) -> None:
+    """A state folder from a backup remembers less than the log itself keeps: the larger signed head is put back."""
+    old = (places.state / "heads" / "head").read_bytes()
+    with opened(places) as audit:
+        audit.log("x_test", "user@example.com").wait("published")
+    newest = (Path(places.log) / "checkpoint").read_bytes()
+    (places.state / "heads" / "head").write_bytes(old)
+    lose(places, "deleted")
+    assert recover(places).checkpoint
+    assert newest in {path.read_bytes() for path in (Path(places.log) / "checkpoints").iterdir()}
+    look(places)
+
+
+def test_kept_checkpoints_that_were_not_written_yet(places: Places) -> None:
+    """A writer that died after it remembered a head has not kept the checkpoints before it: they are made up for."""
+    with opened(places) as audit:
+        audit.log("x_test", "user@example.com").wait("published")
+    kept = sorted((Path(places.log) / "checkpoints").iterdir())
+    names = [path.name for path in kept]
+    assert len(names) == 2
+    for path in kept:
+        path.unlink()
+    lose(places, "deleted")
+    recover(places)
+    assert names == [path.name for path in sorted((Path(places.log) / "checkpoints").iterdir())][: len(names)]
+    look(places)
+
+
+def test_putting_a_checkpoint_back_can_be_repeated(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recover that is killed at some moment of it is completed by the next one."""
+    lose(places, "garbage")
+    for part in ("audit", "audit.keys", "audit.state"):
+        shutil.copytree(tmp_path / part, tmp_path / "broken" / part)
+    died = 0
+    for moment in range(0, 60, 3):
+        base = tmp_path / str(moment)
+        shutil.copytree(tmp_path / "broken", base)
+        there = Places.resolve(base / "audit")
+        died += die_at(there, moment, monkeypatch)
+        recover(there)
+        assert look(there).types().count("x_test") == 5
+    assert died > 5
+
+
+def die_at(places: Places, moment: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Recover in a process that ends with its `moment`-th opening of a file; returns whether it came to that."""
+
+    def act(tell: Tell) -> None:
+        import os
+
+        real, left = os.open, moment
+
+        def counted(*arguments: object, **options: object) -> int:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os._exit(9)
+            return real(*arguments, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(os, "open", counted)
+        recover(places)
+
+    return Child(act).wait() == 9
 
 
 def test_there_is_nothing_to_recover_without_a_log(tmp_path: Path) -> None:
@@ -209,22 +336,7 @@ def test_recover_that_dies_can_be_repeated(places: Places, tmp_path: Path, monke
         shutil.copytree(tmp_path / "broken", base)
         there = Places.resolve(base / "audit")
 
-        def act(tell: Tell, there: Places = there, moment: int = moment) -> None:
-            import os
-
-            real, left = os.open, moment
-
-            def counted(*arguments: object, **options: object) -> int:
-                nonlocal left
-                left -= 1
-                if left < 0:
-                    os._exit(9)
-                return real(*arguments, **options)  # type: ignore[arg-type]
-
-            monkeypatch.setattr(os, "open", counted)
-            recover(there)
-
-        died += Child(act).wait() == 9
+        died += die_at(there, moment, monkeypatch)
         recover(there)
         assert look(there).types().count("x_test") >= 6
     assert died > 5
