@@ -22,6 +22,7 @@ SECRET = "whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI="
 SAID = ("prompt_submitted", "success")
 STARTED = ("video_generation_started", "success")
 COMPLETED = ("video_generation_completed", "success")
+FAILED = ("video_generation_failed", "failure")
 CHANGED = ("task_status_changed", "success")
 CLAIMED = ("task_status_changed", "unknown")
 ENDS = ("video_generation_completed", "video_generation_failed", "task_completed")
@@ -53,8 +54,9 @@ def whole(world: World, task_id: str) -> list[dict[str, Any]]:
     assert len({entry["actor_id"] for entry in told}) == 1
     charges = [charge for entry in entries for charge in entry["metadata"].get("charge", ())]
     world.sim.account.settle(world.sim.now_ms())
-    assert [line.payment.amount for line in world.sim.account.deductions] == [world.sim.task(task_id).charge]
-    assert [Decimal(charge["amount"]) for charge in charges] == [world.sim.task(task_id).charge]
+    deducted = [line.payment.amount for line in world.sim.account.deductions if line.payment.amount]
+    assert deducted == [amount for amount in [world.sim.task(task_id).charge] if amount]
+    assert deducted == [amount for charge in charges if (amount := Decimal(charge["amount"]))]
     assert [] == [finding.kind for finding in world.audit.verify().findings]
     return [entry for entry in entries if entry["event_type"] in ENDS]
 
@@ -73,18 +75,20 @@ def test_a_callback_before_the_create_reply(world: World, gate: Gate, generation
     assert ["callback"] == [end["metadata"]["via"] for end in whole(world, task.id)]
 
 
+@pytest.mark.parametrize("prompt,end", [("a serene lake", COMPLETED), ("a doomed lake", FAILED)])
 @pytest.mark.parametrize("generation", MODELS)
-def test_an_end_before_the_create_reply(world: World, gate: Gate, generation: str) -> None:
+def test_an_end_before_the_create_reply(world: World, gate: Gate, generation: str, prompt: str, end: Any) -> None:
     """Even the end may come first; the create's reply and the polls after it add no second one."""
     model, credentials = MODELS[generation]
     world.sim.queue_seconds = world.sim.render_seconds = 0
     world.sim.callbacks.script("early")
     with world.client(**credentials) as kling:
-        task = kling.text_to_video("a serene lake", model=model, callback_url=gate.url)
-        assert ["succeeded"] == [told.status for told in gate.told]
-        task.wait(poll_interval=POLL)
-    assert [SAID, COMPLETED, STARTED] == world.story()
-    assert len(whole(world, task.id)) == 1
+        task = kling.text_to_video(prompt, model=model, callback_url=gate.url)
+        assert ["verified"] == [told.verdict for told in gate.told]
+        assert gate.told[0].status in ("succeeded", "failed")
+        task.refresh()
+    assert [SAID, end, STARTED] == world.story()
+    assert [model] == [entry["metadata"]["model"] for entry in whole(world, task.id)]
 
 
 FAULTS = {

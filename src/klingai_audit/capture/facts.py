@@ -216,6 +216,10 @@ class Shelf(Protocol):
         """What the log tells of an order."""
         ...
 
+    def ordered_as(self, external_id: str) -> str | None:
+        """The correlation of the order that a caller gave this id of its own; of several, that which was lost."""
+        ...
+
     def add_poll(self, thing: str, when: dt.datetime) -> bool:
         """Count a poll that was no news; False if it could not be counted."""
         ...
@@ -259,6 +263,14 @@ class Background(Protocol):
 
     def unresolved(self, correlation_id: str) -> Mapping[str, str] | None:
         """The note of an act that ended without anyone knowing if it took effect; None if there is none."""
+        ...
+
+    def lost_order(self, external_id: str) -> str | None:
+        """The correlation of an unresolved act that a caller gave this id of its own; None if there is none."""
+        ...
+
+    def ordered(self, correlation_id: str) -> Mapping[str, str] | None:
+        """The note of an act that was announced, whatever became of it; None if nobody knows of one."""
         ...
 
 

@@ -58,6 +58,7 @@ class Memory:
         self._things: OrderedDict[str, _Thing] = OrderedDict()
         self._links: OrderedDict[bytes, tuple[str, str]] = OrderedDict()
         self._unresolved: OrderedDict[str, Mapping[str, str]] = OrderedDict()
+        self._external: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
 
     def known(self, thing: str) -> Known | None:
@@ -92,11 +93,27 @@ class Memory:
             found = dict(order.note) if order is not None and order.lost else None
         return found
 
+    def ordered(self, correlation_id: str) -> Mapping[str, str] | None:
+        """The note of an act that was announced, whatever became of it; None if nobody knows of one."""
+        order = None if self._shelf is None else self._shelf.order(correlation_id)
+        return None if order is None else order.note
+
+    def lost_order(self, external_id: str) -> str | None:
+        """The correlation of an unresolved act that a caller gave this id of its own; None if there is none."""
+        with self._lock:
+            found = self._external.get(external_id)
+        if found is None and self._shelf is not None:
+            found = self._shelf.ordered_as(external_id)
+        return found if found is not None and self.unresolved(found) is not None else None
+
     def leave_unresolved(self, correlation_id: str, note: Mapping[str, str]) -> None:
-        """Remember that the act of this correlation may or may not have taken effect."""
+        """Remember that the act of this correlation may or may not have taken effect; `note` may name an external_id."""
         with self._lock:
             self._unresolved[correlation_id] = note
             _limit(self._unresolved, MAX_UNRESOLVED)
+            if "external_id" in note:
+                self._external[note["external_id"]] = correlation_id
+                _limit(self._external, MAX_UNRESOLVED)
 
     def observe(self, sight: Sight, token: Actor | None, when: dt.datetime, *, poll: bool, all_reads: bool) -> News:
         """Take in a sight and say whether it is news; of equal sights in several threads, one is.

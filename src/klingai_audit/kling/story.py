@@ -145,11 +145,13 @@ def opening_note(scene: Scene) -> dict[str, str]:
 
 
 def correlation_of(task_id: str, external_id: str | None, background: Background, known: Known | None) -> str:
-    """What joins the entries of a task: what this process knows, else the caller's id, else one made of the task's."""
+    """What joins the entries of a task: what is known of it or of the caller's id, else one made of the task's id."""
     if known is not None:
         return known.correlation_id
-    if external_id is not None and is_event_id(external_id):
-        return external_id
+    if external_id is not None:
+        ordered = external_id if is_event_id(external_id) else background.lost_order(external_id)
+        if ordered is not None:
+            return ordered
     return end_event_id(background.origin, task_id, "succeeded")
 
 
@@ -158,7 +160,8 @@ def task_outcomes(task: TaskRecord, scene: Scene, known: Known | None) -> list[O
     background, reply = scene.background, scene.reply
     correlation = correlation_of(task.id, task.external_id, background, known)
     lost = background.unresolved(correlation) if known is None else None
-    note = dict(known.note if known else lost or {})
+    # A callback may be faster than the reply to the order.
+    note = dict(known.note if known else lost or background.ordered(correlation) or {})
     product = note.get("product") or scene.row.product or task.product
     if product:
         note["product"] = product

@@ -21,6 +21,7 @@ class Shelf:
         self.works = works
         self.tasks: dict[str, Filed] = {}
         self.orders: dict[str, Filed] = {}
+        self.names: dict[str, str] = {}
         self.polls: dict[str, list[dt.datetime]] = {}
         self.deliveries: set[str] = set()
         self.closed = self.forked = False
@@ -30,6 +31,9 @@ class Shelf:
 
     def order(self, correlation_id):
         return self.orders.get(correlation_id) if self.works else None
+
+    def ordered_as(self, external_id):
+        return self.names.get(external_id) if self.works else None
 
     def add_poll(self, thing, when):
         self.polls.setdefault(thing, []).append(when)
@@ -144,12 +148,14 @@ def test_who_ordered(kind, expected):
 
 
 def test_lost_orders_of_other_processes():
-    """What nobody answered there is unresolved here."""
+    """What nobody answered there is unresolved here; what was announced is known in any case."""
     shelf = Shelf()
     memory = Memory("o", shelf)
     shelf.orders |= {"lost": filed(None, lost=True), "open": filed(None)}
     assert memory.unresolved("lost") == {"product": "image"}
     assert memory.unresolved("open") is memory.unresolved("none") is None
+    assert memory.ordered("open") == {"product": "image"}
+    assert memory.ordered("none") is Memory("o").ordered("open") is None
 
 
 def test_what_is_no_task_stays_here():
