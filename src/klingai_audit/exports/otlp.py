@@ -94,7 +94,6 @@ class OtlpSink:
         self, url: str, *, ca: str | None = None, certificate: str | None = None, key: str | None = None
     ) -> None:
         try:
-            import requests
             from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
         except ImportError as exc:
             raise MissingExtra(
@@ -105,15 +104,13 @@ class OtlpSink:
         logging.getLogger("opentelemetry").addHandler(logging.NullHandler())  # our errors say what it would print
         self._where = urlsplit(url).netloc.rpartition("@")[2]
         self._answers = _Answers()
-        session = requests.Session()
-        session.hooks["response"].append(self._answers.note)
         self._exporter = OTLPLogExporter(
             url,
             certificate_file=ca,
             client_certificate_file=certificate,
             client_key_file=key,
             timeout=ANSWER_SECONDS,
-            session=session,
+            session=_session(self._answers),
         )
         self.settled = Position(0, None)
 
@@ -142,6 +139,11 @@ class OtlpSink:
         result = self._exporter.export([_to_otel(record) for record in records])
         status, refused, reason = self._answers.status, self._answers.refused, self._answers.reason
         span = f"entries {records[0].seq} to {records[-1].seq}"
+        if status is None and self._answers.distrusted:
+            raise StorageError(
+                f"The certificate of {self._where} is not to be trusted.",
+                do="Name the authority that issued it: --ca FILE",
+            )
         if status is None:
             raise SinkLost(f"{self._where} cannot be reached.", do="Is the receiver running, and the address right?")
         if status in _TRY_AGAIN or status >= 500:
@@ -168,6 +170,7 @@ class OtlpSink:
 class _Answers:
     """What the receiver answered last: HTTP status (None: nothing), and how many records it refused, and why.
 
+    `distrusted`: its certificate is not one to trust.
     `understood` is false where the answer is none of a receiver of OTLP, such as a page of a proxy.
     """
 
@@ -178,6 +181,7 @@ class _Answers:
         """Forget it, before the next request."""
         self.status: int | None = None
         self.understood = True
+        self.distrusted = False
         self.refused = 0
         self.reason = ""
 
@@ -201,6 +205,31 @@ class _Answers:
             self.understood = False
         self.refused = answer.partial_success.rejected_log_records
         self.reason = answer.partial_success.error_message
+
+
+class _Unreached(Exception):
+    """No answer came; of a kind that the exporter does not wait out by itself, because our caller does."""
+
+
+def _session(answers: _Answers) -> requests.Session:
+    """Return a session that tells `answers` everything, and for which a given authority wins over the environment's."""
+    import requests
+
+    class Session(requests.Session):
+        def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+            try:
+                return super().request(*args, **kwargs)
+            except requests.RequestException as exc:
+                answers.distrusted = "CERTIFICATE_VERIFY_FAILED" in str(exc)
+                raise _Unreached from None
+
+        def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+            verify = self.verify if verify is None else verify
+            return super().merge_environment_settings(url, proxies, stream, verify, cert)
+
+    session = Session()
+    session.hooks["response"].append(answers.note)
+    return session
 
 
 def _check_readable(name: str | None) -> None:
