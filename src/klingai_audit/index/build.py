@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,19 +18,25 @@ from klingai_audit.durable import PRIVATE_MODE, TEMPORARY_SUFFIX, FileOps
 from klingai_audit.errors import Malformed
 from klingai_audit.index.columns import read_sql
 from klingai_audit.index.engine import quote
-from klingai_audit.index.manifest import Segment, digest_file, identity_of
+from klingai_audit.index.lines import Block
+from klingai_audit.index.manifest import Part, Segment, digest_file, identity_of
+from klingai_audit.index.places import PLACES_SUFFIX, Places, pack_places
 from klingai_audit.tlog.merkle import leaf_hash
 
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["SEGMENT_ENTRIES", "Builder"]
+__all__ = ["SEGMENT_ENTRIES", "Builder", "Progress"]
 
 SEGMENT_ENTRIES: Final = 65_536
 """Entries of a full segment; smaller ones hold the log's tail until they are merged."""
 
-_COPY: Final = "COPY ({}) TO {} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE 65536)"
-_EVENT_ID: Final = slice(24, 60)
+_COPY: Final = (
+    "COPY ({}) TO {} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE 65536,"
+    " PARQUET_VERSION v2, DICTIONARY_SIZE_LIMIT 5000, WRITE_BLOOM_FILTER false)"
+)
+
+_IDS_AT_ONCE: Final = 1 << 23
 
 Progress = Callable[[int], None]
 """Called with the number of entries covered so far."""
@@ -36,12 +44,13 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Lines written for the engine to read: entries `[begin, end)` at positions `places`."""
+    """Lines written for the engine to read: entries `[begin, end)`, each at its place, the last one's leaf hash."""
 
     path: Path
     begin: int
     end: int
-    places: tuple[int, int]
+    places: array[int]
+    place_after: int
     leaf: str
 
 
@@ -54,61 +63,60 @@ class Builder:
         self._ops = ops
         self._number = 0
 
-    def build(
-        self, lines: Iterator[bytes], begin: int, place: int, old: Sequence[Segment], progress: Progress | None
-    ) -> list[Segment]:
-        """Return durable segments for `lines`, which are the entries from `begin` on, the first at position `place`.
+    def build(self, blocks: Iterator[Block], begin: int, place: int, progress: Progress | None) -> list[Segment]:
+        """Return durable segments for the lines of `blocks`: the entries from `begin` on, the first at `place`.
 
-        `old` are the segments before them. Raises: Malformed for a line that is no entry, or not the one that
-        belongs there; OSError.
+        Raises: Malformed for a line that is no entry, or not the one that belongs there; OSError.
         """
         made: list[Segment] = []
-        workers = min(4, os.cpu_count() or 1)
+        workers = max(2, min(4, os.cpu_count() or 1))
         with ThreadPoolExecutor(workers) as pool:
-            under_way: list[Future[Segment]] = []
-            for chunk in self._chunks(lines, begin, place):
+            under_way: deque[Future[Segment]] = deque()
+            for chunk in self._chunks(blocks, begin, place):
                 under_way.append(pool.submit(self._segment, chunk))
                 if len(under_way) > workers:
-                    made.append(under_way.pop(0).result())
+                    made.append(under_way.popleft().result())
                     if progress is not None:
                         progress(made[-1].end)
             made += [future.result() for future in under_way]
-        made = self._mark_repeats(made, old)
-        if made:
-            self._ops.sync_folder(self._folder)
         return made
 
     def merge(self, parts: Sequence[Segment]) -> Segment:
         """Return one durable segment that holds what `parts`, neighbours in order, hold."""
-        files = ", ".join(quote(str(self._folder / part.name)) for part in parts)
-        first, last = parts[0], parts[-1]
-        chunk = _Chunk(Path(), first.begin, last.end, (first.places[0], last.places[1]), last.leaf)
-        return self._write(f"SELECT * FROM read_parquet([{files}])", chunk)
+        return self._write(f"SELECT * FROM {self._files(parts)}", self._chunk_of(parts))
 
-    def _chunks(self, lines: Iterator[bytes], begin: int, place: int) -> Iterator[_Chunk]:
+    def _chunk_of(self, parts: Sequence[Segment]) -> _Chunk:
+        places = array("Q")
+        known = Places(self._folder, parts)
+        places.extend(known.find(seq) or 0 for part in parts for seq in range(part.begin, part.end))
+        first, last = parts[0], parts[-1]
+        return _Chunk(Path(), first.begin, last.end, places, last.places[1], last.leaf)
+
+    def _chunks(self, blocks: Iterator[Block], begin: int, place: int) -> Iterator[_Chunk]:
+        rest: deque[Block] = deque()
         while True:
-            wanted = SEGMENT_ENTRIES - begin % SEGMENT_ENTRIES
             path = self._folder / f"lines-{begin}{TEMPORARY_SUFFIX}"
             fd = self._ops.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_MODE)
-            end, here, last = begin, place, b""
+            places, last = array("Q"), b""
             try:
-                while batch := list(islice(lines, min(4096, wanted - (end - begin)))):
-                    pieces = []
-                    for line in batch:
-                        if line[:1] != b"{":
-                            raise _not_an_entry(line)
-                        pieces.append(b'{"place":%d,%b' % (here, line[1:]))
-                        here += len(line) + 1
-                    pieces.append(b"")
-                    self._ops.write_all(fd, b"\n".join(pieces))
-                    end, last = end + len(batch), batch[-1]
+                wanted = SEGMENT_ENTRIES - begin % SEGMENT_ENTRIES
+                while wanted and (block := rest.popleft() if rest else next(blocks, None)) is not None:
+                    if len(block.lengths) > wanted:
+                        block, after = _split(block, wanted)
+                        rest.append(after)
+                    self._ops.write_all(fd, block.data)
+                    steps = accumulate(block.lengths, initial=place)
+                    places.extend(steps)
+                    place = places.pop()
+                    wanted -= len(block.lengths)
+                    last = block.data[-block.lengths[-1] : -1]
             finally:
                 self._ops.close(fd)
-            if end == begin:
+            if not places:
                 self._ops.unlink(path)
                 return
-            yield _Chunk(path, begin, end, (place, here), leaf_hash(last).hex())
-            begin, place = end, here
+            yield _Chunk(path, begin, begin + len(places), places, place, leaf_hash(last).hex())
+            begin += len(places)
 
     def _segment(self, chunk: _Chunk) -> Segment:
         import duckdb
@@ -134,58 +142,80 @@ class Builder:
                 f"Lines {chunk.begin} to {chunk.end - 1} of the log do not hold the entries of these numbers.",
                 do="Preserve the files as they are and run: klingai-audit verify",
             )
+        part = self._place(temporary, f"{chunk.begin:012}-{chunk.end:012}")
+        places = (self._folder / part.name).with_suffix(PLACES_SUFFIX)
+        self._ops.replace(places, pack_places(chunk.places), mode=PRIVATE_MODE)
+        return Segment(
+            name=part.name,
+            sha256=part.sha256,
+            identity=part.identity,
+            begin=chunk.begin,
+            end=chunk.end,
+            places=(chunk.places[0], chunk.place_after),
+            leaf=chunk.leaf,
+        )
+
+    def find_repeats(self, made: Sequence[Segment], old: Sequence[Segment], known: Part | None) -> Part | None:
+        """Return the durable list of entries whose event id stands in an earlier one, in `old` or among `made`.
+
+        `known` lists those of `old`; it is returned if there are no others.
+        """
+        if not made:
+            return known
+        new, passes = self._files(made), 1 + (made[-1].end - made[0].begin) // _IDS_AT_ONCE
+        with self._engine.cursor() as cursor:
+            cursor.execute("CREATE OR REPLACE TEMP TABLE repeats (seq UBIGINT)")
+            for number in range(passes):
+                some = f"hash(event_id) % {passes} = {number}"
+                again = f"SELECT event_id FROM {new} WHERE {some} GROUP BY event_id HAVING count(*) > 1"
+                if old:
+                    again += (
+                        f" UNION SELECT event_id FROM {new} WHERE {some}"
+                        f" AND event_id IN (SELECT event_id FROM {self._files(old)})"
+                    )
+                cursor.execute(f"CREATE OR REPLACE TEMP TABLE again AS {again}")
+                if cursor.execute("SELECT count(*) FROM again").fetchone() == (0,):
+                    continue
+                cursor.execute(
+                    "INSERT INTO repeats SELECT seq FROM (SELECT seq, row_number() OVER (PARTITION BY event_id ORDER BY"
+                    f" seq) AS n FROM {self._files([*old, *made])} WHERE event_id IN (SELECT event_id FROM again))"
+                    f" WHERE n > 1 AND seq >= {made[0].begin}"
+                )
+            if cursor.execute("SELECT count(*) FROM repeats").fetchone() == (0,):
+                return known
+            before = "" if known is None else f" UNION SELECT seq FROM {self._files([known])}"
+            return self._write_repeats(cursor, f"SELECT seq FROM repeats{before} ORDER BY seq")
+
+    def cut_repeats(self, known: Part, end: int) -> Part:
+        """Return the durable list of what `known` lists below `end`."""
+        with self._engine.cursor() as cursor:
+            return self._write_repeats(cursor, f"SELECT seq FROM {self._files([known])} WHERE seq < {end} ORDER BY seq")
+
+    def _write_repeats(self, cursor: duckdb.DuckDBPyConnection, sql: str) -> Part:
+        self._number += 1
+        temporary = self._folder / f"repeats-{self._number}{TEMPORARY_SUFFIX}"
+        cursor.execute(_COPY.format(sql, quote(str(temporary))))
+        return self._place(temporary, "repeats")
+
+    def _place(self, temporary: Path, stem: str) -> Part:
+        """Make a file durable and name it by what it holds."""
         fd = self._ops.open(temporary, os.O_RDONLY)
         try:
             self._ops.sync(fd)
         finally:
             self._ops.close(fd)
         digest = digest_file(temporary)
-        path = self._folder / f"{chunk.begin:012}-{chunk.end:012}-{digest[:16]}.parquet"
+        path = self._folder / f"{stem}-{digest[:16]}.parquet"
         self._ops.rename(temporary, path)
-        return Segment(
-            name=path.name,
-            begin=chunk.begin,
-            end=chunk.end,
-            places=chunk.places,
-            leaf=chunk.leaf,
-            sha256=digest,
-            identity=identity_of(path),
-        )
+        return Part(name=path.name, sha256=digest, identity=identity_of(path))
 
-    def _mark_repeats(self, made: list[Segment], old: Sequence[Segment]) -> list[Segment]:
-        """Write again, with `first` false where an event id was seen before, the segments that hold such entries."""
-        if not made:
-            return made
-        new = self._files(made)
-        again = f"SELECT event_id FROM {new} GROUP BY event_id HAVING count(*) > 1"
-        if old:
-            again += f" UNION SELECT event_id FROM {new} WHERE event_id IN (SELECT event_id FROM {self._files(old)})"
-        with self._engine.cursor() as cursor:
-            ids = cursor.execute(again).fetchall()
-            if not ids:
-                return made
-            cursor.execute(f"CREATE OR REPLACE TEMP TABLE again AS {again}")
-            cursor.execute(
-                "CREATE OR REPLACE TEMP TABLE repeats AS SELECT seq FROM (SELECT seq, event_id, row_number() OVER"
-                f" (PARTITION BY event_id ORDER BY seq) AS n FROM {self._files([*old, *made])}"
-                " WHERE event_id IN (SELECT event_id FROM again)) WHERE n > 1"
-            )
-            repeats = [row[0] for row in cursor.execute("SELECT seq FROM repeats").fetchall()]
-        return [self._marked(part, repeats) for part in made]
-
-    def _marked(self, part: Segment, repeats: list[int]) -> Segment:
-        inside = [seq for seq in repeats if part.begin <= seq < part.end]
-        if not inside:
-            return part
-        sql = f"SELECT * REPLACE (seq NOT IN ({', '.join(map(str, inside))}) AS first)"
-        chunk = _Chunk(Path(), part.begin, part.end, part.places, part.leaf)
-        marked = self._write(f"{sql} FROM {self._files([part])}", chunk)
-        if marked.name != part.name:
-            self._ops.unlink(self._folder / part.name)
-        return marked
-
-    def _files(self, parts: Iterable[Segment]) -> str:
+    def _files(self, parts: Iterable[Part]) -> str:
         return f"read_parquet([{', '.join(quote(str(self._folder / part.name)) for part in parts)}])"
+
+
+def _split(block: Block, count: int) -> tuple[Block, Block]:
+    at = sum(block.lengths[:count])
+    return Block(block.data[:at], block.lengths[:count]), Block(block.data[at:], block.lengths[count:])
 
 
 def _not_an_entry(line: bytes) -> Malformed:

@@ -133,7 +133,7 @@ def _run(engine: duckdb.DuckDBPyConnection, request: dict[str, Any]) -> dict[str
     if len(statements) != 1:
         raise _Refused(f"it holds {len(statements)} statements")
     row = engine.execute(f"SELECT json_serialize_sql({_quote(text)})").fetchone()
-    tree = json.loads(row[0]) if row else {"error": True}
+    tree: dict[str, Any] = json.loads(row[0]) if row else {"error": True}
     if tree.get("error") or len(tree["statements"]) != 1:
         raise _Refused(
             "only SELECT is allowed" if statements[0].type != duckdb.StatementType.SELECT else "it is no SELECT"
@@ -155,7 +155,7 @@ def _fetch(result: duckdb.DuckDBPyConnection, limit: int) -> dict[str, Any]:
     rows: list[list[Any]] = []
     size = 0
     while len(rows) <= limit and (batch := result.fetchmany(min(1024, limit + 1 - len(rows)))):
-        texts = (value for row in batch for value in row if isinstance(value, str))
+        texts: list[str] = [value for row in batch for value in row if isinstance(value, str)]
         size += sum(map(len, texts))
         if size > _MAX_ANSWER:
             raise MemoryError

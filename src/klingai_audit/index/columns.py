@@ -7,6 +7,7 @@ from here. Allowed callers: this room, views, tools.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -14,7 +15,7 @@ from typing import Final
 from klingai_audit.event.types import EVENT_TYPES
 from klingai_audit.kling.endpoints import ROWS
 
-__all__ = ["COLUMNS", "END_TYPES", "SCHEMA", "TASK_TYPES", "Column", "empty_sql", "read_sql"]
+__all__ = ["COLUMNS", "END_TYPES", "SCHEMA", "TASK_TYPES", "Column", "empty_sql", "events_sql", "read_sql"]
 
 END_TYPES: Final = frozenset(
     {"task_completed", "resource_created"}
@@ -34,20 +35,31 @@ _MONEY: Final = "DECIMAL(38,9)"
 class Column:
     """One column of `events`: its DuckDB type, what it means (unit included), and how it comes from an entry.
 
-    `sql` is an expression over the entry's members and over `items`, its charges as read; None for a member as it is.
+    `sql` is an expression over the entry's members, over `items` (its charges as read) and over `stated` (members of
+    its metadata); None for a member as it is. One that is not `stored` is computed from stored ones when asked for.
     """
 
     name: str
     type: str
     meaning: str
     sql: str | None = None
+    stored: bool = True
 
 
 def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in sorted(names))
 
 
+_STATED: Final = (
+    *("task_id", "external_task_id", "model", "key_fingerprint", "phase", "code", "sha256", "bytes", "elapsed_ms"),
+)
+
+
 def _stated(name: str) -> str:
+    return f"stated[{_STATED.index(name) + 1}]"
+
+
+def _looked_up(name: str) -> str:
     return f"json_extract_string(metadata, '$.{name}')"
 
 
@@ -83,7 +95,7 @@ COLUMNS: Final = (
     Column("timestamp", "TIMESTAMP", "When it happened, by the source's clock: UTC, microseconds."),
     Column("logged_at", "TIMESTAMP", "When the log sequenced it, by the log's clock: UTC, microseconds."),
     Column("event_type", "VARCHAR", "A name of docs/events.md, or `x_…`."),
-    Column("category", "VARCHAR", "The event type's category; `custom` for `x_…`.", _category()),
+    Column("category", "VARCHAR", "The event type's category; `custom` for `x_…`.", _category(), stored=False),
     Column("actor_id", "VARCHAR", "Who acted: a pseudonym (`p_…`), or a literal for what is no person."),
     Column("actor_type", "VARCHAR", "`user`, `admin`, `service` or `system`, or what the caller said."),
     Column("on_behalf_of", "VARCHAR", "Pseudonym of the person for whom the actor acted."),
@@ -115,6 +127,7 @@ COLUMNS: Final = (
         "`action` where it is an operation of Kling's API, else NULL. On the end of a task it is the call that saw the"
         " end, not the one that ordered the task; `correlation_id` joins the two.",
         f"CASE WHEN action IN ({_quoted({row.action for row in ROWS})}) THEN action END",
+        stored=False,
     ),
     Column(
         "api_key",
@@ -126,7 +139,9 @@ COLUMNS: Final = (
         "api_key_name",
         "VARCHAR",
         "The credential's name where the entry states it: on `api_key_rotated`, which declares it.",
-        f"coalesce({_stated('api_key_name')}, CASE WHEN event_type = 'api_key_rotated' THEN {_stated('name')} END)",
+        f"coalesce({_looked_up('api_key_name')},"
+        f" CASE WHEN event_type = 'api_key_rotated' THEN {_looked_up('name')} END)",
+        stored=False,
     ),
     Column("phase", "VARCHAR", "`intent` on the entry written before an act, else NULL.", _stated("phase")),
     Column("code", "VARCHAR", "Kling's error code.", _stated("code")),
@@ -151,6 +166,7 @@ COLUMNS: Final = (
         "What the end of a task states as charged; NULL if it states nothing. `unit` is `video units`, `image units`,"
         " …, or a currency with its kind of cash. Different units never add up.",
         "CASE WHEN len(items) > 0 THEN list_transform(items, lambda x: {'unit': x.unit, 'amount': x.amount}) END",
+        stored=False,
     ),
     Column("units", _MONEY, "Pack units charged, if all are of one pack type; else see `charges`.", _sum(*_PACK)),
     Column(
@@ -171,7 +187,8 @@ COLUMNS: Final = (
         "BOOLEAN",
         "True on the first entry with this `event_id`. Count and add up `WHERE first`: several observers of one end,"
         " and a retry, write the same id again.",
-        "TRUE",
+        "seq NOT IN (SELECT seq FROM {repeats})",
+        stored=False,
     ),
 )
 """The columns of `events`, in order."""
@@ -193,32 +210,41 @@ _ITEM: Final = (
     f" 'pack': CASE WHEN x.charge_type = 'unit' THEN coalesce({_PACKAGE}, 'unnamed') END,"
     " 'currency': CASE WHEN x.charge_type IS DISTINCT FROM 'unit' THEN coalesce(nullif(x.currency, ''), 'unnamed') END}"
 )
-_COLUMN_LIST: Final = ", ".join(f"{c.sql or c.name} AS {c.name}" for c in COLUMNS)
 _TYPED: Final = ", ".join(f"CAST({name} AS TIMESTAMP) AS {name}" for name in _TIMES)
 _ITEMS: Final = (
     f"list_filter(list_transform(CASE WHEN event_type IN ({_quoted(END_TYPES)}) THEN json_transform("
     f"json_extract(metadata, '$.charge'), '{_SHAPE}') END, lambda x: {_ITEM}), lambda x: x.amount IS NOT NULL)"
 )
+_PATHS: Final = ", ".join(f"'$.{name}'" for name in _STATED)
+_STORED: Final = ", ".join(f"{column.sql or column.name} AS {column.name}" for column in COLUMNS if column.stored)
 _READ: Final = (
-    f"SELECT {_COLUMN_LIST}, place FROM (SELECT * REPLACE ({_TYPED}), {_ITEMS} AS items FROM read_json({{path}},"
-    f" format='newline_delimited', auto_detect=false, maximum_object_size=1048576, columns={{place: 'UBIGINT',"
-    f" {_READ_AS}}}))"
+    f"SELECT {_STORED} FROM (SELECT * REPLACE ({_TYPED}), {_ITEMS} AS items, json_extract_string(metadata, [{_PATHS}])"
+    f" AS stated FROM read_json({{path}}, format='newline_delimited', auto_detect=false, maximum_object_size=1048576,"
+    f" columns={{{_READ_AS}}}))"
+)
+_EVENTS: Final = ", ".join(
+    column.name if column.stored else f"{(column.sql or column.name).replace('items', _ITEMS)} AS {column.name}"
+    for column in COLUMNS
 )
 
-SCHEMA: Final = hashlib.sha256(_READ.encode()).hexdigest()
+SCHEMA: Final = hashlib.sha256(f"{_READ} {sys.byteorder}".encode()).hexdigest()
 """Names what a segment holds; an index made under another schema is made anew."""
 
 
 def read_sql(path: str) -> str:
-    """Return the SELECT that reads the file of lines `path` (a literal of SQL) into the columns and `place`.
-
-    Each line is an entry with one more member in front, `place`: the position of its first byte in the log, counted
-    over all entries with their LF.
-    """
+    """Return the SELECT that reads the file of entries `path` (a literal of SQL) into the stored columns."""
     return _READ.replace("{path}", path)
 
 
+def events_sql(stored: str, repeats: str) -> str:
+    """Return the SELECT of all columns over `stored`, which has the stored ones.
+
+    `repeats` has the `seq` of every entry whose event id stands in an earlier one.
+    """
+    return f"SELECT {_EVENTS.replace('{repeats}', repeats)} FROM {stored}"
+
+
 def empty_sql() -> str:
-    """Return a SELECT with the columns and `place`, and no row."""
-    columns = ", ".join(f"CAST(NULL AS {column.type}) AS {column.name}" for column in COLUMNS)
-    return f"SELECT {columns}, CAST(NULL AS UBIGINT) AS place WHERE FALSE"
+    """Return a SELECT with the stored columns and no row."""
+    columns = ", ".join(f"CAST(NULL AS {column.type}) AS {column.name}" for column in COLUMNS if column.stored)
+    return f"SELECT {columns} WHERE FALSE"

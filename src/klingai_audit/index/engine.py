@@ -23,7 +23,9 @@ def connect() -> duckdb.DuckDBPyConnection:
     """Return an engine in memory that loads nothing and spills nothing."""
     import duckdb
 
-    return duckdb.connect(":memory:", config=_QUIET)
+    engine = duckdb.connect(":memory:", config=_QUIET)
+    engine.execute("SET parquet_metadata_cache = true")
+    return engine
 
 
 def quote(text: str) -> str:
@@ -33,11 +35,10 @@ def quote(text: str) -> str:
 
 def fetch(cursor: duckdb.DuckDBPyConnection, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
     """Run one statement and return its rows; times are aware, in UTC."""
-    return aware(cursor.execute(sql, list(params)).fetchall())
+    return _all_aware(cursor.execute(sql, list(params)).fetchall())
 
 
-def aware(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Return rows with the engine's times, which are UTC without saying so, as aware ones."""
+def _all_aware(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     if not any(isinstance(value, dt.datetime) for row in rows[:1000] for value in row):
         return rows
     return [tuple(_aware(value) for value in row) for row in rows]

@@ -13,13 +13,16 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+
+import msgspec
 
 from klingai_audit.durable import NO_FORK, TEMPORARY_SUFFIX, FileOps
 from klingai_audit.errors import StorageError
 from klingai_audit.index.columns import SCHEMA
 from klingai_audit.index.manifest import (
     Manifest,
+    Part,
     Segment,
     digest_file,
     identity_of,
@@ -27,8 +30,11 @@ from klingai_audit.index.manifest import (
     user_key,
     write_manifest,
 )
+from klingai_audit.index.places import PLACES_SUFFIX
 
 __all__ = ["IndexFolder"]
+
+PartT = TypeVar("PartT", bound=Part)
 
 _MODE: Final = 0o700
 _PATIENCE_S: Final = 600.0
@@ -77,38 +83,30 @@ class IndexFolder:
             raise self._unreadable(exc) from exc
         if manifest is None or manifest.schema != SCHEMA:
             return None
+        repeats = None if manifest.repeats is None else self._checked(manifest.repeats)
+        if (repeats is None) != (manifest.repeats is None):
+            return None
         sound: list[Segment] = []
         for segment in manifest.segments:
             known = self._checked(segment)
             if known is None:
                 break
             sound.append(known)
-        return Manifest(
-            schema=SCHEMA,
-            origin=manifest.origin,
-            checkpoint=manifest.checkpoint if len(sound) == len(manifest.segments) else "",
-            segments=tuple(sound),
-        )
+        note = manifest.checkpoint if len(sound) == len(manifest.segments) else ""
+        return msgspec.structs.replace(manifest, checkpoint=note, segments=tuple(sound), repeats=repeats)
 
-    def _checked(self, segment: Segment) -> Segment | None:
-        path = self.path / segment.name
+    def _checked(self, part: PartT) -> PartT | None:
+        """Return the part as the file system knows it now, or None if its bytes are not those it was made with."""
+        path = self.path / part.name
         try:
             identity = identity_of(path)
-            if identity == segment.identity:
-                return segment
-            if path.is_symlink() or digest_file(path) != segment.sha256:
+            if identity == part.identity:
+                return part
+            if path.is_symlink() or digest_file(path) != part.sha256:
                 return None
         except OSError:
             return None
-        return Segment(
-            name=segment.name,
-            begin=segment.begin,
-            end=segment.end,
-            places=segment.places,
-            leaf=segment.leaf,
-            sha256=segment.sha256,
-            identity=identity,
-        )
+        return msgspec.structs.replace(part, identity=identity)
 
     def store(self, manifest: Manifest) -> None:
         """Put a manifest in place and remove what nobody needs any more; under the lock. Raises: StorageError."""
@@ -120,12 +118,13 @@ class IndexFolder:
 
     def sweep(self, manifest: Manifest | None) -> None:
         """Remove files of dead builders, and segments that were replaced a minute ago; under the lock."""
-        named = set() if manifest is None else {segment.name for segment in manifest.segments}
+        parts = () if manifest is None else (*manifest.segments, manifest.repeats)
+        named = {Path(part.name).stem for part in parts if part is not None}
         with contextlib.suppress(OSError):
             for path in self.path.iterdir():
                 if path.suffix == TEMPORARY_SUFFIX or (
-                    path.suffix == ".parquet"
-                    and path.name not in named
+                    path.suffix in (".parquet", PLACES_SUFFIX)
+                    and path.stem not in named
                     and time.time() - path.lstat().st_mtime > _GRACE_S
                 ):
                     self.ops.unlink(path)

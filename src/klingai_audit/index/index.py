@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from klingai_audit.durable import OPS, FileOps
 from klingai_audit.errors import LogNotFound, Malformed, StorageError
 from klingai_audit.index.build import SEGMENT_ENTRIES, Builder, Progress
-from klingai_audit.index.columns import COLUMNS, SCHEMA, empty_sql
+from klingai_audit.index.columns import SCHEMA, empty_sql, events_sql
 from klingai_audit.index.engine import connect, fetch, quote
 from klingai_audit.index.folder import IndexFolder
 from klingai_audit.index.lines import Lines
 from klingai_audit.index.manifest import Manifest, Segment
+from klingai_audit.index.places import Places
 from klingai_audit.index.sandbox import MEMORY, ROW_LIMIT, SECONDS, Gone, Table, run_sql
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.tlog.checkpoint import Checkpoint, parse_checkpoint
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["Index"]
 
 _MAX_SMALL: Final = 8
-_NAMES: Final = ", ".join(column.name for column in COLUMNS)
 
 
 class Index:
@@ -48,7 +48,8 @@ class Index:
         self._manifest: Manifest | None = None
         self._engine: duckdb.DuckDBPyConnection | None = None
         self._pid = os.getpid()
-        self._lines = Lines(reader, self._places_of)
+        self._places = Places(folder.path, ())
+        self._lines = Lines(reader, self._place_of)
 
     @classmethod
     def open(cls, reader: LogReader, folder: Path, *, ops: FileOps = OPS, progress: Progress | None = None) -> Index:
@@ -117,7 +118,7 @@ class Index:
             return False
         self._use(manifest)
         last = manifest.segments[-1] if manifest.segments else None
-        return last is not None and not self._lines.grown(last.end, last.places[1])
+        return last is not None and not self._lines.grown(last.places[1])
 
     def _catch_up(self, manifest: Manifest | None, note: str) -> Manifest:
         """Return the manifest of the whole log; under the lock."""
@@ -131,14 +132,18 @@ class Index:
         with contextlib.closing(connect()) as engine:
             builder = Builder(self._folder.path, engine, self._folder.ops)
             try:
-                made = builder.build(self._lines.from_place(begin, place), begin, place, kept, self._progress)
+                repeats = None if manifest is None else manifest.repeats
+                if repeats is not None and manifest is not None and begin < manifest.size:
+                    repeats = builder.cut_repeats(repeats, begin)
+                made = builder.build(self._lines.blocks(begin, place), begin, place, self._progress)
+                repeats = builder.find_repeats(made, kept, repeats)
                 segments = _merged([*kept, *made], builder)
             except OSError as exc:
                 raise StorageError(
                     f"The index in {self._folder.path} cannot be written: {exc.strerror}.",
                     do="Free space, or give another state folder with --state.",
                 ) from exc
-        after = Manifest(schema=SCHEMA, origin=origin, checkpoint=note, segments=tuple(segments))
+        after = Manifest(schema=SCHEMA, origin=origin, checkpoint=note, segments=tuple(segments), repeats=repeats)
         if after != manifest:
             self._folder.store(after)
         return after
@@ -196,7 +201,7 @@ class Index:
             try:
                 return run_sql(
                     text,
-                    f"SELECT {_NAMES} FROM ({self._stored(manifest)})",
+                    events_sql(f"({self._stored(manifest)})", self._repeats(manifest)),
                     paths,
                     limit=limit,
                     seconds=seconds,
@@ -211,10 +216,11 @@ class Index:
             self._after_fork()
             if self._manifest is None:
                 self.refresh()
-            return self._manifest or Manifest(schema=SCHEMA, origin="", checkpoint="", segments=())
+            return self._manifest or Manifest(schema=SCHEMA, origin="", checkpoint="")
 
     def _paths(self, manifest: Manifest) -> list[str]:
-        return [str(self._folder.path / segment.name) for segment in manifest.segments]
+        parts = (*manifest.segments, *([manifest.repeats] if manifest.repeats else []))
+        return [str(self._folder.path / part.name) for part in parts]
 
     @contextlib.contextmanager
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -233,38 +239,36 @@ class Index:
 
     def _use(self, manifest: Manifest) -> None:
         """Let the views show the segments of a manifest."""
-        if self._manifest is None or manifest.segments != self._manifest.segments or self._engine is None:
+        old = self._manifest
+        if old is None or self._engine is None or (old.segments, old.repeats) != (manifest.segments, manifest.repeats):
             engine = self._opened()
             engine.execute(f"CREATE OR REPLACE VIEW stored AS {self._stored(manifest)}")
-            engine.execute(f"CREATE OR REPLACE VIEW events AS SELECT {_NAMES} FROM stored")
+            engine.execute(f"CREATE OR REPLACE VIEW events AS {events_sql('stored', self._repeats(manifest))}")
             self._manifest = manifest
+            self._places = Places(self._folder.path, manifest.segments)
             self._lines.refresh()
         self._manifest = manifest
 
     def _stored(self, manifest: Manifest) -> str:
         if not manifest.segments:
             return empty_sql()
-        return f"SELECT * FROM read_parquet([{', '.join(map(quote, self._paths(manifest)))}])"
+        files = ", ".join(quote(str(self._folder.path / part.name)) for part in manifest.segments)
+        return f"SELECT * FROM read_parquet([{files}])"
 
-    def _places_of(self, seqs: Sequence[int]) -> dict[int, int]:
-        wanted = [seq for seq in seqs if seq < self.size]
-        places = (
-            {self.size: self._manifest.segments[-1].places[1]} if self._manifest and self._manifest.segments else {}
-        )
-        if wanted:
-            with contextlib.closing(self._opened().cursor()) as cursor:
-                found = cursor.execute(
-                    f"SELECT seq, place FROM stored WHERE seq IN ({', '.join(map(str, wanted))})"
-                ).fetchall()
-            places |= dict(found)
-        return places
+    def _repeats(self, manifest: Manifest) -> str:
+        part = manifest.repeats
+        if part is None:
+            return "(SELECT 0 AS seq WHERE FALSE)"
+        return f"read_parquet({quote(str(self._folder.path / part.name))})"
+
+    def _place_of(self, seq: int) -> int | None:
+        return 0 if seq == 0 else self._places.find(seq)
 
     def _after_fork(self) -> None:
         """In a forked child: the engine's threads stayed behind, so it gets an engine of its own."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._engine = self._manifest = None
-            self._lines.forget()
 
 
 def _parse(note: str) -> Checkpoint | None:

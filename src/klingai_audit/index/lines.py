@@ -1,4 +1,4 @@
-"""Stored lines by index: where an entry's bytes stand in the log's files, and reading them there.
+"""Stored lines by number: where an entry's bytes stand in the log's files, and reading them there.
 
 Only a short cut. A store without files, and a file that is not where it was, are asked through `LogReader`.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import bisect
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -17,26 +18,37 @@ from klingai_audit.durable import open_regular
 from klingai_audit.errors import StorageError
 from klingai_audit.ledger.line import seq_of
 from klingai_audit.ledger.reader import LogReader
+from klingai_audit.ledger.store import LogFile
 from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
 
-__all__ = ["Lines", "Stale"]
+__all__ = ["Block", "Lines", "PlaceOf", "Stale"]
 
 _FIRST: Final = 1 << 17
+_BLOCK: Final = 1 << 22
+_BATCH: Final = 4096
 _SPARSE: Final = 1 << 12
 _DENSE: Final = 1 << 18
 _NEAR: Final = 1 << 16
 _EVENT_ID: Final = slice(24, 60)
 
-PlacesOf = Callable[[Sequence[int]], dict[int, int]]
-"""Entry numbers -> positions in the log, as far as the index knows them."""
+PlaceOf = Callable[[int], int | None]
+"""Entry number -> its position in the log, as far as the index knows it."""
 
 
 class Stale(Exception):
-    """The index and the log do not tell of the same entry at `seq`."""
+    """The index and the log do not tell of the same entry at `seq`; caught where a scan can take over."""
 
     def __init__(self, seq: int) -> None:
         super().__init__(f"entry {seq} is not what the index holds")
         self.seq = seq
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some lines in a row: `data` with an LF after each, and the length of each, LF included."""
+
+    data: bytes
+    lengths: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,80 +60,81 @@ class _File:
 
 
 class Lines:
-    """Reads lines of one log; `places_of` is asked where files begin."""
+    """Reads lines of one log; `place_of` is asked where files begin."""
 
-    def __init__(self, reader: LogReader, places_of: PlacesOf) -> None:
+    def __init__(self, reader: LogReader, place_of: PlaceOf) -> None:
         self._reader = reader
-        self._places_of = places_of
+        self._place_of = place_of
         self._files: list[_File] = []
-        self._seen: dict[Path, tuple[tuple[int, ...], int]] = {}
+        self._begun: dict[int, Path] = {}
+        self._firsts: dict[tuple[Path, tuple[int, ...]], int | None] = {}
 
     def refresh(self) -> None:
-        """Look at the log's files again."""
-        found: list[tuple[Path, tuple[int, ...], int]] = []
-        for file in self._reader.store.inspect():
-            if file.kind != "entries" or file.path is None:
-                continue
-            known = self._seen.get(file.path)
-            if known is None or known[0] != file.identity:
-                first = _first_seq(file.path)
-                if first is None:
-                    continue
-                known = self._seen[file.path] = (file.identity, first)
-            found.append((file.path, *known))
-        old = {(file.path, file.identity): file for file in self._files}
-        places = self._places_of([first for path, identity, first in found if (path, identity) not in old])
-        files = [
-            old.get((path, identity)) or _File(path, identity, first, places[first])
-            for path, identity, first in found
-            if (path, identity) in old or first in places
-        ]
-        self._files = sorted(files, key=lambda file: file.first)
-
-    def forget(self) -> None:
-        """Forget where files begin: the index was made anew."""
+        """Look at the log's files again: which there are, and where they begin."""
         self._files = []
+        self._begun = {}
+        for file in self._listed():
+            if file.path is None:
+                continue
+            known = (file.path, file.identity)
+            if self._firsts.get(known) is None:
+                self._firsts[known] = _first_seq(file.path)
+            first = self._firsts[known]
+            if first is None:
+                continue
+            self._begun[first] = file.path
+            place = self._place_of(first)
+            if place is not None:
+                self._files.append(_File(file.path, file.identity, first, place))
+        self._files.sort(key=lambda file: file.first)
 
-    def grown(self, seq: int, place: int) -> bool:
-        """Tell whether anything may stand in the log at `place` or later, where entry `seq` would begin."""
-        if not self._files:
-            return True
-        last = self._files[-1]
+    def _listed(self) -> list[LogFile]:
         try:
-            listed = [file for file in self._reader.store.inspect() if file.kind == "entries"]
-            return (
-                not listed
-                or (listed[-1].path, listed[-1].identity) != (last.path, last.identity)
-                or listed[-1].size != place - last.place
-            )
-        except OSError:
-            return True
+            return [file for file in self._reader.store.inspect() if file.kind == "entries"]
+        except OSError as exc:
+            raise StorageError(
+                f"The log at {self._reader.store.url} cannot be listed: {exc.strerror}.",
+                do="Check that it is there and readable.",
+            ) from exc
 
-    def from_place(self, seq: int, place: int) -> Iterator[bytes]:
+    def grown(self, place: int) -> bool:
+        """Tell whether anything may stand in the log beyond position `place`, which was its end."""
+        listed = self._listed()
+        if not self._files or not listed:
+            return True
+        last, newest = self._files[-1], listed[-1]
+        same = (newest.path, newest.identity) == (last.path, last.identity)
+        return not same or newest.size != place - last.place
+
+    def blocks(self, seq: int, place: int) -> Iterator[Block]:
         """Yield the lines from entry `seq` on, which begins at position `place`, to the last whole one."""
         file = next((file for file in reversed(self._files) if file.first <= seq), None)
-        if file is None or seq == 0 or not _ends_line(file, place):
-            yield from self._reader.entries(seq)
-            return
-        count = seq
-        for line in _lines_from(file.path, place - file.place):
-            if count == seq and seq_of(line) != seq:
-                break
-            yield line
-            count += 1
-        yield from self._reader.entries(count)
+        if file is not None and _begins_line(file, place, seq):
+            path: Path | None = file.path
+            offset = place - file.place
+            while path is not None:
+                for block in _blocks_from(path, offset):
+                    yield block
+                    seq += len(block.lengths)
+                    offset += len(block.data)
+                path = self._begun.get(seq) if _ends_at(path, offset) else None
+                offset = 0
+        rest = iter(self._reader.entries(seq))
+        while batch := list(islice(rest, _BATCH)):
+            yield Block(b"\n".join((*batch, b"")), [len(line) + 1 for line in batch])
 
-    def read(self, wanted: Iterable[tuple[int, int, str]]) -> Iterator[bytes]:
-        """Yield the lines of (seq, place, event id), which come in order of `seq`, rising or falling.
+    def read(self, wanted: Iterable[tuple[int, str]]) -> Iterator[bytes]:
+        """Yield the lines of (seq, event id), best in order of `seq`, rising or falling.
 
         Raises: Stale for the first that the log does not have as the index has it.
         """
         cursor = _Cursor()
         firsts = [file.first for file in self._files]
         try:
-            for seq, place, event_id in wanted:
+            for seq, event_id in wanted:
                 at = bisect.bisect_right(firsts, seq) - 1
-                line = cursor.read(self._files[at], place) if at >= 0 else None
+                place = self._place_of(seq) if at >= 0 else None
+                line = None if place is None else cursor.read(self._files[at], place)
                 if line is None or not _is_entry(line, seq, event_id):
                     line = next(iter(self._reader.entries(seq, seq + 1)), b"")
                     if not _is_entry(line, seq, event_id):
@@ -146,13 +159,15 @@ class _Cursor:
         if offset < 0:
             return None
         try:
-            if file.path != self._path:
-                self._open(file.path)
-            return self._line(offset)
+            if self._file is None or file.path != self._path:
+                self.close()
+                self._file = open_regular(file.path, follow=False)
+                self._path, self._begin, self._block = file.path, 0, b""
+            return self._line(self._file.fileno(), offset)
         except OSError:
             return None
 
-    def _line(self, offset: int) -> bytes | None:
+    def _line(self, fd: int, offset: int) -> bytes | None:
         at = offset - self._begin
         if 0 <= at < len(self._block):
             end = self._block.find(b"\n", at)
@@ -160,16 +175,11 @@ class _Cursor:
                 return self._block[at:end]
         near = 0 <= at < len(self._block) + _NEAR
         for size in (_DENSE if near else _SPARSE, MAX_ENTRY_BYTES + 1):
-            self._begin, self._block = offset, os.pread(self._file.fileno(), size, offset) if self._file else b""
+            self._begin, self._block = offset, os.pread(fd, size, offset)
             end = self._block.find(b"\n")
             if end >= 0:
                 return self._block[:end]
         return None
-
-    def _open(self, path: Path) -> None:
-        self.close()
-        self._file = open_regular(path, follow=False)
-        self._path, self._begin, self._block = path, 0, b""
 
     def close(self) -> None:
         if self._file is not None:
@@ -189,26 +199,40 @@ def _first_seq(path: Path) -> int | None:
         return None
 
 
-def _ends_line(file: _File, place: int) -> bool:
-    """Tell whether a line of the file ends just before the position, or the file begins there."""
+def _begins_line(file: _File, place: int, seq: int) -> bool:
+    """Tell whether the line of entry `seq`, or the end of the file after a line, stands at the position."""
     offset = place - file.place
-    if offset <= 0:
-        return offset == 0
     try:
         with open_regular(file.path, follow=False) as found:
-            return os.pread(found.fileno(), 1, offset - 1) == b"\n"
+            if offset < 0 or (offset > 0 and os.pread(found.fileno(), 1, offset - 1) != b"\n"):
+                return False
+            line, lf, _ = os.pread(found.fileno(), MAX_ENTRY_BYTES + 1, offset).partition(b"\n")
+            return seq_of(line) == seq if lf else os.fstat(found.fileno()).st_size >= offset
     except OSError:
         return False
 
 
-def _lines_from(path: Path, offset: int) -> Iterator[bytes]:
+def _ends_at(path: Path, offset: int) -> bool:
+    """Tell whether the file ends there: a line without LF is the end of the log, whatever follows."""
     try:
-        with io.BufferedReader(open_regular(path, follow=False), 1 << 20) as file:
-            file.seek(offset)
-            for line in file:
-                if not line.endswith(b"\n"):
+        return path.stat().st_size == offset
+    except OSError:
+        return False
+
+
+def _blocks_from(path: Path, offset: int) -> Iterator[Block]:
+    """Yield the whole lines of a file from byte `offset` on."""
+    try:
+        with open_regular(path, follow=False) as file:
+            while True:
+                data = os.pread(file.fileno(), _BLOCK, offset)
+                data = data[: data.rfind(b"\n") + 1]
+                if not data:
                     return
-                yield line[:-1]
+                lengths = [len(line) + 1 for line in data.split(b"\n")]
+                lengths.pop()
+                yield Block(data, lengths)
+                offset += len(data)
     except OSError as exc:
         raise StorageError(
             f"{path} cannot be read: {exc.strerror}.", do="Check that it is there and readable."

@@ -20,6 +20,7 @@ from klingai_audit.durable import PRIVATE_MODE, FileOps, read_optional
 __all__ = [
     "MANIFEST",
     "Manifest",
+    "Part",
     "Segment",
     "digest_file",
     "identity_of",
@@ -37,30 +38,39 @@ _MAX_BYTES: Final = 64 << 20
 _CHUNK: Final = 1 << 20
 
 
-class Segment(msgspec.Struct, frozen=True, kw_only=True):
-    """One Parquet file with entries `[begin, end)`.
-
-    `places` are the positions of the first byte of entry `begin` and of entry `end` in the log, counted over all
-    entries with their LF; `leaf` is the leaf hash of entry `end - 1` and `sha256` that of the file, both in hex;
-    `identity` is what the file system says of the file (see `identity_of`).
-    """
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One Parquet file: its SHA-256 in hex and what the file system says of it (see `identity_of`)."""
 
     name: str
-    begin: int
-    end: int
-    places: tuple[int, int]
-    leaf: str
     sha256: str
     identity: tuple[int, ...]
 
 
+class Segment(Part, frozen=True, kw_only=True):
+    """One Parquet file with entries `[begin, end)`.
+
+    `places` are the positions of the first byte of entry `begin` and of entry `end` in the log, counted over all
+    entries with their LF; `leaf` is the leaf hash of entry `end - 1` in hex.
+    """
+
+    begin: int
+    end: int
+    places: tuple[int, int]
+    leaf: str
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole index: `checkpoint` is the published checkpoint that covered the log when it was written, or empty."""
+    """The whole index.
+
+    `checkpoint` is the published checkpoint that covered the log when it was written, or empty. `repeats` lists the
+    entries whose event id stands in an earlier one; None if there are none.
+    """
 
     schema: str
     origin: str
     checkpoint: str
-    segments: tuple[Segment, ...]
+    segments: tuple[Segment, ...] = ()
+    repeats: Part | None = None
 
     @property
     def size(self) -> int:
