@@ -158,6 +158,22 @@ def test_klingai_api_loses_a_reply(stage):
     check_paid(stage, entries)
 
 
+def test_klingai_api_finds_what_it_lost(stage):
+    """By an id of the caller's own, in another process: the film joins the order that was lost, not the refused one."""
+    order = ("text2video", "--prompt", PROMPT, "--external-task-id", "film-7")
+    stage.sim.fail_next("POST", "/v1/videos/text2video", drop=True, after_accept=True)
+    assert 1 == stage.python(LAUNCHER, *order).returncode
+    assert 1 == stage.python(LAUNCHER, *order).returncode
+    assert 0 == stage.python(LAUNCHER, "get-text2video", "--task-id", "film-7").returncode
+    entries = [entry for entry in stage.entries() if entry["event_type"] not in (QUOTA[0], "api_key_used")]
+    first, _ = (entry["correlation_id"] for entry in entries if entry["event_type"] == SAID[0])
+    found = [entry for entry in entries if entry["correlation_id"] == first]
+    assert [SAID, (STARTED[0], "unknown"), STARTED] == told(found)[:3]
+    assert found[2]["metadata"]["found_by"] == "query_task"
+    assert [SAID, ("video_generation_failed", "failure")] == told(entry for entry in entries if entry not in found)
+    assert 1 == len(stage.sim.tasks)
+
+
 def test_klingai_api_with_a_wrong_key(stage):
     """It finds out by asking for the quota, and so does the log."""
     done = stage.python(LAUNCHER, "test-credentials", SECRET_TOKEN="wrong" * 10)

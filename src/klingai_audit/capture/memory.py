@@ -107,7 +107,7 @@ class Memory:
         return found if found is not None and self.unresolved(found) is not None else None
 
     def leave_unresolved(self, correlation_id: str, note: Mapping[str, str]) -> None:
-        """Remember that the act of this correlation may or may not have taken effect; `note` may name an external_id."""
+        """Remember that the act of this correlation may have taken effect; `note` may name an `external_id`."""
         with self._lock:
             self._unresolved[correlation_id] = note
             _limit(self._unresolved, MAX_UNRESOLVED)

@@ -129,17 +129,19 @@ def _create(scene: Scene) -> list[Outcome]:
     facts = answer_facts(scene.exchange, reply, intent, kind=row.kind)
     begun = started(scene.operation, intent, row.product, facts).replace(request_id=reply.request_id)
     note = opening_note(scene)
+    external = intent.metadata.get("external_task_id")
+    lost = {**note, "external_id": external} if isinstance(external, str) else note
     unknown = begun.replace(outcome="unknown")
     if reply.verdict == "refused":
         if _exists_already(reply, intent):
-            return [Outcome(draft=unknown.with_metadata(duplicate=True), unresolved=note)]
+            return [Outcome(draft=unknown.with_metadata(duplicate=True), unresolved=lost)]
         event_type, outcome = refusal_of(reply, ended_type(row.product, well=False))
         return [Outcome(draft=begun.replace(event_type=event_type, outcome=outcome))]
     if reply.verdict == "unclear":
-        return [Outcome(draft=unknown, unresolved=note)]
+        return [Outcome(draft=unknown, unresolved=lost)]
     task = read_done(reply.data) if row.kind == "paid_sync" else read_task(reply.data)
     if task is None or (not task.id and not task.final):
-        return [_without_task(begun, scene, note)]
+        return [_without_task(begun, scene, lost)]
     correlation = intent.correlation_id or correlation_of(task.id, task.external_id, scene.background, None)
     if row.kind == "paid_sync" and task.final:
         facts["status"] = task.status

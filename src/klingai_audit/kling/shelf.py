@@ -3,7 +3,7 @@
 It is derived from the log's entries, by what the log commits in this process and by one look at what was written
 while this process was not there, and may be deleted at any time: the next use of capture reads the day files of the
 last `KEPT_DAYS` days again. Only polls that no entry has told of yet, and callbacks that were no news, are nowhere
-else. It holds task ids, pseudonyms and models. Whatever is wrong with it, recording goes on without it.
+else. It holds task ids, ids of callers, pseudonyms and models. Whatever is wrong with it, recording goes on without it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import datetime as dt
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,9 +23,8 @@ from klingai_audit.capture.facts import Filed
 from klingai_audit.durable import NO_FORK, OPS, FileOps
 from klingai_audit.errors import KlingAuditError
 from klingai_audit.event.context import UNKNOWN_ACTOR, Actor
-from klingai_audit.event.record import format_time, is_end_id, parse_time
-from klingai_audit.event.types import EventType
-from klingai_audit.kling.rows import MEDIA, RESOURCES
+from klingai_audit.event.record import format_time, parse_time
+from klingai_audit.kling.shelf_entries import EXTERNAL, Told, keep_delivery, read_note, read_told, take
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.privacy.subjects import is_pseudonym
 
@@ -54,62 +53,7 @@ KEPT_DAYS: Final = 60
 _VERSION: Final = 2
 _BUSY_SECONDS: Final = 0.25
 _COMPANIONS: Final = ("journal", "wal", "shm")
-_TYPE_AT: Final = 118
-_HEADER: Final = b'{"schema":1,"event_id":"'
-
-_INTENTS: Final = frozenset({EventType.PROMPT_SUBMITTED.value, EventType.TASK_SUBMITTED.value})
-_STARTS: Final = frozenset({EventType.TASK_SUBMITTED.value, *(f"{medium}_generation_started" for medium in MEDIA)})
-_ENDS: Final = frozenset(
-    {
-        EventType.TASK_COMPLETED.value, EventType.RESOURCE_CREATED.value,
-        *(f"{medium}_generation_{end}" for medium in MEDIA for end in ("completed", "failed")),
-    }
-)  # fmt: skip
-_REFUSALS: Final = frozenset(
-    {EventType.RATE_LIMIT_EXCEEDED.value, EventType.POLICY_VIOLATION.value, EventType.ACCESS_DENIED.value}
-)
-_TOLD: Final = frozenset(
-    name.encode() for name in (*_INTENTS, *_STARTS, *_ENDS, *_REFUSALS, EventType.TASK_STATUS_CHANGED.value)
-)
 _DATED: Final = (("tasks", "at"), ("orders", "due"), ("polls", "last"), ("deliveries", "at"))
-_PEOPLE: Final = ("actor_id", "actor_type", "on_behalf_of", "team", "project")
-_NOTED: Final = ("generation", "model")
-
-
-class _Entry(msgspec.Struct):
-    """The members of an entry that tell of a task."""
-
-    event_id: str
-    timestamp: str
-    event_type: str
-    actor_id: str
-    actor_type: str
-    outcome: str
-    on_behalf_of: str | None = None
-    team: str | None = None
-    project: str | None = None
-    resource_type: str | None = None
-    resource_id: str | None = None
-    action: str | None = None
-    correlation_id: str | None = None
-    metadata: dict[str, Any] = {}
-
-    @property
-    def who(self) -> str:
-        """Who the entry names, as JSON."""
-        people = {name: value for name in _PEOPLE if (value := getattr(self, name)) is not None}
-        return msgspec.json.encode(people).decode()
-
-    @property
-    def note(self) -> dict[str, str]:
-        """What is to be known of a task, as far as this entry tells."""
-        note = {name: value for name in _NOTED if isinstance(value := self.metadata.get(name), str)}
-        if self.resource_type in MEDIA | RESOURCES:
-            note["product"] = str(self.resource_type)
-        return note
-
-
-_decode: Final = msgspec.json.Decoder(_Entry).decode
 
 
 class TaskTable:
@@ -124,7 +68,7 @@ class TaskTable:
         self._ops = ops
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
-        self._waiting: list[_Entry] = []
+        self._waiting: list[Told] = []
         self._run(self._catch_up)
 
     # --- what is asked ----------------------------------------------------------------------------
@@ -139,7 +83,7 @@ class TaskTable:
         if row is None:
             return None
         return Filed(
-            correlation_id=row[0], token=self._actor(row[1]), state=row[2], final=bool(row[3]), note=_read_note(row[4])
+            correlation_id=row[0], token=self._actor(row[1]), state=row[2], final=bool(row[3]), note=read_note(row[4])
         )
 
     def order(self, correlation_id: str) -> Filed | None:
@@ -153,9 +97,13 @@ class TaskTable:
             return None
         overdue = row[2] == "open" and row[3] < format_time(dt.datetime.now(dt.UTC))
         return Filed(
-            correlation_id=correlation_id, token=self._actor(row[0]), note=_read_note(row[1]),
+            correlation_id=correlation_id, token=self._actor(row[0]), note=read_note(row[1]),
             lost=row[2] == "lost" or overdue,
         )  # fmt: skip
+
+    def ordered_as(self, external_id: str) -> str | None:
+        named = self.order(EXTERNAL + external_id)
+        return None if named is None else named.note.get("correlation")
 
     def add_poll(self, thing: str, when: dt.datetime) -> bool:
         moment = format_time(when)
@@ -192,7 +140,7 @@ class TaskTable:
     def keep_delivery(self, delivery: str, when: dt.datetime) -> None:
         def insert(database: sqlite3.Connection) -> None:
             with database:
-                _keep_delivery(database, delivery, format_time(when))
+                keep_delivery(database, delivery, format_time(when))
 
         self._run(insert)
 
@@ -200,7 +148,7 @@ class TaskTable:
 
     def observe(self, lines: Iterable[bytes]) -> None:
         """Take in entries that this process committed."""
-        entries = list(_read(lines))
+        entries = list(read_told(lines))
         if not entries:
             return
         waiting, self._waiting = self._waiting, []
@@ -270,7 +218,7 @@ class TaskTable:
         old = dt.datetime.now(dt.UTC) - dt.timedelta(days=KEPT_DAYS)
         begin = self._reader.first_since(old.date()) if row is None else row[0]
         if begin < checkpoint.size or row is None:
-            entries = _read(self._reader.entries(begin, checkpoint.size))
+            entries = read_told(self._reader.entries(begin, checkpoint.size))
             self._write(database, entries)
             with database:
                 database.execute("DELETE FROM through")
@@ -282,11 +230,11 @@ class TaskTable:
     def _last(self, size: int) -> bytes:
         return hashlib.sha256(b"".join(self._reader.entries(size - 1, size)) if size else b"").digest()
 
-    def _write(self, database: sqlite3.Connection, entries: Iterable[_Entry]) -> bool:
+    def _write(self, database: sqlite3.Connection, entries: Iterable[Told]) -> bool:
         with database:
             database.execute("BEGIN IMMEDIATE")
             for entry in entries:
-                _take(database, entry)
+                take(database, entry)
         return True
 
     def _actor(self, who: str) -> Actor | None:
@@ -307,85 +255,3 @@ class TaskTable:
             return self._reveal(stored)
         except KlingAuditError:
             return None
-
-
-def _read(lines: Iterable[bytes]) -> Iterator[_Entry]:
-    """The entries that tell of tasks; the type is looked at where it stands, the rest is read of few."""
-    for line in lines:
-        if line[_TYPE_AT : line.find(b'"', _TYPE_AT)] in _TOLD and line.startswith(_HEADER):
-            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-                yield _decode(line)
-
-
-def _take(database: sqlite3.Connection, entry: _Entry) -> None:
-    """Take in one entry. Entries may come twice and out of order: what is newer stays, an end stays."""
-    metadata, correlation = entry.metadata, entry.correlation_id or entry.event_id
-    if metadata.get("phase") == "intent":
-        deadline = metadata.get("deadline_s")
-        seconds = deadline if isinstance(deadline, int) and 0 < deadline < 10**7 else 0
-        due = format_time(parse_time(entry.timestamp) + dt.timedelta(seconds=seconds))
-        note = {**entry.note, **({"action": entry.action} if entry.action else {})}
-        database.execute(
-            "INSERT OR IGNORE INTO orders VALUES (?, ?, ?, 'open', ?)", (correlation, entry.who, _note(note), due)
-        )
-        return
-    if metadata.get("claim") is True:
-        return
-    if isinstance(metadata.get("delivery"), str) and metadata.get("signature") == "verified":
-        _keep_delivery(database, metadata["delivery"], entry.timestamp)
-    task = metadata.get("task_id") if entry.event_type == EventType.RESOURCE_CREATED else entry.resource_id
-    opens = "intent" in metadata and entry.event_type in _STARTS
-    if "intent" in metadata or "found_by" in metadata:
-        _close_order(database, entry, correlation, found=isinstance(task, str))
-    ended = is_end_id(entry.event_id)
-    status = metadata.get("status")
-    told = entry.event_type in _STARTS or entry.event_type == EventType.TASK_STATUS_CHANGED or ended
-    if not isinstance(task, str) or not told:
-        return
-    state = ("succeeded" if entry.outcome == "success" else "failed") if ended else status
-    _put_task(database, entry, task, correlation, state if isinstance(state, str) else "submitted", opens=opens)
-
-
-def _keep_delivery(database: sqlite3.Connection, delivery: str, at: str) -> None:
-    database.execute("INSERT OR IGNORE INTO deliveries VALUES (?, ?)", (delivery, at))
-
-
-def _close_order(database: sqlite3.Connection, entry: _Entry, correlation: str, *, found: bool) -> None:
-    if entry.outcome == "unknown" and not found:
-        database.execute("UPDATE orders SET state = 'lost' WHERE correlation = ?", (correlation,))
-    elif found:
-        database.execute("UPDATE orders SET state = 'closed' WHERE correlation = ?", (correlation,))
-    else:  # a refusal says nothing about an earlier sending that nobody answered
-        database.execute("UPDATE orders SET state = 'closed' WHERE correlation = ? AND state = 'open'", (correlation,))
-
-
-def _put_task(
-    database: sqlite3.Connection, entry: _Entry, task: str, correlation: str, state: str, *, opens: bool
-) -> None:
-    order = database.execute("SELECT who, note FROM orders WHERE correlation = ?", (correlation,)).fetchone()
-    held = database.execute(
-        "SELECT correlation, who, state, final, note, at FROM tasks WHERE task = ?", (task,)
-    ).fetchone()
-    final = is_end_id(entry.event_id)
-    who = order[0] if order else entry.who
-    note = {**entry.note, **(_read_note(order[1]) if order else {})}
-    at = entry.timestamp
-    if held is not None:
-        note = {**note, **_read_note(held[4])}
-        if not opens:
-            correlation, who = held[0], held[1]
-        if held[3] or (not final and held[5] > at):  # an end stays, and so does what is newer
-            state, final, at = held[2], bool(held[3]), held[5]
-    database.execute(
-        "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (task, correlation, who, state, int(final), _note(note), at),
-    )
-
-
-def _note(note: dict[str, str]) -> str:
-    return msgspec.json.encode(note).decode()
-
-
-def _read_note(text: str) -> dict[str, str]:
-    note: dict[str, str] = msgspec.json.decode(text)
-    return note

@@ -158,6 +158,19 @@ def test_lost_orders_of_other_processes():
     assert memory.ordered("none") is Memory("o").ordered("open") is None
 
 
+def test_lost_orders_by_their_callers_ids():
+    """Here or elsewhere, as long as nobody knows what became of them."""
+    shelf = Shelf()
+    memory, alone = Memory("o", shelf), Memory("o")
+    shelf.orders |= {"lost": filed(None, lost=True), "closed": filed(None)}
+    shelf.names |= {"film-1": "lost", "film-2": "closed"}
+    memory.leave_unresolved("here", {"external_id": "film-3"})
+    alone.leave_unresolved("here", {"product": "video"})
+    names = ("film-1", "film-2", "film-3", "film-4")
+    assert ["lost", None, "here", None] == [memory.lost_order(name) for name in names]
+    assert [None] * 4 == [alone.lost_order(name) for name in names]
+
+
 def test_what_is_no_task_stays_here():
     """Queries and claims are this process's own."""
     shelf = Shelf()

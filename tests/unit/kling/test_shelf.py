@@ -139,6 +139,30 @@ def test_orders_that_nobody_answered(audit):
     assert (found.order(lost).lost, found.find(TASK).token.actor_id) == (False, "alice@example.com")
 
 
+def named(audit, external, **more) -> str:
+    """Write an intent with an id of the caller's; returns its correlation."""
+    event_id = new_event_id()
+    metadata = {"phase": "intent", "deadline_s": 300, "external_task_id": external, **more}
+    with acting("alice@example.com"):
+        draft = Draft(event_type=EventType.PROMPT_SUBMITTED, event_id=event_id, resource_type="video")
+        audit.record(draft.replace(correlation_id=event_id, metadata=metadata)).wait()
+    return event_id
+
+
+def test_orders_are_found_by_their_callers_ids(audit):
+    """The first of an id, until one is lost; ids that are intents' own need no such name."""
+    first, second = named(audit, "film-7"), named(audit, "film-7")
+    lost, later = named(audit, "film-8"), named(audit, "film-8")
+    own = new_event_id()
+    named(audit, own)
+    assert [first, lost, None, None] == [table(audit).ordered_as(name) for name in ("film-7", "film-8", own, "film-9")]
+    for correlation, name in ((second, "film-7"), (lost, "film-8")):
+        unknown = {"task": None, "outcome": "unknown", "intent": correlation, "external_task_id": name}
+        tell(audit, "video_generation_started", correlation, **unknown)
+    tell(audit, "access_denied", later, task=None, outcome="blocked", intent=later, external_task_id="film-8")
+    assert [second, lost] == [table(audit).ordered_as(name) for name in ("film-7", "film-8")]
+
+
 def test_what_is_old_is_forgotten(audit):
     """Kling has cleared it long since."""
     correlation = order(audit, when=NOW - dt.timedelta(days=90))
