@@ -150,13 +150,20 @@ def check_roots(anchors: Sequence[Anchor], root: Roots, epochs: Epochs) -> Itera
 
 
 def check_kept_set(
-    first: Look, last: Look, size: int, lines: int, named: Mapping[int, str], damaged: Callable[[int], bool]
+    first: Look,
+    last: Look,
+    size: int,
+    lines: int,
+    named: Mapping[int, str],
+    damaged: Callable[[int], bool],
+    borne_out: Collection[int],
 ) -> Iterator[Finding]:
     """Compare the names of kept checkpoints with what docs/format.md, section 8 asks for up to `size`.
 
     None is missed beyond the `lines` that there are, whatever size a checkpoint states.
 
-    `named` maps sizes that entries ask for to the entries' type; where entries are damaged, none is missed.
+    `named` maps sizes that entries ask for to the entries' type; where entries are damaged, none is missed. Kept ones
+    beyond `size` whose root the lines have are `borne_out`: nothing is gone.
     """
     wanted = dict.fromkeys(
         range(KEPT_INTERVAL, min(size, lines) + 1, KEPT_INTERVAL), f"every {KEPT_INTERVAL}th entry has one"
@@ -171,10 +178,17 @@ def check_kept_set(
         if other is None or other in wanted or (other <= size and other % KEPT_INTERVAL == 0):
             continue
         if other > size:
-            if other in ahead:
+            if other in ahead and other in borne_out:
                 message = (
-                    f"{name} is signed for {other} entries, but checkpoint only for {size}: it was set back, or a "
-                    f"writer was stopped just before it replaced it."
+                    f"{name} is signed for {other} entries, but checkpoint only for {size}. The lines have the root "
+                    f"that it signs, so nothing is gone: a writer was stopped before it replaced checkpoint, or that "
+                    f"alone was set back. Open the log for writing once."
+                )
+                yield Finding("checkpoint_behind", message, size, other, name)
+            elif other in ahead:
+                message = (
+                    f"{name} is signed for {other} entries, but checkpoint only for {size}, and the lines that there "
+                    f"are do not have the root that it signs: the log was set back."
                 )
                 yield Finding("rollback", message, size, other, name)
         elif not damaged(other - 1):

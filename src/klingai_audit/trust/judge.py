@@ -34,8 +34,8 @@ _NAMED_TYPES: Final = ("signing_key_rotated", "log_closed")
 _GONE: Final = ("entry_missing", "file_missing", "head_cut", "tail_cut")
 """What nobody can tell of a log that cannot be read as a whole."""
 _UNFINISHED: Final = (
-    " But {signed} entries were signed, and these have the root that is remembered: a writer was stopped before it "
-    "replaced the checkpoint. Open the log for writing once."
+    " But {signed} entries were signed, and the lines have that root, so nothing is gone: a writer was stopped before "
+    "it replaced checkpoint, or checkpoint alone was set back. Open the log for writing once."
 )
 _LOG_ITSELF: Final = "the log itself"
 
@@ -110,7 +110,10 @@ class Judge:
         self.findings += [*epochs.findings, *check_roots(judged, state.root, epochs)]
         named = self._named(state)
         if head is not None:
-            self.findings += check_kept_set(first, last, size, reading.scanned.lines, named, state.damaged)
+            borne_out = [a.size for a in anchors if a.size > size and state.reach(a.size) == a.root]
+            kept = check_kept_set(first, last, size, reading.scanned.lines, named, state.damaged, borne_out)
+            tolerated = any(finding.kind == "unpublished" for finding in unsigned)
+            self.findings += [f for f in kept if not (tolerated and f.kind == "checkpoint_behind")]
         # Step 1 comes late: a stray file may have turned out to hold entries.
         self.findings += check_strays(first, last, state.renamed)
         # Step 9: memory.

@@ -156,6 +156,7 @@ def _kinds() -> dict[str, FindingKind]:
         "broken",
         {
             "checkpoint_missing": ("There is no signed checkpoint.", ()),
+            "checkpoint_behind": ("A kept checkpoint signs more of these lines than checkpoint: nothing is gone.", ()),
             "checkpoint_malformed": ("A checkpoint is not of the form of docs/format.md.", ()),
             "checkpoint_signature": ("A checkpoint's signature does not verify.", ()),
             "checkpoint_root": ("A signed checkpoint has another root than the log at that size.", ("fork",)),

@@ -251,9 +251,9 @@ ATTACKS: dict[str, tuple[Attack, list[tuple[str, int | None, int | None, str, in
         put("checkpoint", SMITH.checkpoint(SIZE - 10)),
         [
             ("unsigned_tail", SIZE - 10, SIZE, THIRD, 91),
-            ("rollback", SIZE - 10, SIZE, KEPT(SIZE), None),
+            ("checkpoint_behind", SIZE - 10, SIZE, KEPT(SIZE), None),
         ],
-        {"insert", "rollback"},
+        {"insert"},
     ),
     "yesterday rewritten with today's keys": (
         theft(),

@@ -192,6 +192,46 @@ def test_publishing_that_was_interrupted_is_no_rollback(tmp_path):
     assert verdict.threat("rollback").state != "detected"
 
 
+def interrupted():
+    """Return a log of 503 entries whose closing is signed and kept while `checkpoint` is of 500, and both sizes."""
+    smith = Smith().create().work(500)
+    old = smith.files()["checkpoint"]
+    smith.work(2).closed()
+    return {**smith.files(), "checkpoint": old}, 502, 505
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_a_kept_checkpoint_ahead_is_told_for_what_it_is(tmp_path, remembered):
+    """The lines have its root: publishing was interrupted; nobody is told of a rollback, and what to do is said."""
+    files, old, new = interrupted()
+    memory = files[f"checkpoints/{new:020}"] if remembered else None
+    verdict = check(tmp_path / "audit", files, remembered=memory)
+    kinds = [(found.kind, found.seq, found.seq_end) for found in verdict.broken]
+    assert kinds == [("unsigned_tail", old, new), ("checkpoint_behind", old, new)]
+    assert "Open the log for writing once" in verdict.broken[1].message
+    assert (verdict.exit_code, verdict.threat("rollback").state) == (4, "ruled_out" if remembered else "not_ruled_out")
+    assert [note.kind for note in check(tmp_path / "tolerant", files, policy=TOLERANT).broken] == []
+
+
+@pytest.mark.parametrize("how", ["cut", "changed"])
+def test_a_kept_checkpoint_ahead_without_its_lines_is_a_rollback(tmp_path, how):
+    """Lines were cut off, or others stand there, and `checkpoint` is the older one: the log was set back."""
+    files, old, _ = interrupted()
+    lines = files[FIRST_DAY].splitlines(keepends=True)
+    if how == "cut":
+        files[FIRST_DAY] = b"".join(lines[:old])
+        files["tree/0"] = files["tree/0"][: old * 32]
+    else:
+        files[FIRST_DAY] = b"".join(
+            [*lines[:-2], lines[-2].replace(b'"outcome":"success"', b'"outcome":"failure"'), lines[-1]]
+        )
+    verdict = check(tmp_path / "audit", files)
+    found = {finding.kind for finding in verdict.broken}
+    assert "rollback" in found
+    assert "checkpoint_behind" not in found
+    assert verdict.threat("rollback").state == "detected"
+
+
 def test_memory_that_the_lines_do_not_have_is_a_rollback(tmp_path):
     """As many lines, but others than were signed."""
     files, _ = unpublished(tree=True)
