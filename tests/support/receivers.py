@@ -34,7 +34,10 @@ def free_port() -> int:
 
 
 class SyslogReceiver:
-    """A receiver that keeps each message; `closed` counts connections that ended in order, `torn` how many of them within one."""
+    """A receiver that keeps each message.
+
+    `closed` counts connections that ended in order, `torn` how many of them in the middle of a message.
+    """
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.messages: list[bytes] = []
@@ -193,12 +196,8 @@ class OtlpReceiver:
         message = ExportLogsServiceRequest()
         message.ParseFromString(body)
         self.requests.append({"path": request.path, **{name.lower(): value for name, value in request.headers.items()}})
-        records = [
-            record
-            for resource in message.resource_logs
-            for scope in resource.scope_logs
-            for record in scope.log_records
-        ]
+        scopes = [scope for resource in message.resource_logs for scope in resource.scope_logs]
+        records = [record for scope in scopes for record in scope.log_records]
         decided = self.answer(len(records))
         status, headers, answer = 200, {"Content-Type": "application/x-protobuf"}, ExportLogsServiceResponse()
         data = answer.SerializeToString()
