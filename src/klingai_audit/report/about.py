@@ -73,16 +73,21 @@ def reconciliation(ask: Asker) -> dict[str, Any]:
         "Q17",
         "comparisons with the provider's records, newest first",
         "SELECT seq, timestamp, outcome, CAST(metadata AS VARCHAR) {log} AND event_type = 'reconciled' "
-        "ORDER BY seq DESC LIMIT 10",
+        "ORDER BY seq DESC LIMIT 100",
         "log",
     )
     runs = []
     for seq, moment, outcome, text in rows:
         stated = _object(text)
-        simple = {name: value for name, value in stated.items() if isinstance(value, str | int | float | bool)}
-        counts = next((value for name in ("counts", "result") if isinstance(value := stated.get(name), dict)), {})
-        numbers = {name: value for name, value in counts.items() if isinstance(value, int | str)}
-        runs.append({"seq": seq, "timestamp": iso(moment), "outcome": outcome, "stated": {**simple, **numbers}})
+        counts = stated.get("counts")
+        numbers = counts.items() if isinstance(counts, dict) else ()
+        run = {"seq": seq, "timestamp": iso(moment), "outcome": outcome}
+        run |= {
+            name: value if isinstance(value := stated.get(name), str) else None for name in ("begin", "end", "digest")
+        }
+        unexplained = stated.get("unexplained")
+        run["unexplained"] = unexplained if isinstance(unexplained, int) else None
+        runs.append({**run, "counts": {name: count for name, count in numbers if isinstance(count, int)}})
     return {"last": runs[0] if runs else None, "runs": runs}
 
 

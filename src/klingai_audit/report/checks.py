@@ -5,6 +5,7 @@ A check that the log cannot decide says so; it never passes by default.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -155,22 +156,29 @@ def _reconciliation(found: Mapping[str, Any], scope: Scope) -> Check:
     when = f"compared on {last['timestamp'][:10]}"
     if last["timestamp"] < scope.since.strftime("%Y-%m-%dT%H:%M:%S.%fZ"):
         return Check("S4", "not_checked", f"The last comparison lies before the period: {when}.", ("Q17",))
-    if last["outcome"] != "success":
-        return Check("S4", "failed", f"Differences were found: {when}, entry {last['seq']}.", ("Q17",))
-    begin, end = last["stated"].get("from"), last["stated"].get("to")
+    if last["outcome"] != "success" or last["unexplained"]:
+        return Check("S4", "failed", f"Unexplained differences were found: {when}, entry {last['seq']}.", ("Q17",))
     words = f"No unexplained difference: {when}, entry {last['seq']}."
-    if isinstance(begin, str) and isinstance(end, str) and _covers(begin, end, scope):
+    if _covered(found["runs"], scope):
         return Check("S4", "passed", words, ("Q17",))
-    return Check("S4", "partly", f"{words} It does not cover the whole period.", ("Q17",))
+    return Check("S4", "partly", f"{words} Comparisons do not cover the whole period.", ("Q17",))
 
 
-def _covers(begin: str, end: str, scope: Scope) -> bool:
-    """Tell whether a comparison reaches over the period, but for its last day: the provider's ledgers lag."""
-    try:
-        since, until = (dt.datetime.fromisoformat(text).astimezone(dt.UTC) for text in (begin, end))
-    except ValueError:
-        return False
-    return since <= scope.since and until >= scope.until - dt.timedelta(days=1)
+def _covered(runs: Sequence[Mapping[str, Any]], scope: Scope) -> bool:
+    """Tell whether comparisons without differences reach over the period, but for its last day: ledgers lag."""
+    spans = []
+    for run in runs:
+        if run["outcome"] == "success" and not run["unexplained"] and run["begin"] and run["end"]:
+            with contextlib.suppress(ValueError, OverflowError):
+                spans.append(
+                    tuple(dt.datetime.fromisoformat(run[edge]).astimezone(dt.UTC) for edge in ("begin", "end"))
+                )
+    reached = scope.since
+    for begin, end in sorted(spans):
+        if begin > reached:
+            break
+        reached = max(reached, end)
+    return reached >= scope.until - dt.timedelta(days=1)
 
 
 def field_check(coverage: Mapping[str, Any], fields: Sequence[str]) -> Check:

@@ -84,11 +84,17 @@ def _reconciliation(data: Mapping[str, Any]) -> Section:
             number(run["seq"]),
             moment(run["timestamp"]),
             cell(run["outcome"], "good" if run["outcome"] == "success" else "bad"),
-            shown(", ".join(f"{name} {value}" for name, value in run["stated"].items()), 240),
+            f"{moment(run['begin'], seconds=False)} to {moment(run['end'], seconds=False)}",
+            shown(", ".join(f"{number(count)} {name}" for name, count in run["counts"].items()), 240),
         ]
-        for run in found["runs"]
+        for run in found["runs"][:MAX_ROWS]
     ]
-    block = table("Comparisons", ["Entry>", "Time (UTC)", "Outcome", "As stated"], rows, source=source_of(data, "Q17"))
+    block = table(
+        "Comparisons",
+        ["Entry>", "Time (UTC)", "Outcome", "Tasks of (UTC)", "Counts"],
+        rows,
+        source=source_of(data, "Q17"),
+    )
     return Section("reconciliation", "Reconciliation with the provider", lead, [block])
 
 
