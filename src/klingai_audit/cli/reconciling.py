@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Final
@@ -48,6 +49,34 @@ def reconcile(
 
     Exit codes: 0 everything agrees or is explained, 4 differences that somebody has to look into.
     """
+    result = run(
+        session,
+        None if begin is None else escaped(begin),
+        None if end is None else escaped(end),
+        resume=resume,
+        legacy_lists=legacy_lists or None,
+        base_url=base_url,
+    )
+    if session.as_json:
+        session.emit(result.to_json())
+    else:
+        draw_result(session, result)
+    return result.exit_code
+
+
+def run(
+    session: Session,
+    begin: str | dt.datetime | None = None,
+    end: str | dt.datetime | None = None,
+    *,
+    resume: bool = False,
+    legacy_lists: bool | None = None,
+    base_url: str | None = None,
+) -> Result:
+    """Reconcile the session's log with the account that the environment's credential belongs to.
+
+    Raises: as `klingai_audit.reconcile.reconcile`; UsageError: there is no credential.
+    """
     from klingai_audit.event.context import acting
     from klingai_audit.kling.client import KlingAI
     from klingai_audit.kling.flows import Retries
@@ -59,20 +88,7 @@ def reconcile(
         KlingAI(audit=audit, base_url=base_url, retries=Retries(attempts=ATTEMPTS, cap=60.0)) as kling,
         _progress(session) as progress,
     ):
-        result = compare(
-            audit,
-            kling,
-            None if begin is None else escaped(begin),
-            None if end is None else escaped(end),
-            resume=resume,
-            legacy_lists=legacy_lists or None,
-            progress=progress,
-        )
-    if session.as_json:
-        session.emit(result.to_json())
-    else:
-        draw_result(session, result)
-    return result.exit_code
+        return compare(audit, kling, begin, end, resume=resume, legacy_lists=legacy_lists, progress=progress)
 
 
 def draw_result(session: Session, result: Result) -> None:

@@ -28,14 +28,14 @@ __all__ = ["DEFAULT_DAYS", "reconcile"]
 DEFAULT_DAYS: Final = 30
 """How many days back a run compares if nothing else is asked for."""
 
-Time = str | dt.datetime | dt.date
+_Time = str | dt.datetime | dt.date
 
 
 def reconcile(
     audit: AuditLog,
     client: KlingAI,
-    begin: Time | None = None,
-    end: Time | None = None,
+    begin: _Time | None = None,
+    end: _Time | None = None,
     *,
     resume: bool = False,
     legacy_lists: bool | None = None,

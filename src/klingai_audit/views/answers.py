@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from klingai_audit.ledger.reader import LogReader
     from klingai_audit.privacy.subjects import SubjectTable
     from klingai_audit.views.activity import Activity
+    from klingai_audit.views.costs import Costs
     from klingai_audit.views.entry import EntryView
 
 __all__ = ["Answers"]
@@ -60,6 +63,28 @@ class Answers:
 
         self.flush()
         return activity(self.reader.entries(), actor, days=days, subjects=self.subjects)
+
+    def costs(
+        self,
+        by: str | Sequence[str] = "team",
+        *,
+        month: str | None = None,
+        since: str | dt.datetime | dt.date | None = None,
+        until: str | dt.datetime | dt.date | None = None,
+        prices: str | os.PathLike[str] | None = None,
+    ) -> Costs:
+        """Add up what was spent by team, project, key, model, actor or day, one name or several.
+
+        `month` is one such as `2026-10`; else [since, until), by default this month up to now. `prices` names a list of
+        prices, by default that of this version. Raises: UsageError, Malformed, StorageError.
+        """
+        from klingai_audit.views.costs import costs_by_index, period_of
+        from klingai_audit.views.prices import PriceList
+
+        period = period_of(month, since, until, dt.datetime.now(dt.UTC))
+        names = [by] if isinstance(by, str) else list(by)
+        price_list = PriceList.load(None if prices is None else Path(prices))
+        return costs_by_index(self.index, self.reader.entry, names, period, prices=price_list, subjects=self.subjects)
 
     def sql(self, text: str, **limits: Any) -> Table:
         """Answer one SELECT over the view `events` (docs/sql.md); `limits` as in `klingai_audit.index.Index.sql`.

@@ -18,18 +18,32 @@ from klingai_audit.event.record import is_end_id
 from klingai_audit.event.types import EVENT_TYPES
 from klingai_audit.views.charge import END_TYPES
 from klingai_audit.views.entry import EntryView, People
+from klingai_audit.views.told import TakenRow, Told
 
-__all__ = ["LoggedTask", "Order", "Orders", "Who", "amounts_of", "read_orders", "unit_name"]
+__all__ = [
+    "TOLD_TYPES",
+    "LoggedTask",
+    "Order",
+    "Orders",
+    "Who",
+    "amounts_of",
+    "decimals_of",
+    "read_orders",
+    "unit_name",
+]
 
 INTENTS: Final = frozenset({"prompt_submitted", "task_submitted"})
 _REFUSALS: Final = frozenset({"rate_limit_exceeded", "policy_violation", "access_denied"})
-_TOLD: Final = frozenset(
-    name.encode()
-    for name in (*INTENTS, *_REFUSALS, *END_TYPES, *(n for n in EVENT_TYPES if n.endswith("_generation_started")))
-) | {b"task_status_changed"}
+TOLD_TYPES: Final = frozenset(
+    name for name in (*INTENTS, *_REFUSALS, *END_TYPES, *(n for n in EVENT_TYPES if n.endswith("_generation_started")))
+) | {"task_status_changed"}
+"""Event types that tell of orders and tasks."""
+
+_TOLD: Final = frozenset(name.encode() for name in TOLD_TYPES)
 _TYPE_AT: Final = 118
 _AMOUNT: Final = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,9})?", re.ASCII)
 _FOREVER: Final = 10**7
+_NOBODY: Final = People()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,15 +135,23 @@ class Orders:
 
     def add_lines(self, lines: Iterable[bytes]) -> None:
         """Take in stored entries, in log order, going on where the last call ended. Raises: Malformed."""
-        people = People()
         for line in lines:
-            if self.first is None:
-                self.first = EntryView(line, people).timestamp
-            self.size += 1
-            if line[_TYPE_AT : line.find(b'"', _TYPE_AT)] in _TOLD:
-                self.add(EntryView(line, people))
+            self.add_line(line)
 
-    def add(self, entry: EntryView) -> None:
+    def add_line(self, line: bytes) -> None:
+        """Take in one stored entry. Raises: Malformed."""
+        if self.first is None:
+            self.first = EntryView(line).timestamp
+        self.size += 1
+        if line[_TYPE_AT : line.find(b'"', _TYPE_AT)] in _TOLD:
+            self.add(EntryView(line, _NOBODY))
+
+    def add_rows(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Take in rows of the index that answer `views.told.rows_sql`, in log order."""
+        for row in rows:
+            self.add(TakenRow(*row))
+
+    def add(self, entry: Told) -> None:
         """Take in one entry."""
         told = entry.metadata
         if told.get("phase") == "intent":
@@ -149,7 +171,7 @@ class Orders:
         if task_id is not None:
             self._see(entry, told, task_id, order)
 
-    def _intend(self, entry: EntryView, told: Mapping[str, Any]) -> None:
+    def _intend(self, entry: Told, told: Mapping[str, Any]) -> None:
         first = _text(told.get("resend_of")) or entry.event_id
         order = self.orders.get(first)
         if order is None:
@@ -169,7 +191,7 @@ class Orders:
         order.sent += 1
         order.seqs.append(entry.seq)
 
-    def _answered_without_task(self, entry: EntryView, told: Mapping[str, Any], order: Order) -> None:
+    def _answered_without_task(self, entry: Told, told: Mapping[str, Any], order: Order) -> None:
         if entry.outcome == "unknown":
             order.lost = True
         elif entry.outcome == "success" and entry.event_id not in self._unnamed_ids:
@@ -181,7 +203,7 @@ class Orders:
                 _end(task, entry, told)
                 self.unnamed.append(task)
 
-    def _see(self, entry: EntryView, told: Mapping[str, Any], task_id: str, order: Order | None) -> None:
+    def _see(self, entry: Told, told: Mapping[str, Any], task_id: str, order: Order | None) -> None:
         task = self.tasks.get(task_id)
         if task is None:
             task = self.tasks[task_id] = LoggedTask(task_id=task_id, seen=entry.timestamp)
@@ -217,6 +239,12 @@ def amounts_of(charges: Any) -> dict[str, Decimal] | None:
     return sums or None
 
 
+def decimals_of(amounts: Any) -> dict[str, Decimal]:
+    """Read amounts by unit as an entry holds them; what is no amount is left out."""
+    told = amounts.items() if isinstance(amounts, dict) else ()
+    return {unit: Decimal(text) for unit, text in told if isinstance(text, str) and _AMOUNT.fullmatch(text)}
+
+
 def unit_name(charge_type: object = None, *, package: object = None, currency: object = None) -> str:
     """Return what an amount is of: `video units`, `try_on units`, `units`; `USD`, `CNY`, or `cash` without a word."""
     if charge_type == "unit":
@@ -232,7 +260,7 @@ def _amounts(charges: Any) -> Iterator[tuple[str, Decimal]]:
             yield unit_name(kind, package=charge.get("package_type"), currency=charge.get("currency")), Decimal(amount)
 
 
-def _end(task: LoggedTask, entry: EntryView, told: Mapping[str, Any]) -> None:
+def _end(task: LoggedTask, entry: Told, told: Mapping[str, Any]) -> None:
     task.ended = "succeeded" if entry.outcome == "success" else "failed"
     task.ended_at = _moment(told.get("provider_updated_at")) or entry.timestamp
     task.charges = amounts_of(told.get("charge"))
@@ -240,7 +268,7 @@ def _end(task: LoggedTask, entry: EntryView, told: Mapping[str, Any]) -> None:
         task.charges = {}
 
 
-def _task_of(entry: EntryView, told: Mapping[str, Any]) -> str | None:
+def _task_of(entry: Told, told: Mapping[str, Any]) -> str | None:
     """Return the provider's task id that an entry names."""
     if entry.event_type == "resource_created":
         return _text(told.get("task_id"))
@@ -251,7 +279,7 @@ def _starts(event_type: str) -> bool:
     return event_type.endswith("_generation_started")
 
 
-def _who(entry: EntryView, told: Mapping[str, Any]) -> Who:
+def _who(entry: Told, told: Mapping[str, Any]) -> Who:
     return Who(
         actor=entry.actor_id, team=entry.team, project=entry.project,
         key=_text(told.get("key_fingerprint")), model=_text(told.get("model")), product=entry.resource_type,
