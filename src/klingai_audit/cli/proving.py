@@ -86,7 +86,7 @@ def consistency(
             do="Preserve both as they are: entries were cut off, or an older state was put back.",
         )
     proof = prove_consistency(reader, size)
-    newest = _size_of(proof.checkpoint)
+    newest = proof.checkpoint.size
     checked = note is not None
     if note is not None:
         check_consistency(proof, note, [trusted])
@@ -118,19 +118,15 @@ def check(
     session: SessionArgument,
 ) -> None:
     """Check a proof with a public key; needs no log. Exit 4 if it does not hold."""
-    from klingai_audit.trust.proofs import (
-        ConsistencyProof,
-        check_consistency,
-        check_entry_proof,
-        origin_of_proof,
-    )
+    from klingai_audit.tlog.submission import AddCheckpoint
+    from klingai_audit.trust.proofs import check_consistency, check_entry_proof, origin_of_proof
 
     data = _read(file)
     trusted = _log_key(session, origin_of_proof(data), key)
     if not data.startswith(b"c2sp.org/"):
         if old is None:
             raise UsageError("A proof of consistency begins at a checkpoint.", do="Name the one you kept: --old FILE")
-        before, after = check_consistency(ConsistencyProof.parse(data), _read(old), [trusted])
+        before, after = check_consistency(AddCheckpoint.parse(data), _read(old), [trusted])
         told: dict[str, Any] = {"kind": "consistency", "old": before.size, "new": after.size}
         words = f"the first {before.size:,} of {after.size:,} entries are what the older checkpoint covered."
         line = b""

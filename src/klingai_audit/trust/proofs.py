@@ -12,18 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from klingai_audit.errors import InvalidProof, Malformed, UsageError
+from klingai_audit.errors import InvalidProof, UsageError
 from klingai_audit.event.record import decode_event
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.tlog.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.tlog.merkle import verify_consistency
 from klingai_audit.tlog.note import parse_note
-from klingai_audit.tlog.proof import MAX_PROOF_HASHES, TlogProof, parse_proof, verify_proof
-from klingai_audit.tlog.strict import format_base64, parse_decimal, parse_hash
+from klingai_audit.tlog.proof import TlogProof, parse_proof, verify_proof
+from klingai_audit.tlog.submission import AddCheckpoint
 
 __all__ = [
-    "ConsistencyProof",
     "ProvenEntry",
     "check_consistency",
     "check_entry_proof",
@@ -33,7 +32,6 @@ __all__ = [
 ]
 
 _SEQ: Final = re.compile(rb',"seq":(0|[1-9][0-9]{0,15}),"logged_at":"')
-_OLD: Final = "old "
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,35 +47,6 @@ class ProvenEntry:
     signed_by: tuple[VerifierKey, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ConsistencyProof:
-    """That the tree of `old` entries is the beginning of the one under `checkpoint` (a signed note's bytes)."""
-
-    old: int
-    proof: tuple[bytes, ...]
-    checkpoint: bytes
-
-    def format(self) -> bytes:
-        """Return the bytes of the C2SP `add-checkpoint` body."""
-        return "\n".join((f"{_OLD}{self.old}", *map(format_base64, self.proof), "", "")).encode() + self.checkpoint
-
-    @classmethod
-    def parse(cls, data: bytes) -> ConsistencyProof:
-        """Read what `format` wrote; verifies nothing. Raises: Malformed."""
-        head, separator, checkpoint = data.partition(b"\n\n")
-        if not separator or not head.isascii():
-            raise Malformed("A consistency proof is ASCII lines, an empty line and a checkpoint; this is not.")
-        first, *lines = head.decode("ascii").split("\n")
-        if not first.startswith(_OLD):
-            raise Malformed("A consistency proof begins with `old` and a size; this does not.")
-        if len(lines) > MAX_PROOF_HASHES:
-            raise Malformed(f"A consistency proof has at most {MAX_PROOF_HASHES} hashes, not {len(lines)}.")
-        proof = tuple(parse_hash(line, "A hash of the proof") for line in lines)
-        found = cls(parse_decimal(first.removeprefix(_OLD), "The old size"), proof, checkpoint)
-        parse_checkpoint(parse_note(checkpoint).text)
-        return found
-
-
 def prove_entry(reader: LogReader, seq: int) -> TlogProof:
     """Return the proof of entry `seq` under the published checkpoint, the entry's bytes as its extra data.
 
@@ -86,7 +55,7 @@ def prove_entry(reader: LogReader, seq: int) -> TlogProof:
     return replace(reader.prove(seq), extra=reader.entry(seq))
 
 
-def prove_consistency(reader: LogReader, old: int) -> ConsistencyProof:
+def prove_consistency(reader: LogReader, old: int) -> AddCheckpoint:
     """Return the proof that the first `old` entries are the beginning of the published tree, in O(log n) hashes.
 
     Raises: UsageError if the log is shorter.
@@ -95,13 +64,13 @@ def prove_consistency(reader: LogReader, old: int) -> ConsistencyProof:
     size = parse_checkpoint(parse_note(note).text).size
     if not 0 <= old <= size:
         raise UsageError(f"The log has {size} entries under its checkpoint, not {old}.", do="Name a smaller size.")
-    return ConsistencyProof(old, reader.consistency(old, size) if 0 < old < size else (), note)
+    return AddCheckpoint.of(old, reader.consistency(old, size) if 0 < old < size else (), note)
 
 
 def origin_of_proof(data: bytes) -> str:
     """Return the origin that a proof file names, unverified: for finding the key to verify with. Raises: Malformed."""
     is_entry = data.startswith(b"c2sp.org/")
-    checkpoint = parse_proof(data).checkpoint if is_entry else ConsistencyProof.parse(data).checkpoint
+    checkpoint = parse_proof(data).checkpoint if is_entry else AddCheckpoint.parse(data).data
     return parse_checkpoint(parse_note(checkpoint).text).origin
 
 
@@ -125,16 +94,14 @@ def check_entry_proof(data: bytes, keys: Sequence[VerifierKey], entry: bytes | N
     return ProvenEntry(proven, proof.index, checkpoint, signed)
 
 
-def check_consistency(
-    proof: ConsistencyProof, old: bytes, keys: Sequence[VerifierKey]
-) -> tuple[Checkpoint, Checkpoint]:
+def check_consistency(proof: AddCheckpoint, old: bytes, keys: Sequence[VerifierKey]) -> tuple[Checkpoint, Checkpoint]:
     """Verify that the signed checkpoint `old` (a note's bytes) is the beginning of the proof's; return both.
 
     Raises: Malformed; InvalidSignature; InvalidProof if the newer history is another one.
     """
     origin = keys[0].name
     before, _, _ = open_checkpoint(old, origin, keys)
-    after, _, _ = open_checkpoint(proof.checkpoint, origin, keys)
+    after, _, _ = open_checkpoint(proof.data, origin, keys)
     if before.size != proof.old:
         raise InvalidProof(f"The proof begins at size {proof.old}, the older checkpoint has size {before.size}.")
     verify_consistency(before.size, after.size, before.root, after.root, proof.proof)
