@@ -46,7 +46,8 @@ def export(
 ) -> ExportResult:
     """Export entries under the published checkpoint, in log order; returns what was done.
 
-    An open `AuditLog` records the export as `log_exported` before anything leaves; with a `LogReader` nothing is
+    An open `AuditLog` records the export as `log_exported` before anything leaves (who exports comes from
+    `acting(…)`); with a `LogReader` nothing is
     recorded, unless `record` does it (it gets the entry's metadata and tells whether it did).
 
     Args: `format` is a name of `FORMATS`. Either `file`, a path (a new file takes the name when it is complete; with a
