@@ -316,12 +316,14 @@ def _logon(entry: EntryView) -> _Members:
 
 
 def _finding_info(entry: EntryView) -> _Members:
-    rule = _text(entry.metadata, "rule")
+    details = entry.metadata
     info: _Members = {
-        "uid": entry.event_id,
-        "title": _text(entry.metadata, "title") or meaning_of(entry.event_type),
+        "uid": _text(details, "finding") or entry.event_id,
+        "title": meaning_of(entry.event_type),
         "created_time": _milliseconds(entry.timestamp),
+        **_given(desc=_text(details, "what"), related_events_count=_number(details, "count")),
     }
+    rule = _text(details, "rule")
     if rule is not None:
         info["analytic"] = {"uid": rule, "type_id": 1}
     return info

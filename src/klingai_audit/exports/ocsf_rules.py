@@ -134,6 +134,7 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
 _OWN: Final = Rule(OTHER)
 _KINDS: Final = {"paid_create": _CREATE, "paid_sync": _CREATE, "read": _READ, "destructive": _DELETE, "download": _READ}
 _VERBS: Final = {row.action: _KINDS[row.kind] for row in ROWS}
+_RULES_SEVERITY: Final = {"low": 2, "medium": 3, "high": 4}
 _LOGON_VERBS: Final = {
     "logon": 1, "login": 1, "sign_in": 1, "logoff": 2, "logout": 2, "sign_out": 2, "preauth": 6, "switch": 7,
 }  # fmt: skip
@@ -166,4 +167,6 @@ def severity_of(entry: EntryView) -> int:
         severity = 3
     if entry.event_type in ("user_added", "user_removed") and entry.metadata.get("role") == "admin":
         severity = 3
+    if entry.event_type == "suspicious_activity":
+        severity = _RULES_SEVERITY.get(str(entry.metadata.get("severity")), severity)
     return severity
