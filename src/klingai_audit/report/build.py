@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from klingai_audit.ledger.reader import LogReader
 from klingai_audit.report import about, controls, data, integrity
 from klingai_audit.report.ask import Asker, Rows
 from klingai_audit.report.checks import run_checks
-from klingai_audit.report.leaks import scan
+from klingai_audit.report.leaks import leakage
 from klingai_audit.report.scope import FORMATS, Format, People, Scope, instant, make_scope
 from klingai_audit.report.summary import summarise
 from klingai_audit.tlog.merkle import root_at
@@ -31,11 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Rendered", "Report", "build", "compose", "format_of"]
 
 FORMAT: Final = 1
-_LEAKS_LISTED: Final = 50
-_PROMPTS: Final = (
-    "SELECT count(*) {all} AND (json_type(metadata, '$.prompt') = 'VARCHAR' "
-    "OR json_type(metadata, '$.negative_prompt') = 'VARCHAR')"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +107,7 @@ def build(
     high-risk use under the EU AI Act. `people` shows masks or pseudonyms. `now` is for tests.
     Raises: UsageError; LogNotFound; AuditUnavailable.
     """
-    verdict = audit.verify()
+    verdict = audit.verify(proofs_only=True)
     return compose(
         audit.reader,
         verdict,
@@ -141,11 +136,10 @@ def compose(
     high_risk: bool = False,
     people: People = "mask",
     now: dt.datetime | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Make a report from its parts: a reader, a verdict on the whole log, the index, the table of people or None.
 
-    Arguments as for `build`; `progress` gets entries done and in all.
+    Arguments as for `build`.
     """
     moment = now or dt.datetime.now(dt.UTC)
     scope = make_scope(
@@ -160,7 +154,7 @@ def compose(
         high_risk=high_risk,
         now=moment,
     )
-    facts = _gather(reader, verdict, rows, entry.People(subjects), scope, progress)
+    facts = _gather(reader, verdict, rows, entry.People(subjects), scope)
     machine = None if at is not None else _machine(verdict, moment, subjects is not None)
     return Report(scope, facts, machine)
 
@@ -171,7 +165,6 @@ def _gather(
     rows: Rows,
     people: entry.People,
     scope: Scope,
-    progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     ask = Asker(rows, scope)
     totals = data.totals(ask)
@@ -193,7 +186,7 @@ def _gather(
         "life": about.life(ask),
         "coverage": about.coverage(ask),
         "sequence": about.sequence(ask),
-        "leakage": _leakage(reader, ask, scope, progress),
+        "leakage": leakage(reader, ask, scope.size),
     }
     checks = run_checks(scope, sections)
     events = data.by_name(totals["by_type"])
@@ -219,21 +212,6 @@ def _gather(
         "checks": [check.as_json() for check in checks.values()],
         "controls": rows_of_controls,
         "queries": [question.as_json() for question in ask.questions],
-    }
-
-
-def _leakage(
-    reader: LogReader, ask: Asker, scope: Scope, progress: Callable[[int, int], None] | None
-) -> dict[str, Any]:
-    tell = None if progress is None else lambda done: progress(done, scope.size)
-    looked, found = scan(reader.entries(0, scope.size), progress=tell)
-    prompts = ask.ask("Q25", "entries in which a prompt stands as text", _PROMPTS, "all")
-    return {
-        "entries": scope.size,
-        "bytes": looked,
-        "total": len({seq for seq, _ in found}),
-        "found": [{"seq": seq, "what": what} for seq, what in found[:_LEAKS_LISTED]],
-        "prompts": prompts[0][0],
     }
 
 

@@ -238,14 +238,17 @@ def _access(found: Mapping[str, Any]) -> Check:
 def _leakage(found: Mapping[str, Any]) -> Check:
     if not found["entries"]:
         return Check("S9", "not_checked", "The log has no entry.", ("Q25",))
-    scanned = f"{found['bytes']:,} bytes of {found['entries']:,} entries"
+    queries = ("Q25", "Q26")
+    looked = f"{found['entries']:,} entries searched, {found['suspects']:,} of them looked at closely"
     if not found["total"] and not found["prompts"]:
-        return Check("S9", "passed", f"None found in {scanned}.", ("Q25",))
+        if found["too_many"]:
+            return Check("S9", "partly", f"Too many entries look suspicious: {looked}.", queries)
+        return Check("S9", "passed", f"None found: {looked}.", queries)
     named = [
         _many(found["total"], "entry holds a credential or an address", "entries hold a credential or an address"),
         _many(found["prompts"], "entry holds a prompt as text", "entries hold a prompt as text"),
     ]
-    return Check("S9", "failed", f"{_sentence([name for name in named if name])} Looked at: {scanned}.", ("Q25",))
+    return Check("S9", "failed", f"{_sentence([name for name in named if name])} {looked}.", queries)
 
 
 def _detection(security: Mapping[str, Any]) -> Check:

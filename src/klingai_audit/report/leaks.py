@@ -1,89 +1,78 @@
-"""A scan of the stored bytes for what must not be there: credentials, e-mail addresses. Names places, never contents.
+"""A search for what must not be in a log: credentials, e-mail addresses, prompts as text. Names places, never contents.
 
-Fast bytes first: a line is read as JSON only if it holds a mark that every credential or address of a known shape has.
+The index is asked for every entry in which anything looks like one, generously; those few are read from the log itself
+and looked at with the patterns of the privacy door.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 
+from klingai_audit.errors import UsageError
+from klingai_audit.ledger.reader import LogReader
 from klingai_audit.privacy.masks import mask_text
 from klingai_audit.privacy.shapes import has_shape
+from klingai_audit.report.ask import Asker
 
-__all__ = ["Leak", "scan"]
+__all__ = ["MAX_SUSPECTS", "SUSPICIOUS", "leakage"]
 
-Leak = tuple[int, str]
-"""Index of an entry and what it holds: `credential` or `address`."""
+MAX_SUSPECTS: Final = 50_000
+"""Entries that are looked at closely; if more look suspicious, the check does not pass."""
 
-_CHUNK: Final = 8192
-_MARKS: Final = (
-    *(b"eyJ", b"api-key-", b"-key", b"whsec_", b"PRIVATE", b"AGE-SECRET", b"AKIA", b"ASIA", b"LTAI", b"AKID"),
-    *(b"AIza", b"ya29.", b"github_pat_", b"glpat-", b"xox", b"pypi-", b"sk-", b"sk_", b"rk-", b"ghp_", b"gho_"),
+SUSPICIOUS: Final = (
+    r"eyJ[\w-]{4,}(\.|%2[Ee])"
+    r"|api-key-\w|(api|access|secret)-key|whsec_|PRIVATE\+KEY|AGE-SECRET-KEY|PRIVATE KEY"
+    r"|[sr]k[-_][A-Za-z_-]{0,64}[0-9]|gh[pousr]_[A-Za-z0-9]{16}|github_pat_|glpat-|xox[a-z]-"
+    r"|A(KIA|SIA)[0-9A-Z]{16}|(LTAI|AKID)[0-9A-Za-z]{12}|AIza|ya29\.|(hf|npm|r8)_[A-Za-z0-9]{20}|pypi-"
+    r"|[^*@]@[\w-]"
 )
-"""One of these is in every shape of `privacy.shapes`; those that few texts hold anyway."""
-_AT: Final = b"@"
-_MASKED: Final = b"***@"
+"""Regular expression (RE2) that finds all that `privacy.shapes` and `privacy.masks` know, and more."""
+
+_LISTED: Final = 50
+_COLUMNS: Final = (
+    "metadata, action, resource_type, resource_id, actor_id, on_behalf_of, team, project, ip_address, ip_ref, "
+    "user_agent, "
+    "correlation_id, request_id"
+)
 
 
-def scan(
-    lines: Iterable[bytes], *, first: int = 0, progress: Callable[[int], None] | None = None
-) -> tuple[int, list[Leak]]:
-    """Return the number of bytes that were looked at, and every entry that holds a credential or an address.
-
-    `lines` are stored entries without LF, the first of which has the index `first`. `progress` gets entries done.
-    """
-    looked, found, seq = 0, [], first
-    chunk: list[bytes] = []
-    for line in lines:
-        chunk.append(line)
-        if len(chunk) == _CHUNK:
-            looked += sum(map(len, chunk))
-            found += _scan_chunk(chunk, seq)
-            seq += len(chunk)
-            chunk = []
-            if progress is not None:
-                progress(seq - first)
-    looked += sum(map(len, chunk))
-    found += _scan_chunk(chunk, seq)
-    return looked, found
-
-
-def _scan_chunk(chunk: list[bytes], first: int) -> list[Leak]:
-    data = b"\n".join(chunk)
-    suspects: set[int] = set()
-    for mark in _MARKS:
-        suspects |= _line_starts(data, mark)
-    if data.count(_AT) != data.count(_MASKED):
-        suspects |= _line_starts(data, _AT)
-    if not suspects:
-        return []
-    found: list[Leak] = []
-    position = 0
-    for offset, line in enumerate(chunk):
-        if position in suspects:
-            found += ((first + offset, what) for what in _inspect(line))
-        position += len(line) + 1
-    return found
+def leakage(reader: LogReader, ask: Asker, size: int) -> dict[str, Any]:
+    """Return how many of the first `size` entries hold a credential or an address, or a prompt as text."""
+    suspects = ask.ask(
+        "Q25",
+        "entries in which something may look like a credential or an address, before a closer look",
+        f"SELECT seq {{all}} AND regexp_matches(concat_ws(' ', {_COLUMNS}), '{SUSPICIOUS}') ORDER BY seq "
+        f"LIMIT {MAX_SUSPECTS + 1}",
+        "all",
+    )
+    prompts = ask.ask(
+        "Q26",
+        "entries in which a prompt stands as text",
+        "SELECT count(*) {all} AND contains(CAST(metadata AS VARCHAR), 'prompt') AND (json_type(metadata, "
+        "'$.prompt') = "
+        "'VARCHAR' OR json_type(metadata, '$.negative_prompt') = 'VARCHAR')",
+        "all",
+    )
+    found = [
+        {"seq": int(seq), "what": what} for (seq,) in suspects[:MAX_SUSPECTS] for what in _inspect(reader, int(seq))
+    ]
+    return {
+        "entries": size,
+        "suspects": min(len(suspects), MAX_SUSPECTS),
+        "too_many": len(suspects) > MAX_SUSPECTS,
+        "total": len({leak["seq"] for leak in found}),
+        "found": found[:_LISTED],
+        "prompts": prompts[0][0],
+    }
 
 
-def _line_starts(data: bytes, mark: bytes) -> set[int]:
-    """Return where the lines begin that hold `mark`."""
-    starts: set[int] = set()
-    at = data.find(mark)
-    while at >= 0:
-        starts.add(data.rfind(b"\n", 0, at) + 1)
-        end = data.find(b"\n", at)
-        at = -1 if end < 0 else data.find(mark, end)
-    return starts
-
-
-def _inspect(line: bytes) -> Iterator[str]:
+def _inspect(reader: LogReader, seq: int) -> Iterator[str]:
     try:
-        texts = list(_texts(msgspec.json.decode(line)))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        texts = list(_texts(msgspec.json.decode(reader.entry(seq))))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, UsageError):
         return
     if any(map(has_shape, texts)):
         yield "credential"
