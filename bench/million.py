@@ -50,7 +50,7 @@ class _Source:
         self.tasks = 0
 
     def _text(self, length: int) -> str:
-        return base64.urlsafe_b64encode(self.dice.randbytes(length)).decode()[:length]
+        return base64.urlsafe_b64encode(self.dice.randbytes(length * 3 // 4)).decode()[:length]
 
     def _uuid(self, moment: dt.datetime) -> str:
         stamp, noise = int(moment.timestamp() * 1000), f"{self.dice.getrandbits(72):018x}"
@@ -213,7 +213,7 @@ def _events(source: _Source, smith: Smith, count: int) -> Iterator[tuple[dt.date
     shares = [
         _HOURS[hour] * (1 if (BEGIN.weekday() + day) % 7 < 5 else 0.2) for day in range(DAYS) for hour in range(24)
     ]
-    per_act, made = 6.84, 2
+    per_act, made = 5.6, 2
     ready: list[tuple[dt.datetime, bytes]] = []
     scale = count / per_act / sum(shares)
     for slot, share in enumerate(shares):

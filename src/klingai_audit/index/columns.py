@@ -51,16 +51,22 @@ def _quoted(names: Iterable[str]) -> str:
 
 
 _STATED: Final = (
-    *("task_id", "external_task_id", "model", "key_fingerprint", "phase", "code", "sha256", "bytes", "elapsed_ms"),
+    "task_id",
+    "external_task_id",
+    "model",
+    "key_fingerprint",
+    "api_key_name",
+    "name",
+    "phase",
+    "code",
+    "sha256",
+    "bytes",
+    "elapsed_ms",
 )
 
 
 def _stated(name: str) -> str:
     return f"stated[{_STATED.index(name) + 1}]"
-
-
-def _looked_up(name: str) -> str:
-    return f"json_extract_string(metadata, '$.{name}')"
 
 
 def _category() -> str:
@@ -139,9 +145,7 @@ COLUMNS: Final = (
         "api_key_name",
         "VARCHAR",
         "The credential's name where the entry states it: on `api_key_rotated`, which declares it.",
-        f"coalesce({_looked_up('api_key_name')},"
-        f" CASE WHEN event_type = 'api_key_rotated' THEN {_looked_up('name')} END)",
-        stored=False,
+        f"coalesce({_stated('api_key_name')}, CASE WHEN event_type = 'api_key_rotated' THEN {_stated('name')} END)",
     ),
     Column("phase", "VARCHAR", "`intent` on the entry written before an act, else NULL.", _stated("phase")),
     Column("code", "VARCHAR", "Kling's error code.", _stated("code")),

@@ -21,6 +21,7 @@ from klingai_audit.durable import NO_FORK, TEMPORARY_SUFFIX, FileOps
 from klingai_audit.errors import StorageError
 from klingai_audit.index.columns import SCHEMA
 from klingai_audit.index.manifest import (
+    MANIFEST,
     Manifest,
     Part,
     Segment,
@@ -115,6 +116,14 @@ class IndexFolder:
         except OSError as exc:
             raise self._unwritable(exc) from exc
         self.sweep(manifest)
+
+    def discard(self) -> None:
+        """Remove the manifest, so that everything is made anew; under the lock. Raises: StorageError."""
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                self.ops.unlink(self.path / MANIFEST)
+        except OSError as exc:
+            raise self._unwritable(exc) from exc
 
     def sweep(self, manifest: Manifest | None) -> None:
         """Remove files of dead builders, and segments that were replaced a minute ago; under the lock."""

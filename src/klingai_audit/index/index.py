@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -17,7 +18,7 @@ from klingai_audit.index.columns import SCHEMA, empty_sql, events_sql
 from klingai_audit.index.engine import connect, fetch, quote
 from klingai_audit.index.folder import IndexFolder
 from klingai_audit.index.lines import Lines
-from klingai_audit.index.manifest import Manifest, Segment
+from klingai_audit.index.manifest import Manifest, Part, Segment
 from klingai_audit.index.places import Places
 from klingai_audit.index.sandbox import MEMORY, ROW_LIMIT, SECONDS, Gone, Table, run_sql
 from klingai_audit.ledger.reader import LogReader
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["Index"]
 
 _MAX_SMALL: Final = 8
+_FETCHED: Final = 2048
+_WINDOWS: Final = (1 << 13, 1 << 17)
+_VERSION_AT: Final = 14
+_END_VERSION: Final = "8"  # UUIDv8: ids of ends, which several writers make alike by design
 
 
 class Index:
@@ -48,6 +53,7 @@ class Index:
         self._manifest: Manifest | None = None
         self._engine: duckdb.DuckDBPyConnection | None = None
         self._pid = os.getpid()
+        self._repeated: tuple[Part | None, frozenset[int]] | None = None
         self._places = Places(folder.path, ())
         self._lines = Lines(reader, self._place_of)
 
@@ -222,6 +228,46 @@ class Index:
         parts = (*manifest.segments, *([manifest.repeats] if manifest.repeats else []))
         return [str(self._folder.path / part.name) for part in parts]
 
+    def lines(
+        self, where: str = "", params: Sequence[Any] = (), *, newest: bool = False, fold: bool = False
+    ) -> Iterator[bytes]:
+        """Yield the stored bytes, read from the log, of the entries that a condition of ours finds.
+
+        `where` is an SQL condition on stored columns of `events`, empty for none. They come in log order or newest
+        first, without LF; with `fold` without those that tell again of an end that was told before.
+        Raises, while iterating: `klingai_audit.index.lines.Stale` for the first that the log does not have as the
+        index has it; StorageError.
+        """
+        told_again = self.repeats if fold else frozenset[int]()
+        size = self.size
+        steps = (size, *(max(0, size - step) for step in _WINDOWS), 0) if newest else (size, 0)
+        with self._cursor() as cursor:
+            for end, begin in pairwise(steps):
+                if begin == end:
+                    continue
+                conditions = [f"({where})"] if where else []
+                conditions += [f"seq >= {begin}"] if begin else []
+                conditions += [f"seq < {end}"] if end != size else []
+                sql = f"SELECT seq, event_id FROM stored{' WHERE ' if conditions else ''}{' AND '.join(conditions)}"
+                cursor.execute(f"{sql} ORDER BY seq {'DESC' if newest else 'ASC'}", list(params))
+                yield from self._lines.read(_in_batches(cursor, told_again))
+
+    @property
+    def repeats(self) -> frozenset[int]:
+        """The entries, by `seq`, whose event id stands in an earlier one."""
+        with self._mutex:
+            manifest = self._current()
+            if self._repeated is None or self._repeated[0] != manifest.repeats:
+                rows = [] if manifest.repeats is None else self.rows(f"SELECT seq FROM {self._repeats(manifest)}")
+                self._repeated = (manifest.repeats, frozenset(row[0] for row in rows))
+            return self._repeated[1]
+
+    def discard(self) -> None:
+        """Let the index be made anew at the next refresh."""
+        with self._mutex, self._folder.lock():
+            self._folder.discard()
+            self._manifest = None
+
     @contextlib.contextmanager
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
         with self._mutex:
@@ -269,6 +315,13 @@ class Index:
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._engine = self._manifest = None
+
+
+def _in_batches(cursor: duckdb.DuckDBPyConnection, told_again: frozenset[int]) -> Iterator[tuple[int, str]]:
+    while batch := cursor.fetchmany(_FETCHED):
+        for seq, event_id in batch:
+            if seq not in told_again or event_id[_VERSION_AT] != _END_VERSION:
+                yield seq, event_id
 
 
 def _parse(note: str) -> Checkpoint | None:

@@ -26,9 +26,8 @@ __all__ = ["Block", "Lines", "PlaceOf", "Stale"]
 _FIRST: Final = 1 << 17
 _BLOCK: Final = 1 << 22
 _BATCH: Final = 4096
-_SPARSE: Final = 1 << 12
+_SPARSE: Final = 1 << 13
 _DENSE: Final = 1 << 18
-_NEAR: Final = 1 << 16
 _EVENT_ID: Final = slice(24, 60)
 
 PlaceOf = Callable[[int], int | None]
@@ -173,8 +172,8 @@ class _Cursor:
             end = self._block.find(b"\n", at)
             if end >= 0:
                 return self._block[at:end]
-        near = 0 <= at < len(self._block) + _NEAR
-        for size in (_DENSE if near else _SPARSE, MAX_ENTRY_BYTES + 1):
+        near = 0 <= at < 2 * len(self._block)
+        for size in (min(_DENSE, 2 * len(self._block)) if near else _SPARSE, MAX_ENTRY_BYTES + 1):
             self._begin, self._block = offset, os.pread(fd, size, offset)
             end = self._block.find(b"\n")
             if end >= 0:

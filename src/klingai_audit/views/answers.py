@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from klingai_audit.views.activity import Activity
     from klingai_audit.views.costs import Costs
     from klingai_audit.views.entry import EntryView
+    from klingai_audit.views.groups import Grouped
+    from klingai_audit.views.indexed import Indexed
 
 __all__ = ["Answers"]
 
@@ -46,6 +48,13 @@ class Answers:
                 self._index.refresh()
             return self._index
 
+    def _source(self) -> Indexed:
+        """Return everything logged so far, as a scan or by the index."""
+        from klingai_audit.views.indexed import Indexed
+
+        self.flush()
+        return Indexed(self.reader, lambda: self.index)
+
     def entries(self, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Yield the stored bytes of entries `[begin, end)` in order, without LF."""
         return self.reader.entries(begin, end)
@@ -54,15 +63,22 @@ class Answers:
         """Yield entries that match; filters as in `klingai_audit.views.query.Filter`. Raises: UsageError."""
         from klingai_audit.views.query import Filter, query
 
-        self.flush()
-        return query(self.reader.entries(), Filter(**filters), self.subjects)
+        return query(self._source(), Filter(**filters), self.subjects)
 
     def activity(self, actor: str, days: int = 30) -> Activity:
         """Summarise what one person did in the last `days` days. Raises: UsageError."""
         from klingai_audit.views.activity import activity
 
-        self.flush()
-        return activity(self.reader.entries(), actor, days=days, subjects=self.subjects)
+        return activity(self._source(), actor, days=days, subjects=self.subjects)
+
+    def activity_by(self, by: str = "actor", days: int = 30) -> Grouped:
+        """Summarise what everybody did in the last `days` days, by actor, team, project, key, model or day.
+
+        Raises: UsageError, Malformed, StorageError.
+        """
+        from klingai_audit.views.groups import activity_by
+
+        return activity_by(self.index.rows, by, days=days, subjects=self.subjects)
 
     def costs(
         self,

@@ -23,7 +23,7 @@ from klingai_audit.views.entry import EntryView, People
 from klingai_audit.views.haystack import holds_text, text_needle
 from klingai_audit.views.times import format_instant, parse_instant
 
-__all__ = ["CUSTOM_CATEGORY", "KEY_MEMBERS", "TASK_MEMBERS", "Filter", "Plan", "names_key", "names_task"]
+__all__ = ["CUSTOM_CATEGORY", "KEY_MEMBERS", "TASK_MEMBERS", "Filter", "Plan", "names_key", "names_task", "stored_ids"]
 
 CUSTOM_CATEGORY: Final = "custom"
 """Category of a user's own `x_…` event types."""
@@ -160,7 +160,7 @@ class Plan:
 
     def _plan_people(self, wanted: Filter) -> None:
         if wanted.actor is not None:
-            ids = _stored_ids(wanted.actor, self.people)
+            ids = stored_ids(wanted.actor, self.people)
             if ids is None:
                 self._tests.append(_mask_test(wanted.actor, self.people))
             else:
@@ -211,7 +211,7 @@ def _equals(member: str, value: str) -> _Test:
     return lambda entry: getattr(entry, member) == value
 
 
-def _stored_ids(actor: str, people: People) -> frozenset[str] | None:
+def stored_ids(actor: str, people: People) -> frozenset[str] | None:
     """Return the stored ids that `actor` stands for, or None if it is a mask that must be compared one by one."""
     if is_pseudonym(actor) or actor in RESERVED:
         return frozenset({actor})

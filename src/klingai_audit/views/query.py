@@ -1,6 +1,7 @@
 """Search the log: filters over a stream of entries.
 
-Works on any iterable of stored entries, in log order. A line is looked at as raw bytes first and decoded only if it
+Works on any iterable of stored entries, in log order; of an `Indexed` log only those are read that the index does not
+rule out. A line is looked at as raw bytes first and decoded only if it
 can match, so a scan of a million entries stays tolerable without an index. Every view folds by `event_id`: the first
 entry of an event is the event; later ones with the same id (several pollers saw the same end) are left out.
 Allowed callers: views, log, upkeep, cli.
@@ -12,10 +13,14 @@ import datetime as dt
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final
 
+from klingai_audit.errors import StorageError
+from klingai_audit.index.lines import Stale
 from klingai_audit.privacy.subjects import SubjectTable
 from klingai_audit.views.entry import EntryView, People
+from klingai_audit.views.indexed import Indexed
 from klingai_audit.views.plan import Filter, Plan
 
 __all__ = ["Filter", "query"]
@@ -39,9 +44,48 @@ def query(
     Raises: UsageError for an unknown type, category, outcome, time or limit, or for a person who cannot be looked up
     because there is no subject table; Malformed (while iterating) for a line that is no entry.
     """
-    plan = Plan(filter, People(subjects), now or dt.datetime.now(dt.UTC))
+    moment = now or dt.datetime.now(dt.UTC)
+    plan = Plan(filter, People(subjects), moment)
+    if isinstance(lines, Indexed):
+        newest = filter.reverse and plan.limit is not None
+        narrowed = lines.narrowed(filter, plan.people, moment, newest=newest)
+        if narrowed is not None:
+            return _by_index(lines, narrowed, plan, filter, newest=newest)
+    return _by_scan(lines, plan, filter)
+
+
+def _by_scan(lines: Iterable[bytes], plan: Plan, filter: Filter) -> Iterator[EntryView]:
     found = _scan(lines, plan) if filter.duplicates else _scan_folded(lines, plan)
     return _newest_first(found, plan.limit) if filter.reverse else _first(found, plan.limit)
+
+
+def _by_index(
+    lines: Indexed, narrowed: Iterator[bytes], plan: Plan, filter: Filter, *, newest: bool
+) -> Iterator[EntryView]:
+    """Yield what a scan would; if index and log turn out to disagree, the scan goes on where this came to."""
+    count = 0
+    found = (
+        _first(_scan_down(lines, narrowed, plan, filter), plan.limit) if newest else _by_scan(narrowed, plan, filter)
+    )
+    try:
+        for entry in found:
+            yield entry
+            count += 1
+    except (Stale, StorageError):
+        lines.distrust()
+        yield from islice(_by_scan(lines, plan, filter), count, None)
+
+
+def _scan_down(lines: Indexed, narrowed: Iterator[bytes], plan: Plan, filter: Filter) -> Iterator[EntryView]:
+    """Yield entries newest first; of several that match with one event id, the first in the log."""
+    repeated = frozenset[int]() if filter.duplicates else lines.repeated()
+    for line in narrowed:
+        entry = _read(line, plan)
+        if entry is None:
+            continue
+        older = lines.earlier(entry.event_id, entry.seq) if entry.seq in repeated else ()
+        if all(_read(other, plan) is None for other in older):
+            yield entry
 
 
 def _read(line: bytes, plan: Plan) -> EntryView | None:

@@ -15,6 +15,7 @@ from klingai_audit.event.types import EVENT_TYPES
 from klingai_audit.privacy.subjects import SubjectTable
 from klingai_audit.views.charge import END_TYPES, ChargeSum
 from klingai_audit.views.entry import EntryView, People
+from klingai_audit.views.indexed import Indexed
 from klingai_audit.views.plan import TASK_MEMBERS, Filter
 from klingai_audit.views.query import query
 
@@ -66,7 +67,8 @@ def find_shown(
     if _UUID.fullmatch(what.lower()):
         what = what.lower()
         event_id = what.encode()
-        for line in read():
+        lines = read()
+        for line in lines.of_event(what) if isinstance(lines, Indexed) else lines:
             if line[_EVENT_ID] == event_id:
                 return EntryView(line, People(subjects))
     return tell_story(read, what, subjects)
