@@ -20,7 +20,7 @@ COMMANDS: Final = {
     "tail": ("reading:tail", "Show the last entries, and with -f every new one."),
     "show": ("reading:show", "Show one entry, or the whole story of one generation."),
     "trace": ("tracing:trace", "Find the generation that made a media file."),
-    "activity": ("reading:activity", "Summarise what one person did."),
+    "activity": ("activities:activity", "Summarise what one person did, or everybody in groups."),
     "costs": ("costing:costs", "Add up what was spent, by team, project, key, model."),
     "reconcile": ("reconciling:reconcile", "Compare the log with the provider's records: what went around it?"),
     "detect": ("detecting:detect", "Look for what is odd: detection rules over the log."),

@@ -1,4 +1,4 @@
-"""`query`, `tail`, `show`, `activity`: commands that read. They need no key and change nothing unless asked to."""
+"""`query`, `tail`, `show`: commands that read. They need no key and change nothing unless asked to."""
 
 from __future__ import annotations
 
@@ -124,31 +124,6 @@ def show(
     else:
         draw_entry(session, found, reader.store.locate(found.seq), style)
     _tell_recorded(session, recorded)
-
-
-def activity(
-    actor: Annotated[str, Parameter(name="ACTOR", help="Raw id, mask (us***@example.com) or pseudonym (p_…).")],
-    /,
-    *,
-    days: Annotated[int, Parameter(help="Period in days of 24 hours, up to now.")] = 30,
-    record: Record = False,
-    session: SessionArgument,
-) -> None:
-    """Summarise what one person did."""
-    from klingai_audit.cli.recording import record_read
-    from klingai_audit.cli.showing import draw_activity
-    from klingai_audit.views.activity import activity as summarise
-
-    actor = escaped(actor)
-    reader, subjects = _open(session)
-    size = reader.size
-    summary = summarise(reader.entries(0, size), actor, days=days, subjects=subjects)
-    recorded = record_read(session, "activity", {"actor": actor, "days": days}, size, subjects, asked=record)
-    if session.as_json:
-        session.emit({**summary.to_json(), "recorded": recorded})
-    else:
-        draw_activity(session, summary)
-        _tell_recorded(session, recorded)
 
 
 def _open(session: Session) -> tuple[LogReader, SubjectTable | None]:

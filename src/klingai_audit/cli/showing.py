@@ -49,11 +49,23 @@ def draw_activity(session: Session, activity: Activity) -> None:
     days = f"{activity.period_days} day{'' if activity.period_days == 1 else 's'}"
     known = "" if activity.actor_id is None or activity.actor_id == activity.actor else f" ({inert(activity.actor_id)})"
     session.say((inert(activity.actor), "bold"), f"{known}: {events} in the last {days}")
+    former = activity.previous
+    if former is not None and former.total_events:
+        session.say((f"in the {days} before: {former.total_events:,}{_share(former.success_rate)}", "dim"))
     if activity.first_activity is None or activity.last_activity is None:
         return
     first, latest = format_moment(activity.first_activity), format_moment(activity.last_activity)
     session.say((f"first {first} UTC, last {latest} UTC, active on {len(activity.by_day)} of them", "dim"))
     session.show(activity_table(activity))
+    if activity.success_rate is not None:
+        session.say(f"ended well: {activity.success_rate:.0%} of what ended or was refused")
+    if activity.unusual:
+        hours = ", ".join(f"{hour:02}h ({count:,})" for hour, count in sorted(activity.unusual.items()))
+        session.say(("outside this person's usual hours (UTC): ", "yellow"), hours)
+
+
+def _share(rate: float | None) -> str:
+    return "" if rate is None else f", {rate:.0%} ended well"
 
 
 def _closing(story: Story) -> tuple[str | Text | tuple[str, str], ...]:

@@ -1,4 +1,4 @@
-"""One person's activity: totals by type, outcome and day, and what it was charged.
+"""One person's activity: totals by type, outcome and day, charges, unusual hours, against the period before.
 
 Allowed callers: views, log, cli.
 """
@@ -13,15 +13,38 @@ from typing import Any, Final
 
 from klingai_audit.errors import UsageError
 from klingai_audit.privacy.subjects import RESERVED, SubjectTable, is_pseudonym, mask_id
-from klingai_audit.views.charge import ChargeSum
+from klingai_audit.views.charge import END_TYPES, ChargeSum
 from klingai_audit.views.entry import EntryView, People
 from klingai_audit.views.plan import Filter
 from klingai_audit.views.query import query
+from klingai_audit.views.rhythm import BASELINE, NOT_BEGUN, Rhythm
 
-__all__ = ["MAX_DAYS", "Activity", "activity"]
+__all__ = ["MAX_DAYS", "RESULT_TYPES", "Activity", "Former", "activity", "rate"]
+
+RESULT_TYPES: Final = END_TYPES | {"rate_limit_exceeded", "policy_violation", "access_denied"}
+"""Event types that say how an order came out."""
 
 MAX_DAYS: Final = 36_500
 """Longest period in days (a century), so that a typo is a message and not an overflow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Former:
+    """The period of the same length before: what to compare with."""
+
+    total_events: int
+    by_outcome: Mapping[str, int]
+    success_rate: float | None
+    charges: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the members as JSON values."""
+        return {
+            "total_events": self.total_events,
+            "by_outcome": dict(self.by_outcome),
+            "success_rate": self.success_rate,
+            "charges": dict(self.charges),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +53,9 @@ class Activity:
 
     `actor_id` is the stored id (a pseudonym), None if nobody by that id ever entered the log; `actor` the mask.
     Days in `by_day` are UTC days of `timestamp`. Charges are decimal texts per unit, never added across units.
+    `success_rate`: of the tasks that ended and the calls that were refused, the share that ended well; None if there
+    are none. `unusual` counts by hour of the day (UTC) what was begun outside the person's usual hours
+    (`views.rhythm`); None where too little is known to say.
     """
 
     actor_id: str | None
@@ -42,6 +68,9 @@ class Activity:
     charges: Mapping[str, str]
     first_activity: dt.datetime | None
     last_activity: dt.datetime | None
+    success_rate: float | None = None
+    unusual: Mapping[int, int] | None = None
+    previous: Former | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the members as JSON values, in the order of docs."""
@@ -56,6 +85,9 @@ class Activity:
             "charges": dict(self.charges),
             "first_activity": _json_time(self.first_activity),
             "last_activity": _json_time(self.last_activity),
+            "success_rate": self.success_rate,
+            "unusual_hours": None if self.unusual is None else {str(h): n for h, n in sorted(self.unusual.items())},
+            "previous": None if self.previous is None else self.previous.to_json(),
         }
 
 
@@ -77,15 +109,30 @@ def activity(
         raise UsageError(f"days is {days}.", do=f"Use a number from 1 to {MAX_DAYS}.")
     moment = now or dt.datetime.now(dt.UTC)
     people = People(subjects)
-    tally = _Tally()
-    for entry in query(lines, Filter(actor=actor, since=moment - dt.timedelta(days=days)), subjects, now=moment):
-        tally.add(entry)
-    if len(tally.ids) > 1 and people.pseudonym(actor) is None:
+    period = dt.timedelta(days=days)
+    since = moment - period
+    tally, before, rhythm, begun = _Tally(), _Tally(), Rhythm(), Counter[int]()
+    ids: set[str] = set()
+    wanted = Filter(actor=actor, since=since - max(period, BASELINE))
+    for entry in query(lines, wanted, subjects, now=moment):
+        when = entry.timestamp
+        if entry.actor_id is not None:
+            ids.add(entry.actor_id)
+        starts = entry.event_type not in NOT_BEGUN
+        if when >= since:
+            tally.add(entry)
+            begun[when.hour] += starts
+            continue
+        if when >= since - period:
+            before.add(entry)
+        if starts and when >= since - BASELINE:
+            rhythm.add(when)
+    if len(ids) > 1 and people.pseudonym(actor) is None:
         raise UsageError(
-            f"{len(tally.ids)} people share this mask.",
-            do=f"Give one of their pseudonyms: {', '.join(sorted(tally.ids))}.",
+            f"{len(ids)} people share this mask.", do=f"Give one of their pseudonyms: {', '.join(sorted(ids))}."
         )
-    stored = next(iter(tally.ids), None) or _stored(actor, people)
+    stored = next(iter(ids), None) or _stored(actor, people)
+    usual = rhythm.usual()
     return Activity(
         actor_id=stored,
         actor=people.mask(stored) if stored is not None else _shown(actor),
@@ -97,24 +144,43 @@ def activity(
         charges=tally.charges.to_json(),
         first_activity=tally.first,
         last_activity=tally.last,
+        success_rate=tally.success_rate,
+        unusual=None if usual is None else {hour: n for hour, n in begun.items() if n and hour not in usual},
+        previous=Former(
+            total_events=before.types.total(),
+            by_outcome=dict(before.outcomes.most_common()),
+            success_rate=before.success_rate,
+            charges=before.charges.to_json(),
+        ),
     )
+
+
+def rate(well: int, all_of: int) -> float | None:
+    """Return a share with four decimals; None of nothing."""
+    return round(well / all_of, 4) if all_of else None
 
 
 class _Tally:
     def __init__(self) -> None:
-        self.ids: set[str] = set()
         self.types: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
         self.days: Counter[str] = Counter()
         self.charges = ChargeSum()
         self.first: dt.datetime | None = None
         self.last: dt.datetime | None = None
+        self.ended = 0
+        self.ended_well = 0
+
+    @property
+    def success_rate(self) -> float | None:
+        return rate(self.ended_well, self.ended)
 
     def add(self, entry: EntryView) -> None:
-        if entry.actor_id is not None:
-            self.ids.add(entry.actor_id)
         self.types[entry.event_type] += 1
         self.outcomes[entry.outcome] += 1
+        if entry.event_type in RESULT_TYPES and entry.outcome != "unknown":
+            self.ended += 1
+            self.ended_well += entry.outcome == "success"
         moment = entry.timestamp
         self.days[moment.date().isoformat()] += 1
         self.charges.add(entry)

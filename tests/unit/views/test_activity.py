@@ -20,7 +20,7 @@ def charged(seq, amount, package="video", **members):
 
 
 def test_totals_of_one_person_in_the_period():
-    """Counts by type, outcome and day, exact charges, first and last activity; older and others' do not count."""
+    """Counts by type, outcome and day, exact charges; older entries are the period before, others' do not count."""
     lines = [
         line(0, when=NOW - 31 * 24 * HOUR),
         line(1, when=NOW - 30 * 24 * HOUR),
@@ -40,6 +40,9 @@ def test_totals_of_one_person_in_the_period():
         "charges": {"video units": "0.3"},
         "first_activity": stamp(NOW - 30 * 24 * HOUR),
         "last_activity": stamp(NOW - HOUR),
+        "success_rate": 0.6667,
+        "unusual_hours": None,
+        "previous": {"total_events": 1, "by_outcome": {"success": 1}, "success_rate": None, "charges": {}},
     } == activity(lines, "user@example.com", subjects=PEOPLE, now=NOW).to_json()
 
 
@@ -110,3 +113,48 @@ def test_units_are_never_added_together_and_only_ends_count():
         "units": "7",
         "video units": "1.25",
     } == activity(lines, "user@example.com", subjects=PEOPLE, now=NOW).to_json()["charges"]
+
+
+def working_days(count, *, hour=10):
+    """Someone who begins something at one hour of each of `count` days before the period."""
+    first = (NOW - dt.timedelta(days=31)).replace(hour=hour)
+    return [line(n, when=first - dt.timedelta(days=n)) for n in range(count)]
+
+
+def test_unusual_hours():
+    """What was begun in an hour that the person never works in, nor beside one; ends come when they come."""
+    night = (NOW - dt.timedelta(days=2)).replace(hour=3)
+    lines = [
+        *working_days(6),
+        line(10, when=night),
+        line(11, when=night.replace(hour=9)),
+        line(12, when=night.replace(hour=11)),
+        charged(13, "1", when=night.replace(hour=2)),
+    ]
+    answer = activity(lines, "user@example.com", subjects=PEOPLE, now=NOW)
+    assert {3: 1} == answer.unusual
+    assert {"3": 1} == answer.to_json()["unusual_hours"]
+
+
+@pytest.mark.parametrize("count, known", [(4, False), (5, True)])
+def test_usual_hours_need_five_days(count, known):
+    """Of somebody who was hardly there nothing is said."""
+    answer = activity([*working_days(count), line(9, when=NOW - HOUR)], "user@example.com", subjects=PEOPLE, now=NOW)
+    assert known == (answer.unusual is not None)
+
+
+def test_an_hour_of_one_day_is_not_usual():
+    """Once does not make a habit: two days do."""
+    once = line(8, when=(NOW - dt.timedelta(days=40)).replace(hour=3))
+    twice = line(9, when=(NOW - dt.timedelta(days=41)).replace(hour=4))
+    night = line(10, when=(NOW - dt.timedelta(days=2)).replace(hour=3))
+    for others, expected in (([once], {3: 1}), ([twice, once], {})):
+        lines = [*working_days(5), *others, night]
+        assert expected == activity(lines, "user@example.com", subjects=PEOPLE, now=NOW).unusual
+
+
+def test_a_mask_of_somebody_else_before_the_period_is_refused():
+    """The period before and the usual hours are one person's too."""
+    lines = [line(0, actor_id=pseudonym(2), when=NOW - 40 * 24 * HOUR), line(1)]
+    with pytest.raises(UsageError):
+        activity(lines, "us***@example.com", subjects=PEOPLE, now=NOW)
