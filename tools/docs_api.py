@@ -74,6 +74,12 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         "klingai_audit.upkeep.importing:FileImport",
         "klingai_audit.upkeep.importing:ImportFinding",
     ),
+    "api-export": (
+        "klingai_audit.exports:export",
+        "klingai_audit.exports:ExportResult",
+        "klingai_audit.exports:Course",
+        "klingai_audit.exports:CursorFile",
+    ),
     "api-testing": (
         "klingai_audit.testing:capture_events",
         "klingai_audit.testing:CapturedEvents",

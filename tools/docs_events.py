@@ -15,7 +15,6 @@ LATER = (
     "gap_opened",
     "legal_hold_released",
     "legal_hold_set",
-    "log_exported",
     "log_migrated",
     "reconciled",
     "report_generated",

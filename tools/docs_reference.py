@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from tools import docs_api, docs_calls, docs_cli, docs_events, docs_findings, docs_policy, docs_rules
+from tools import docs_api, docs_calls, docs_cli, docs_events, docs_exports, docs_findings, docs_policy, docs_rules
 from tools.docs_pages import fill, sections_of
 
 __all__ = ["PARTS", "current", "pages"]
@@ -31,6 +31,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "threats": docs_findings.threats,
     "detection-rules": docs_rules.rules,
     "detection-members": docs_rules.members,
+    **docs_exports.PARTS,
     "error-tree": lambda: docs_api.error_tree("klingai_audit.errors"),
     "kling-errors": lambda: docs_api.error_table("klingai_audit.kling.errors"),
 }

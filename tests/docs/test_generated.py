@@ -83,7 +83,7 @@ def written(event_type: str) -> bool:
     code = "\n".join(
         text
         for path, text in SOURCES.items()
-        if path.name not in {"types.py", "demo_scenes.py"} and path.parent.name not in readers
+        if path.name not in {"types.py", "demo_scenes.py", "ocsf_rules.py"} and path.parent.name not in readers
     )
     family = re.fullmatch(
         r"(?:video|image|audio)(_generation_|_)(started|completed|failed|downloaded|deleted)", event_type
