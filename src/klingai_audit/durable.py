@@ -19,8 +19,9 @@ import os
 import stat
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 __all__ = [
     "NO_FORK",
@@ -172,23 +173,32 @@ class FileOps:
             self.unlink(path)
             return self.open(path, _NEW_FILE, mode)
 
-    def renew(self, path: Path) -> None:
+    def renew(self, path: Path, *, without: Sequence[tuple[int, int]] = ()) -> None:
         """Copy a file's bytes to a new file, sync that, and let it take the name; durable on return.
 
-        For a file whose sync failed: its pages may vanish at any moment, those of the copy are on the disk.
+        For a file whose sync failed: its pages may vanish at any moment, those of the copy are on the disk. And for
+        one from which bytes are to go: `without` are ranges `[begin, end)` to leave out, in order.
         """
         mode = stat.S_IMODE(path.stat().st_mode)
         temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
         with path.open("rb") as source:
             fd = self._open_new(temporary, mode)
             try:
-                while chunk := source.read(_COPY_BYTES):
-                    self.write_all(fd, chunk)
+                for end, after in [*without, (None, None)]:
+                    self._copy(source, fd, end)
+                    source.seek(source.tell() if after is None else after)
                 self.sync(fd)
             finally:
                 self.close(fd)
         self.rename(temporary, path)
         self.sync_folder(path.parent)
+
+    def _copy(self, source: BinaryIO, fd: int, end: int | None) -> None:
+        """Write what follows in `source`, up to byte `end` of it or to its end."""
+        left = None if end is None else end - source.tell()
+        while chunk := source.read(_COPY_BYTES if left is None else min(_COPY_BYTES, left)):
+            self.write_all(fd, chunk)
+            left = None if left is None else left - len(chunk)
 
     def leave_mark(self, path: Path, data: bytes, *, mode: int = PRIVATE_MODE) -> None:
         """Put a file there for others to see, even if the disk takes no more writes; as durable as can be had.

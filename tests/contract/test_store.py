@@ -111,6 +111,30 @@ class TestEntries:
             txn.cut(0)
         assert [] == list(store.read_entries(0))
 
+    def test_foreign_bytes_are_taken_out(self, store: Store) -> None:
+        """Whole lines and beginnings of lines go, over day files; the rest stays as it is, and appending goes on."""
+        lines = fill(store, 4) + fill(store, 3, begin=4, day=NEXT)
+        with store.transaction() as txn:
+            txn.pull(1)
+            txn.remove([(0, None), (2, 7), (3, None), (5, 2)])
+        left = [lines[0], lines[2], lines[3][7:], lines[5], lines[6][2:]]
+        assert left == list(store.read_entries(0))
+        with store.transaction() as txn:
+            assert left[2:] == txn.pull(2, counted=True).entries
+        with store.transaction() as txn:
+            txn.pull(0)
+            txn.append(unsealed_entries(5, 1, NEXT), 5, NEXT)
+        assert 6 == len(list(store.read_entries(0)))
+
+    def test_a_file_of_foreign_lines_alone_goes(self, store: Store) -> None:
+        """A day of which nothing is left has no file."""
+        lines = fill(store, 2) + fill(store, 1, begin=2, day=NEXT)
+        with store.transaction() as txn:
+            txn.pull(0)
+            txn.remove([(2, None)])
+        assert lines[:2] == list(store.read_entries(0))
+        assert ["audit-2026-11-21.jsonl"] == [file.name for file in store.inspect() if file.kind == "entries"]
+
     def test_entries_are_located(self, store: Store) -> None:
         """File and line, counted from 1 in each day's file."""
         fill(store, 4)

@@ -24,7 +24,7 @@ from klingai_audit.ledger import tree
 from klingai_audit.ledger.store import SyncFailed
 from tests.support.faulty import PRIMITIVES, Call, FaultyOps, How, QuickOps
 from tests.support.judge import judge
-from tests.support.ledgers import HandClock, Ledger, end_event, event
+from tests.support.ledgers import HandClock, Ledger, end_event, event, next_batch
 from tests.support.settle import reopen, settle
 
 KEPT_EVERY = 4
@@ -147,6 +147,22 @@ def recovery(stage: Stage) -> None:
     again.close()
 
 
+def disturbed(stage: Stage) -> None:
+    """A writer died after it wrote a batch behind bytes of something else, and before it could take it back."""
+    ledger = stage.ledger(QuickOps())
+    stage.log(ledger)
+    older = (ledger.log / "checkpoint").read_bytes()
+    for _ in range(2):
+        stage.log(ledger)
+    ledger.store.close()
+    (ledger.log / "checkpoint").write_bytes(older)
+    day = ledger.log / "audit-2026-11-21.jsonl"
+    day.write_bytes(day.read_bytes() + b"garbage\n{" + next_batch(ledger, 3))
+    again = stage.ledger()
+    stage.log(again)
+    again.close()
+
+
 def recovery_of_sync(stage: Stage) -> None:
     """A sync failed, and the operator recovers."""
     broken = FaultyOps()
@@ -177,6 +193,7 @@ STORIES: tuple[Story, ...] = (
     catch_up,
     recovery,
     recovery_of_sync,
+    disturbed,
 )
 
 

@@ -21,7 +21,7 @@ from klingai_audit.tlog.merkle import leaf_hash
 from tests.support.children import Child, Tell
 from tests.support.faulty import QuickOps
 from tests.support.judge import judge
-from tests.support.ledgers import HandClock, Ledger, event
+from tests.support.ledgers import HandClock, Ledger, event, next_batch
 from tests.support.settle import settle
 
 DAY = "audit-2026-11-21.jsonl"
@@ -256,6 +256,79 @@ def test_somebody_who_is_always_first(tmp_path: Path, monkeypatch: pytest.Monkey
     receipt = ledger.appender.append(event()).wait()
     ledger.close()
     judge(ledger.log, ledger.vkey).check_acknowledged({receipt.event_id: receipt.seq or 0})
+
+
+def test_a_writer_that_dies_behind_foreign_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between a disturbed write and its withdrawal: the next writer takes the foreign bytes out and goes on."""
+
+    def act(tell: Tell) -> None:
+        ledger = opened(tmp_path)
+        tell(str(ledger.appender.append(event()).wait("published").seq))
+        write = QuickOps.write
+
+        def disturbing(self: QuickOps, fd: int, data: bytes) -> int:
+            append_bytes(ledger.log / DAY, b"somebody was here\n{")
+            return write(self, fd, data)
+
+        def dying(self: QuickOps, fd: int, length: int) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        monkeypatch.setattr(QuickOps, "write", disturbing)
+        monkeypatch.setattr(QuickOps, "truncate", dying)
+        ledger.appender.append(event("x_second")).wait(timeout=20)
+
+    child = Child(act)
+    assert child.wait() == -signal.SIGKILL
+    before = (tmp_path / "audit" / DAY).read_bytes()
+    assert before.endswith(b"\n")
+    assert b"somebody was here\n{{" in before
+    ledger = opened(tmp_path)
+    ledger.close()
+    check_aside(ledger, b"somebody was here\n{")
+    judged = judge(ledger.log, ledger.vkey)
+    assert judged.types().count("x_second") == 1
+    assert before.replace(b"somebody was here\n{", b"") in (ledger.log / DAY).read_bytes()
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_foreign_lines_between_days(tmp_path: Path, alive: bool) -> None:
+    """Foreign bytes at the end of one day's file and in a file of their own, before a batch of the next day."""
+    ledger, clock = opened(tmp_path), HandClock()
+    other = opened(tmp_path) if alive else None
+    ledger.appender.append(event()).wait("published")
+    ledger.die()
+    batch = next_batch(ledger, 2, "2026-11-23T12:00:00.000000Z")
+    append_bytes(ledger.log / DAY, b"garbage without an end")
+    (ledger.log / "audit-2026-11-22.jsonl").write_bytes(b"more\n\n")
+    (ledger.log / "audit-2026-11-23.jsonl").write_bytes(b"{" + batch)
+    if other is not None:
+        other.appender.append(event()).wait(timeout=20)
+        other.die()
+    clock.advance(2 * 86_400 + 60)
+    judged = settle(tmp_path, {}, clock=clock)
+    assert judged.types().count("log_recovered") == 1
+    assert sorted(path.name for path in ledger.log.glob("audit-*")) == [DAY, "audit-2026-11-23.jsonl"]
+    (name,) = (ledger.state.path / "aside").iterdir()
+    assert name.read_bytes() == b"garbage without an end\nmore\n\n{"
+
+
+def test_foreign_lines_and_a_living_writer(tmp_path: Path) -> None:
+    """A writer that catches up does the same, while the one whose file was replaced goes on in the new one."""
+    ledger, other = opened(tmp_path), opened(tmp_path)
+    acknowledged = {}
+    with Ledger(tmp_path, ops=QuickOps(), clock=ledger.clock).store.publication():
+        receipt = ledger.appender.append(event()).wait()
+        acknowledged[receipt.event_id] = receipt.seq or 0
+        append_bytes(ledger.log / DAY, b"garbage\n" + next_batch(ledger, 2))
+        receipt = other.appender.append(event()).wait(timeout=20)
+    assert (receipt.seq or 0) - next(iter(acknowledged.values())) == 4  # two of the batch, `log_recovered`, this one
+    acknowledged[receipt.event_id] = receipt.seq or 0
+    receipt = ledger.appender.append(event()).wait("published")
+    acknowledged[receipt.event_id] = receipt.seq or 0
+    for writer in (other, ledger):
+        writer.close()
+    judge(ledger.log, ledger.vkey).check_acknowledged(acknowledged)
+    settle(tmp_path, acknowledged, clock=HandClock())
 
 
 # --- acknowledged, not yet signed ---------------------------------------------------------------------

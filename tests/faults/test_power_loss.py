@@ -21,7 +21,7 @@ from klingai_audit.ledger.head import Head
 from klingai_audit.ledger.store import SyncFailed, Transaction
 from klingai_audit.upkeep.recover import mend
 from tests.support.faulty import FaultyOps
-from tests.support.ledgers import HandClock, Ledger, event
+from tests.support.ledgers import HandClock, Ledger, event, next_batch
 from tests.support.powerloss import PAGE, Event, JournalOps, after_power_loss, marks
 from tests.support.settle import reopen, settle
 
@@ -131,6 +131,22 @@ def recovered(stage: Stage) -> None:
     stage.ledger().close()
 
 
+def disturbed(stage: Stage) -> None:
+    """A writer died behind bytes that something else wrote in the moment of its write."""
+    ledger = stage.ledger()
+    stage.log(ledger, 2)
+    ledger.die()
+    day = ledger.log / "audit-2026-11-21.jsonl"
+    batch = next_batch(ledger, 3)
+    fd = stage.ops.open(day, 1 | 1024)
+    stage.ops.write(fd, b"garbage\n{")
+    stage.ops.write(fd, batch)
+    stage.ops.close(fd)
+    again = stage.ledger()
+    stage.log(again, 2)
+    again.close()
+
+
 def failed_sync(stage: Stage) -> None:
     """A sync of entries fails, the operator recovers, the log goes on."""
     ledger = stage.ledger()
@@ -167,7 +183,17 @@ class _Names(dict[int, str]):
 
 
 Story = Callable[[Stage], None]
-STORIES: tuple[Story, ...] = (init, batches, days, rotations, reopenings, two_writers, recovered, failed_sync)
+STORIES: tuple[Story, ...] = (
+    init,
+    batches,
+    days,
+    rotations,
+    reopenings,
+    two_writers,
+    recovered,
+    disturbed,
+    failed_sync,
+)
 
 
 def play(base: Path, story: Story) -> tuple[list[Event], HandClock]:
@@ -227,7 +253,7 @@ def die_then_lose_power(place: Path, story: Story, seeds: range) -> None:
         shutil.rmtree(stage.base)
 
 
-DEADLY = (init, days, rotations, reopenings, recovered)
+DEADLY = (init, days, rotations, reopenings, recovered, disturbed)
 
 
 @pytest.mark.parametrize("story", DEADLY, ids=lambda story: str(story.__name__))

@@ -15,7 +15,7 @@ from klingai_audit.ledger.appender import Appender
 from klingai_audit.ledger.clock import SYSTEM_CLOCK, Clock
 from klingai_audit.ledger.head import Head
 from klingai_audit.ledger.keys import KeyFolder
-from klingai_audit.ledger.line import splice
+from klingai_audit.ledger.line import compute_seal, splice
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.ledger.state import FAILED_SYNC, StateFolder
 from klingai_audit.ledger.store import Store
@@ -153,6 +153,18 @@ class Ledger:
         from klingai_audit.ledger.line import event_type_of
 
         return [event_type_of(line) for line in self.lines()]
+
+
+def next_batch(ledger: Ledger, count: int, logged_at: str = "2026-11-21T12:00:00.000000Z") -> bytes:
+    """Return `count` lines with a seal that would follow the log's last one, as its writer would write them."""
+    lines = ledger.lines()
+    seq, prev, made = len(lines), leaf_hash(lines[-1]), b""
+    for number in range(count):
+        line = splice(event().body, seq + number, logged_at.encode(), prev)
+        if number == count - 1:
+            line = compute_seal(ledger.keys.current.tail, ledger.keys.origin, line)
+        prev, made = leaf_hash(line), made + line + b"\n"
+    return made
 
 
 def unsealed_entries(begin: int, count: int, day: dt.date, prev: bytes = bytes(32)) -> list[bytes]:

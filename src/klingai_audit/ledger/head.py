@@ -22,7 +22,7 @@ from klingai_audit.ledger.keys import EpochKeys, KeyFolder
 from klingai_audit.ledger.line import compute_seal, is_rotation, names_checkpoint, parse_members, splice
 from klingai_audit.ledger.pace import ClockWatch, parse_logged_at
 from klingai_audit.ledger.places import Appended, places_of
-from klingai_audit.ledger.recovery import aside, count_acknowledged, joined
+from klingai_audit.ledger.recovery import aside, count_acknowledged, foreign_bytes, joined
 from klingai_audit.ledger.signing import Unpublished, put_in_place
 from klingai_audit.ledger.state import StateFolder
 from klingai_audit.ledger.store import Pulled, Store, Transaction
@@ -175,8 +175,7 @@ class Head:
 
         With `remember`, `signed` is what a writer had signed and not yet published when it died.
         """
-        lines = pulled.entries
-        covered = 0
+        lines, covered = pulled.entries, 0
         if signed is not None and signed.size > self.size:
             covered = signed.size - self.size
             if len(lines) < covered:
@@ -198,7 +197,11 @@ class Head:
         rest = lines[covered:]
         if not rest and not pulled.torn:
             return
-        accepted = count_acknowledged(rest, self.size, self._prev, self.keys, self.store.url)
+        accepted, foreign = count_acknowledged(rest, self.size, self._prev, self.keys, self.store.url)
+        if foreign:
+            self._keep_aside(foreign_bytes(rest, foreign))
+            txn.remove([(covered + number, length) for number, length in foreign])
+            raise HeadConflict(f"Foreign bytes were taken out of {self.store.url}.")
         self._advance(rest[:accepted], hash_leaves(rest[:accepted]))
         if accepted < len(rest) or pulled.torn:
             self._acknowledged.check(self.size, self._prev, self.store.url)
@@ -206,10 +209,13 @@ class Head:
             self._put_aside(txn, left, accepted + (covered if remember else 0))
 
     def _put_aside(self, txn: Transaction, data: bytes, kept: int) -> None:
+        self._keep_aside(data, entries=kept)
+        txn.cut(self.size)
+
+    def _keep_aside(self, data: bytes, **told: int) -> None:
         found = aside(self.state.put_aside(data), len(data))
         self._recovered = [other for other in self._recovered if other.get("set_aside") != found["set_aside"]]
-        self._recovered.append({"entries": kept, **found})
-        txn.cut(self.size)
+        self._recovered.append({**told, **found})
 
     def _advance(self, lines: Sequence[bytes], hashes: bytes) -> None:
         if not lines:

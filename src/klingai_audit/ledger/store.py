@@ -79,6 +79,15 @@ class Transaction(Protocol):
         """
         ...
 
+    def remove(self, foreign: Sequence[tuple[int, int | None]]) -> None:
+        """Take foreign bytes out from between lines of the last pull; each file whole old or whole new; durable.
+
+        `foreign` are (index of a line among those pulled, how many of its first bytes go, None for the line), in
+        order. The caller has put them aside first, and pulls again. Raises: HeadConflict (there is more than was
+        pulled), AuditUnavailable, SyncFailed.
+        """
+        ...
+
     def append(self, entries: Sequence[bytes], begin: int, day: dt.date) -> None:
         """Append `entries` as entries `[begin, begin + len)`, all or none; durable on return with all before them.
 

@@ -24,6 +24,7 @@ from klingai_audit.stores.days import (
     offset_of,
     read_from,
 )
+from klingai_audit.stores.foreign import find_cuts, take_out
 
 if TYPE_CHECKING:
     from klingai_audit.stores.directory import DirectoryStore
@@ -215,6 +216,24 @@ class DirectoryTransaction:
             info = newest.stat()
             end = offset if offset and newest == paths[index] else info.st_size
             self._store.tail = Tail(newest, (info.st_dev, info.st_ino), size, end, named=True)
+
+    def remove(self, foreign: Sequence[tuple[int, int | None]]) -> None:
+        _, paths, offset = self._looked or (0, list_days(self._store.path), 0)
+        try:
+            for path, cuts in find_cuts(paths, offset, foreign).items():
+                if path.stat().st_size != self._lengths.get(path):
+                    raise HeadConflict(f"{path} grew while this writer held the lock.")
+                self._drop_tail()
+                take_out(self._ops, path, cuts)
+                self._store.unsettled.discard(path)
+        except SyncError as exc:
+            raise self._store.note_failed_sync(self._store.path, exc) from exc
+        except OSError as exc:
+            raise AuditUnavailable(
+                f"Foreign bytes cannot be taken out of {self._store.path}: {exc.strerror}.",
+                do="Make room on the disk (or repair it) and try again.",
+            ) from exc
+        self._looked = None
 
     # --- appending --------------------------------------------------------------------------------
 

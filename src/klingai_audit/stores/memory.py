@@ -109,8 +109,10 @@ class MemoryTransaction:
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
+        self._pulled = 0
 
     def pull(self, begin: int, *, counted: bool = False) -> Pulled:
+        self._pulled = begin
         if begin > len(self._store.entries):
             raise LogDamaged(
                 f"The log holds {len(self._store.entries)} entries, fewer than the {begin} that this writer knows.",
@@ -121,6 +123,14 @@ class MemoryTransaction:
     def cut(self, size: int) -> None:
         del self._store.entries[size:]
         del self._store.days[size:]
+
+    def remove(self, foreign: Sequence[tuple[int, int | None]]) -> None:
+        for index, length in reversed(foreign):
+            at = self._pulled + index
+            if length is None:
+                del self._store.entries[at], self._store.days[at]
+            else:
+                self._store.entries[at] = self._store.entries[at][length:]
 
     def append(self, entries: Sequence[bytes], begin: int, day: dt.date) -> None:
         if begin != len(self._store.entries):
