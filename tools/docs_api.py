@@ -117,6 +117,8 @@ CALLED = {
 HIDDEN: Mapping[str, tuple[str, ...]] = {
     "AsyncKlingAI": ("in_thread", "run"),
     "AuditLog": ("admit", "append", "record", "recorder"),
+    "Course": ("clock", "pause"),
+    "CursorFile": ("load", "save"),
     "EntryView": ("show_person",),
     "Finding": ("as_json",),
     "Instrumentation": ("replace",),

@@ -23,6 +23,7 @@ import pytest
 from klingai_audit import acting
 from klingai_audit.cli.run import run
 from klingai_audit.config import Places, open_reader
+from klingai_audit.errors import UsageError
 from klingai_audit.exports import FORMATS, Course, CursorFile, export
 from klingai_audit.log import AuditLog
 from klingai_audit.tlog.checkpoint import parse_checkpoint
@@ -423,6 +424,20 @@ def test_trouble_is_told_while_it_lasts(place: Path, capfd: pytest.CaptureFixtur
 
     exporting._tell_trouble(Session(), SinkLost("localhost:1 \x1b[31mbroke."), 0.4)
     assert "localhost:1 \\x1b[31mbroke. Trying again in 0.4 s." in capfd.readouterr().err
+
+
+def test_nowhere_to_go(place: Path) -> None:
+    """The library wants a place; the command line takes standard output."""
+    with pytest.raises(UsageError):
+        export(open_reader(Places.resolve(place / "audit")), "jsonl")
+
+
+def test_reader_that_goes_away_ends_it(place: Path) -> None:
+    """Exit code 141, without a word, as for all output."""
+    command = " ".join(COMMAND) + f" export --format csv --log {place / 'audit'}"
+    done = subprocess.run(["bash", "-c", f"{command} | true; echo ${{PIPESTATUS[0]}}"], capture_output=True, check=True)
+    assert done.stdout in {b"141\n", b"0\n"}
+    assert b"Error" not in done.stderr
 
 
 def test_two_exports_with_one_cursor(place: Path, cli: Callable[..., Answer]) -> None:

@@ -75,7 +75,8 @@ def export(
     _check(follow=follow, until=until, resend=resend)
     reader = open_reader(session.places)
     place = output if output is not None else None if to is not None else sys.stdout.buffer
-    name = cursor or (_default_name(format, to or str(output or "-")) if follow else None)
+    where = to or ("-" if output is None else str(output.absolute()))
+    name = cursor or (_default_name(format, where) if follow else None)
 
     def note(metadata: Mapping[str, Any]) -> bool:
         return record_act(session, "log_exported", {"command": "export", **metadata}, asked=record)

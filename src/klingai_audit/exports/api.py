@@ -61,7 +61,7 @@ def export(
     from klingai_audit.log import AuditLog
 
     chosen, course = find_format(format), course or Course()
-    destination = _check_asked(chosen, file, to, course, plain=plain)
+    destination = _check_asked(chosen, file, to, plain=plain)
     now = dt.datetime.now(dt.UTC)
     if isinstance(log, AuditLog):
         log.flush("published")
@@ -74,7 +74,7 @@ def export(
         until=None if until is None else parse_instant(until, edge="until", now=now),
     )
     head = source.head()
-    place = destination.url if destination else str(file) if isinstance(file, str | os.PathLike) else "a stream"
+    place = destination.url if destination else _place(file)
     known = None if cursor is None else cursor.load(source, head, format, place)
     if known is not None and from_seq is not None:
         raise UsageError(
@@ -101,7 +101,7 @@ def export(
     return Job(source, sink, course, result, begin, cursor).run(head)
 
 
-def _check_asked(format: Format, file: object, to: str | None, course: Course, *, plain: bool) -> Destination | None:
+def _check_asked(format: Format, file: object, to: str | None, *, plain: bool) -> Destination | None:
     """Check that what was asked for can be done, and return the receiver if there is one. Raises: UsageError."""
     if file is not None and to is not None:
         raise UsageError("An export goes to a file or to a receiver, not to both.", do="Give -o or --to.")
@@ -109,9 +109,14 @@ def _check_asked(format: Format, file: object, to: str | None, course: Course, *
         return parse_destination(format, to, plain=plain)
     if not format.to_file:
         raise UsageError(f"The format {format.name} goes to a receiver.", do=f"Like --to {format.schemes[0]}://host")
-    if format.encode is None and (course.follow or not isinstance(file, str | os.PathLike)):
-        raise UsageError(f"The format {format.name} is one whole file.", do="Use -o FILE, without --follow.")
     return None
+
+
+def _place(file: object) -> str:
+    """Name a file or stream as a cursor remembers it."""
+    if not isinstance(file, str | os.PathLike):
+        return "a stream"
+    return os.path.abspath(os.fspath(file)).encode("utf-8", "backslashreplace").decode()  # noqa: PTH100
 
 
 def _first(from_seq: int | None, size: int) -> int:
@@ -140,7 +145,7 @@ def _writer(format: Format, file: str | os.PathLike[str] | BinaryIO | None, *, a
         raise UsageError("Nowhere to export to.", do="Give -o FILE or --to URL.")
     if not isinstance(file, str | os.PathLike):
         if format.encode is None:
-            raise UsageError(f"The format {format.name} is one whole file.", do="Use -o FILE.")
+            raise UsageError(f"The format {format.name} is a file of its own.", do="Use -o FILE.")
         return StreamSink(file, format.encode, head=format.head(), end=format.end)
     path = Path(file)
     if path.exists() and not path.is_file():
@@ -149,7 +154,7 @@ def _writer(format: Format, file: str | os.PathLike[str] | BinaryIO | None, *, a
         from klingai_audit.exports.parquet import ParquetSink
 
         if append:
-            raise UsageError("A Parquet file cannot be added to.", do="Leave --cursor out.")
+            raise UsageError("A Parquet file cannot be added to.", do="Leave --follow and --cursor out.")
         return ParquetSink(path, ops=ops)
     kind = AppendSink if append else FileSink
     return kind(path, format.encode, head=format.head(), end=format.end, ops=ops)

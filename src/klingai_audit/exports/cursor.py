@@ -11,12 +11,12 @@ import fcntl
 import os
 import re
 from pathlib import Path
-from typing import Final, Self
+from typing import Annotated, Final, Self
 
 import msgspec
 
 from klingai_audit.durable import OPS, PRIVATE_MODE, FileOps, read_optional
-from klingai_audit.errors import LogDamaged, StorageError, UsageError
+from klingai_audit.errors import StorageError, UsageError
 from klingai_audit.exports.record import Position, Source, TreeHead
 
 __all__ = ["Cursor", "CursorFile"]
@@ -35,8 +35,13 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     origin: str
     format: str
     to: str
-    next: int
-    leaf: str
+    next: Annotated[int, msgspec.Meta(ge=0)]
+    leaf: Annotated[str, msgspec.Meta(pattern=r"^(?:[0-9a-f]{64})?\Z")]
+
+    @property
+    def position(self) -> Position:
+        """Where the export goes on."""
+        return Position(self.next, bytes.fromhex(self.leaf) or None)
 
 
 class CursorFile:
@@ -100,13 +105,8 @@ class CursorFile:
                 f"The cursor {self.path} belongs to the export of {cursor.format} to {cursor.to}.",
                 do="Choose another --cursor for another format or destination.",
             )
-        position = source.position(cursor.next) if 0 <= cursor.next <= head.size else None
-        if position is None or (position.leaf or b"").hex() != cursor.leaf:
-            raise LogDamaged(
-                f"The log is not the one that was exported up to entry {cursor.next - 1} ({self.path}): "
-                + ("that entry is another one now." if position else f"it has {head.size} entries."),
-                kind_of_damage="rollback" if position is None else "history_rewritten",
-            )
+        position = cursor.position
+        source.check(position, head, str(self.path))
         self._saved = cursor
         return position
 

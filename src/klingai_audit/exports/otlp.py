@@ -9,6 +9,7 @@ Attribute names `audit.…` are those of the draft audit signal of OpenTelemetry
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,8 @@ from klingai_audit.views.inert import inert
 if TYPE_CHECKING:
     import requests
     from opentelemetry.sdk._logs import ReadableLogRecord
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 __all__ = ["ATTRIBUTES", "SEVERITY", "OtlpSink", "attributes"]
 
@@ -251,8 +254,6 @@ def _to_otel(record: Record) -> ReadableLogRecord:
     from opentelemetry._logs import LogRecord, SeverityNumber
     from opentelemetry.context import Context
     from opentelemetry.sdk._logs import ReadableLogRecord
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
     entry = record.entry
     severity = SeverityNumber(SEVERITY[severity_of(entry)])
@@ -267,13 +268,27 @@ def _to_otel(record: Record) -> ReadableLogRecord:
             attributes=attributes(record),
             event_name=f"klingai-audit.{entry.event_type}",
         ),
-        resource=Resource(
-            {
-                "service.name": "klingai-audit",
-                "service.version": product_version(),
-                "klingai.log.origin": record.head.origin,
-                "host.name": socket.gethostname(),
-            }
-        ),
-        instrumentation_scope=InstrumentationScope("klingai_audit.exports", product_version()),
+        resource=_resource(record.head.origin),
+        instrumentation_scope=_scope(),
     )
+
+
+@functools.cache
+def _resource(origin: str) -> Resource:
+    from opentelemetry.sdk.resources import Resource
+
+    return Resource(
+        {
+            "service.name": "klingai-audit",
+            "service.version": product_version(),
+            "klingai.log.origin": origin,
+            "host.name": socket.gethostname(),
+        }
+    )
+
+
+@functools.cache
+def _scope() -> InstrumentationScope:
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+    return InstrumentationScope("klingai_audit.exports", product_version())

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from klingai_audit.durable import OPS, TEMPORARY_SUFFIX, FileOps
 from klingai_audit.errors import StorageError
@@ -23,6 +23,7 @@ _TYPES: Final = ", ".join(f'"{name}" {column.type}' for name, column in COLUMNS.
 _VALUES: Final = ", ".join(f"unnest(?::{column.type}[])" for column in COLUMNS.values())
 _CREATE: Final = f"CREATE TABLE rows ({_TYPES})"
 _INSERT: Final = f"INSERT INTO rows SELECT {_VALUES}"
+_ROWS: Final = 5_000
 _MEMORY: Final = "512MB"
 
 
@@ -37,6 +38,7 @@ class ParquetSink:
         self._temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
         self._ops = ops
         self._unfinished = False
+        self._rows: list[list[Any]] = [[] for _ in COLUMNS]
         self._database: DuckDBPyConnection | None = None
         self.settled = Position(0, None)
 
@@ -57,9 +59,10 @@ class ParquetSink:
         return True
 
     def send(self, records: Sequence[Record], position: Position) -> None:
-        if records:
-            columns = [[column.value(record) for record in records] for column in COLUMNS.values()]
-            self._run(_INSERT, columns)
+        for column, values in zip(COLUMNS.values(), self._rows, strict=True):
+            values.extend(map(column.value, records))
+        if len(self._rows[0]) >= _ROWS:
+            self._insert()
         self.settled = position
 
     def check(self, head: TreeHead) -> None:
@@ -68,6 +71,7 @@ class ParquetSink:
     def finish(self, head: TreeHead) -> None:
         note = _quoted(head.note.decode("utf-8"))
         metadata = f"{{origin: {_quoted(head.origin)}, tree_size: '{head.size}', checkpoint: {note}}}"
+        self._insert()
         self._unfinished = True
         self._run(
             f"COPY rows TO {_quoted(str(self._temporary))} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {metadata})"
@@ -91,6 +95,11 @@ class ParquetSink:
         if self._unfinished:
             with contextlib.suppress(OSError):
                 self._ops.unlink(self._temporary)
+
+    def _insert(self) -> None:
+        if self._rows[0]:
+            self._run(_INSERT, self._rows)
+        self._rows = [[] for _ in COLUMNS]
 
     def _run(self, statement: str, parameters: Sequence[object] | None = None) -> None:
         import duckdb

@@ -127,6 +127,17 @@ class Source:
         """Return the position before entry `seq`, which is at most the present size. Raises: LogDamaged."""
         return Position(seq, self._hashes(seq - 1, seq) if seq else None)
 
+    def check(self, position: Position, head: TreeHead, where: str) -> None:
+        """Check that the log of `head` is the one that was exported up to `position`; `where` says who remembers it.
+
+        Raises: LogDamaged: it is shorter, or the last exported entry is another one.
+        """
+        told = f"The log is not the one that was exported up to entry {position.seq - 1} ({where})"
+        if position.seq > head.size:
+            raise LogDamaged(f"{told}: it has {head.size} entries.", kind_of_damage="rollback")
+        if self.position(position.seq) != position:
+            raise LogDamaged(f"{told}: that entry is another one now.", kind_of_damage="history_rewritten")
+
     def batches(self, begin: int, head: TreeHead) -> Iterator[Batch]:
         """Yield entries `[begin, head.size)` in batches, each entry checked against the tree's leaf hash.
 

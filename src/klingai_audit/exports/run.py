@@ -96,6 +96,7 @@ class Job:
                 self._rest()
                 if TreeHead.read(self.source.reader).note != self._head.note:
                     self._head = self.source.head()
+                    self.source.check(self._done, self._head, "by this process")
                 self._go_through()
             self._finish()
         finally:

@@ -25,7 +25,8 @@ _NOT_PLAIN: Final = re.compile(r"[^\x20-\x7e]|[<>&]")
 
 def harmless(text: str) -> str:
     """Return `text` as one visible line in which no tag can stand: as `inert`, and `<` and `>` as escapes too."""
-    return inert(text).translate(_MARKUP)
+    shown = inert(text)
+    return shown.translate(_MARKUP) if "<" in shown or ">" in shown else shown
 
 
 def cut(text: str, limit: int) -> str:

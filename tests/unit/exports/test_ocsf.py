@@ -120,6 +120,13 @@ def test_metadata_of_any_shape_validates(event_type: str, metadata: dict[str, An
     assert [] == errors(json.loads(encode(record(event_type, outcome="failure", metadata=metadata))))
 
 
+@pytest.mark.parametrize("text_", ["yesterday", "2026-11-21T23:07:53", ""])
+def test_times_that_are_none_are_left_out(text_: str) -> None:
+    """What is no instant is no time of the event."""
+    event = ocsf_event(record("video_generation_completed", metadata={"provider_created_at": text_}))
+    assert "start_time" not in event
+
+
 @pytest.mark.parametrize("value", HOSTILE)
 def test_hostile_values_validate_and_stay_what_they_are(value: str) -> None:
     """JSON carries any text; the output is one line."""

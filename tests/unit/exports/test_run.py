@@ -6,6 +6,7 @@ settled.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -227,6 +228,26 @@ def test_follower_takes_what_is_new(tmp_path: Path) -> None:
         done = job(ledger.reader, sink, course(clock, follow=True, stop=stop)).run(TreeHead.read(ledger.reader))
         assert list(range(ledger.reader.size)) == sink.arrived
         assert (ledger.reader.size, ledger.reader.size) == (done.entries, done.tree_size)
+
+
+def test_log_that_is_set_back_while_it_is_followed_is_noticed(tmp_path: Path) -> None:
+    """An older copy in the place of the log ends the export: what it would send next is not what comes next."""
+    sink, clock = Unreliable(), Clock()
+    with Ledger(tmp_path, ops=QuickOps()) as ledger:
+        ledger.appender.flush(publish=True)
+        shutil.copytree(ledger.log, tmp_path / "older")
+        for number in range(10):
+            ledger.appender.append(event(metadata={"n": number}))
+
+    def set_back() -> bool:
+        if ledger.log.exists() and len(sink.unsettled) == ledger.reader.size and (tmp_path / "older").exists():
+            shutil.rmtree(ledger.log)
+            (tmp_path / "older").rename(ledger.log)
+        return len(clock.pauses) > 10
+
+    with pytest.raises(LogDamaged) as caught:
+        job(ledger.reader, sink, course(clock, follow=True, stop=set_back)).run(TreeHead.read(ledger.reader))
+    assert "rollback" == caught.value.kind_of_damage
 
 
 def test_damage_ends_an_export(reader: LogReader, monkeypatch: pytest.MonkeyPatch) -> None:
