@@ -230,5 +230,7 @@ def draw(name: str, spec: Mapping[str, Any]) -> str:
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" aria-hidden="true" focusable="false"'
     )
-    body = _ID.sub(rf"\g<1>{name}-\g<2>", _ROLES.sub("", rest))
+    # Vega numbers ids on and on while the process lives; equal charts have to be equal bytes.
+    ids: dict[str, int] = {}
+    body = _ID.sub(lambda found: f"{found[1]}{name}-{ids.setdefault(found[2], len(ids))}", _ROLES.sub("", rest))
     return f"{head}>{body}"

@@ -28,7 +28,7 @@ def draw_csv(data: Mapping[str, Any]) -> bytes:
     writer.writerow(HEAD)
     for section, subject, measure, value, query in _rows(data):
         writer.writerow(
-            [section, harmless(subject), measure, harmless(value), query, populations.get(query, size), size]
+            [section, harmless(subject), harmless(measure), harmless(value), query, populations.get(query, size), size]
         )
     return out.getvalue().encode()
 
