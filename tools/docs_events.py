@@ -10,14 +10,11 @@ __all__ = ["CALLERS", "LATER", "aliases", "codes", "types"]
 
 LATER = (
     "checkpoint_timestamped",
-    "checkpoint_witnessed",
     "content_unsealed",
     "gap_opened",
     "legal_hold_released",
     "legal_hold_set",
     "log_migrated",
-    "reconciled",
-    "report_generated",
     "retention_applied",
     "subject_erased",
 )

@@ -42,6 +42,11 @@ COMMANDS: Final = {
     "budget list": ("admin:budget_list", "List the declared budgets."),
     "policy set": ("admin:policy_set", "Change one setting of policy.toml."),
     "api-key rotate": ("admin:api_key_rotate", "Declare that a credential was replaced."),
+    "witness submit": ("witnessing:submit", "Have the newest checkpoint cosigned by the witnesses."),
+    "witness status": ("witnessing:status", "Say which checkpoint was cosigned last, by whom and when."),
+    "witness serve": ("witnessing:serve", "Be a witness of other logs."),
+    "witness keygen": ("witnessing:keygen", "Make the key of a new witness."),
+    "witness evidence": ("witnessing:evidence", "List what contradicted what this witness cosigned."),
     "simulate": ("simulating:simulate", "Serve a local Kling API."),
 }
 """Command name → where its function is (below `klingai_audit.cli`), and what it does."""
@@ -50,6 +55,7 @@ GROUPS: Final = {
     "users": "Who may use Kling: declarations, each an entry.",
     "budget": "What may be spent: declarations, each an entry.",
     "policy": "The policy of this log.",
+    "witness": "Other people who see the log's checkpoints and say so.",
     "api-key": "Credentials for Kling: declarations, each an entry.",
 }
 """First word of commands of two words → what they are about."""

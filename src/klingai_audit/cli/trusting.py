@@ -19,6 +19,7 @@ from klingai_audit.durable import OPS
 if TYPE_CHECKING:
     from klingai_audit.config import Places
     from klingai_audit.privacy.policy import Policy
+    from klingai_audit.tlog.policy import WitnessPolicy
     from klingai_audit.trust.reading import Progress
     from klingai_audit.trust.verdict import Verdict
     from klingai_audit.upkeep.drill import DrillResult
@@ -39,6 +40,10 @@ def verify(
     ] = False,
     proofs_only: Annotated[bool, Parameter(help="Links, tree and signatures; entries are not decoded.")] = False,
     trust_first_key: Annotated[bool, Parameter(help="Believe the log's own claim of its key.")] = False,
+    witnesses: Annotated[
+        Path | None, Parameter(help="Policy file: whose cosignatures count. Default: <keys>/witness.policy.")
+    ] = None,
+    require_witness: Annotated[bool, Parameter(help="Broken unless enough witnesses cosigned.")] = False,
     record: Record = False,
     session: SessionArgument,
 ) -> int:
@@ -56,6 +61,8 @@ def verify(
             quick=quick,
             proofs_only=proofs_only,
             first_use=trust_first_key,
+            witnesses=witnesses,
+            require_witness=require_witness,
             progress=progress,
         )
     if record:
@@ -76,6 +83,8 @@ def check_log(
     quick: bool = False,
     proofs_only: bool = False,
     first_use: bool = False,
+    witnesses: Path | None = None,
+    require_witness: bool = False,
     progress: Progress | None = None,
 ) -> Verdict:
     """Verify the session's log with what is known here: the trusted key, other places' keys, the remembered head.
@@ -108,6 +117,8 @@ def check_log(
         remembered=head,
         forgotten=forgotten,
         policy=_policy(places),
+        witnesses=_witnesses(places, witnesses),
+        require_witness=require_witness,
         quick_from=recall(memory) if quick and memory is not None else None,
         proofs_only=proofs_only,
         progress=progress,
@@ -157,6 +168,27 @@ def _policy(places: Places) -> Policy | None:
         return Policy.load(places.keys / "policy.toml")
     except (KlingAuditError, OSError):
         return None
+
+
+def _witnesses(places: Places, given: Path | None) -> WitnessPolicy | None:
+    """Return the policy that cosignatures are judged by: the given file's, else that of a keys folder we can read."""
+    from klingai_audit.durable import read_optional
+    from klingai_audit.errors import UsageError
+    from klingai_audit.tlog.policy import MAX_POLICY_BYTES, WitnessPolicy
+    from klingai_audit.upkeep.witnessing import read_policy
+
+    if given is None:
+        try:
+            return read_policy(places.keys)
+        except OSError:
+            return None
+    try:
+        data = read_optional(given, limit=MAX_POLICY_BYTES)
+    except OSError as exc:
+        raise UsageError(f"{given} cannot be read: {exc.strerror}.") from exc
+    if data is None:
+        raise UsageError(f"There is no witness policy at {given}.", do="docs/how-to/witness.md shows one.")
+    return WitnessPolicy.parse(data)
 
 
 def _given_key(option: str, value: str | None) -> str | None:

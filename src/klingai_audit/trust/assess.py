@@ -5,20 +5,25 @@ The texts name what was actually checked in this run, never more.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from klingai_audit.trust.verdict import FINDING_KINDS, THREATS, Finding, State, Threat, ThreatName
+from klingai_audit.trust.witnessed import Witnessed
 
 __all__ = ["Grounds", "assess", "assess_file"]
 
 _PAGE: Final = "docs/when-it-fails.md"
 _PRESERVE: Final = "Stop nothing and change nothing: copy the log folder as it is, then see " + _PAGE + "#{page}."
 _WITNESS: Final = "Give signed checkpoints to someone else: a copy at another place, a witness, a time stamp."
+_ASK_WITNESSES: Final = "Have the newest checkpoint cosigned: klingai-audit witness submit"
 _FIRST_USE: Final = "first use"
 _KEYS_FOLDER: Final = "keys folder"
 _BY_TREE: Final[tuple[ThreatName, ...]] = ("edit", "insert", "delete", "reorder", "head_cut", "tail_cut")
+
+_NOBODY: Final = Witnessed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,7 @@ class Grounds:
     the remembered checkpoint that the log agrees with; `forgotten` says why none could be read. `unsigned` counts
     lines beyond the signed size that policy tolerates. `epochs` counts epochs, `closed` is the size that the last
     handover closed. `first_epoch_pinned` tells that epoch 0's key was given.
+    `witnessed` is what known witnesses cosigned.
     """
 
     size: int = 0
@@ -43,6 +49,7 @@ class Grounds:
     closed: int = 0
     first_epoch_pinned: bool = False
     quick_from: int | None = None
+    witnessed: Witnessed = _NOBODY
 
     @property
     def pinned(self) -> bool:
@@ -103,7 +110,7 @@ def _open(findings: Sequence[Finding], grounds: Grounds) -> Iterator[tuple[Threa
         ),
     )
     yield "foreign_key", _foreign_key(grounds)
-    yield "key_holder", _threat("key_holder", "whoever holds all keys can sign another history", _WITNESS)
+    yield "key_holder", _key_holder(grounds)
     yield "key_theft", _key_theft(grounds)
     yield (
         "quantum",
@@ -153,10 +160,30 @@ def _rollback(grounds: Grounds) -> Threat:
 
 
 def _fork(grounds: Grounds) -> Threat:
+    witnessed = grounds.witnessed
+    if witnessed.size:
+        return _by_witnesses("fork", grounds, "saw one history")
     if grounds.remembered is None:
         return _threat("fork", "others may have been shown another history", _WITNESS)
     by = f"one history from size {grounds.remembered} on, for this machine; others may have been shown another"
     return _threat("fork", by, _WITNESS)
+
+
+def _key_holder(grounds: Grounds) -> Threat:
+    if grounds.witnessed.size:
+        return _by_witnesses("key_holder", grounds, "cosigned this history", ", which no key of the log can undo")
+    return _threat("key_holder", "whoever holds all keys can sign another history", _WITNESS)
+
+
+def _by_witnesses(name: ThreatName, grounds: Grounds, did: str, so: str = "") -> Threat:
+    """Witnesses rule a threat out for what they cosigned; of entries after that they know nothing."""
+    found = grounds.witnessed
+    moment = dt.datetime.fromtimestamp(found.time, dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    by = f"{', '.join(found.names)} {did} up to size {found.size} by {moment}{so} (asked for: {found.quorum})"
+    if found.quiet_tail:
+        return _threat(name, by, state="ruled_out")
+    after = grounds.size - found.size
+    return _threat(name, f"{by}; nobody else has seen the {after} entries after it", _ASK_WITNESSES)
 
 
 def _foreign_key(grounds: Grounds) -> Threat:
@@ -170,6 +197,8 @@ def _foreign_key(grounds: Grounds) -> Threat:
 
 
 def _key_theft(grounds: Grounds) -> Threat:
+    if grounds.witnessed.size:
+        return _by_witnesses("key_theft", grounds, "cosigned this history", ", which no stolen key can undo")
     if grounds.epochs == 1:
         by = "no epoch has ended yet: whoever stole the keys can sign all entries anew"
         return _threat("key_theft", by, _WITNESS)

@@ -9,6 +9,7 @@ from typing import Final
 
 from klingai_audit.ledger.store import Store
 from klingai_audit.tlog.keys import VerifierKey
+from klingai_audit.tlog.policy import WitnessPolicy
 from klingai_audit.trust.anchors import Anchor
 from klingai_audit.trust.assess import Grounds, assess
 from klingai_audit.trust.damage import State, damaged_state, whole_state
@@ -27,6 +28,7 @@ from klingai_audit.trust.reading import Reading
 from klingai_audit.trust.remember import Memory
 from klingai_audit.trust.semantics import find_notes
 from klingai_audit.trust.verdict import Finding, Unsigned, Verdict, limited
+from klingai_audit.trust.witnessed import Witnessed, check_witnessed
 
 __all__ = ["Judge", "Terms", "gave_up", "missing_log"]
 
@@ -46,6 +48,7 @@ class Terms:
 
     `forgotten` says why what is remembered could not be read, empty if it could.
     `tolerant`: lines that no checkpoint covers are a note if they link to the log and end with a seal.
+    `witnesses` is the policy that cosignatures are judged by; `demanded`: that its quorum is missing is a finding.
     """
 
     trusted: VerifierKey | None
@@ -56,6 +59,8 @@ class Terms:
     forgotten: str
     now: dt.datetime
     findings: tuple[Finding, ...]
+    witnesses: WitnessPolicy | None = None
+    demanded: bool = False
 
 
 def missing_log(store: Store, terms: Terms) -> Verdict:
@@ -108,6 +113,7 @@ class Judge:
         # Step 8: kept checkpoints.
         judged = [anchor for anchor in anchors if anchor.size <= state.limit]
         self.findings += [*epochs.findings, *check_roots(judged, state.root, epochs)]
+        witnessed = self._witnessed(state, size, key)
         named = self._named(state)
         if head is not None:
             borne_out = [a.size for a in anchors if a.size > size and state.reach(a.size) == a.root]
@@ -138,6 +144,7 @@ class Judge:
             closed=epochs.ends[-1] if epochs.ends else 0,
             first_epoch_pinned=terms.epoch_key is not None,
             quick_from=None if self.start is None else self.start.size,
+            witnessed=witnessed,
         )
         memory = None if broken or head is None else _memory(key, head, epochs, named)
         lines = reading.scanned.lines
@@ -166,6 +173,17 @@ class Judge:
             if _is_type(line, "signing_key_rotated") and seq < state.limit:
                 epochs.rotate(seq, line, state.root(seq), state.place)
         return epochs
+
+    def _witnessed(self, state: State, size: int, key: VerifierKey | None) -> Witnessed:
+        own = [(seq, line) for seq, line in state.own if seq < state.limit]
+        found = check_witnessed(own, size, state.root, key, self.terms.witnesses, state.place)
+        self.findings += found.findings
+        if self.terms.demanded and not found.size:
+            message = (
+                f"No checkpoint of this log is cosigned as demanded: {found.quorum or 'no policy names witnesses'}."
+            )
+            self.findings.append(Finding("quorum_missing", message))
+        return found
 
     def _named(self, state: State) -> dict[int, str]:
         """Sizes at which entries ask for a kept checkpoint, and the type of those entries."""

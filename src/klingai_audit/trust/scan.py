@@ -31,11 +31,14 @@ HEARTBEAT_LIMIT: Final = dt.timedelta(hours=1, minutes=5)
 
 OWN_TYPES: Final = frozenset(
     {
+        "checkpoint_timestamped",
+        "checkpoint_witnessed",
         "clock_stepped",
         "gap_closed",
         "gap_opened",
         "log_closed",
         "log_created",
+        "log_heartbeat",
         "log_opened",
         "log_recovered",
         "signing_key_rotated",

@@ -168,6 +168,9 @@ def _kinds() -> dict[str, FindingKind]:
             "epoch_misused": ("A later epoch's key signed what an earlier one had closed.", ("key_theft",)),
             "epoch_replaced": ("The first epoch's key is not the one you kept.", ("key_theft",)),
             "handover_invalid": ("A handover is not what the outgoing epoch signed.", ("key_theft",)),
+            "cosignature_invalid": ("A witness's line in an entry does not verify.", ("fork",)),
+            "witness_disagrees": ("Witnesses cosigned another history than this one.", ("fork", "key_holder")),
+            "quorum_missing": ("Witnesses are demanded, and no checkpoint is cosigned by enough of them.", ()),
             "memory_invalid": ("The remembered checkpoint is not one of this log.", ()),
         },
     )

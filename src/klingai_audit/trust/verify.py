@@ -16,6 +16,7 @@ from klingai_audit.errors import AuditUnavailable, KlingAuditError, LogNotFound,
 from klingai_audit.ledger.store import Store
 from klingai_audit.privacy.policy import Policy
 from klingai_audit.tlog.keys import VerifierKey
+from klingai_audit.tlog.policy import WitnessPolicy
 from klingai_audit.trust.anchors import read_key
 from klingai_audit.trust.judge import Judge, Terms, gave_up, missing_log
 from klingai_audit.trust.look import Watch
@@ -39,6 +40,8 @@ def verify(
     remembered: bytes | None = None,
     forgotten: str = "",
     policy: Policy | None = None,
+    witnesses: WitnessPolicy | None = None,
+    require_witness: bool = False,
     quick_from: Memory | None = None,
     proofs_only: bool = False,
     processes: int | None = None,
@@ -52,6 +55,8 @@ def verify(
     taken and `foreign_key` stays open. `also` are (vkey, source) of other places that know the log's key: one that
     differs is a finding. `epoch_key` is epoch 0's vkey if it was kept. `remembered` is a signed checkpoint seen
     earlier; `forgotten` says why one could not be read. `policy` may tolerate lines that no checkpoint covers.
+    `witnesses` are whose cosignatures count, and how many are enough; `require_witness` makes it a finding if no
+    checkpoint has enough.
     `quick_from` (`Verdict.memory` of an earlier run) spares reading again what that run verified, unless anything
     is off. `proofs_only` leaves out decoding entries (links, leaves, tree and signatures remain). `processes` is
     the number of workers for large logs (default: one for each processor). `patience` is in seconds: 0 for a log
@@ -69,6 +74,8 @@ def verify(
         tolerant=policy is not None and not policy.verify.require_checkpoint,
         now=now or dt.datetime.now(dt.UTC),
         findings=tuple(_disagreements(trusted, key_source, also)),
+        witnesses=witnesses,
+        demanded=require_witness,
     )
     workers = processes or os.cpu_count() or 1
     try:

@@ -1,0 +1,127 @@
+"""Having a log's checkpoints witnessed: ask, keep what verifies in an entry, and do so again when there is news.
+
+The policy (whom to ask, how many are enough) is `witness.policy` in the keys folder, in the form of C2SP tlog-policy.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from klingai_audit.durable import read_optional
+from klingai_audit.errors import InconsistentCheckpoints, KlingAuditError, UsageError
+from klingai_audit.event.own import own_event
+from klingai_audit.ledger.clock import SYSTEM_CLOCK, Clock
+from klingai_audit.ledger.reader import LogReader
+from klingai_audit.log import AuditLog
+from klingai_audit.tlog.checkpoint import parse_checkpoint
+from klingai_audit.tlog.note import parse_note
+from klingai_audit.tlog.policy import MAX_POLICY_BYTES, WitnessPolicy
+from klingai_audit.trust.witnessed import find_witnessed, is_quiet, read_size, witnessed_metadata
+from klingai_audit.witness.client import Submission, WitnessClient
+
+__all__ = ["POLICY_FILE", "Round", "Witnessing", "last_witnessed", "read_policy", "witness_now"]
+
+POLICY_FILE: Final = "witness.policy"
+
+_LOG: Final = logging.getLogger("klingai_audit")
+_PIECE: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One look at whether witnesses should be asked: `submission` is None if there was nothing new to show them.
+
+    `seq` is the entry that keeps the cosigned checkpoint, None if none was written.
+    """
+
+    size: int
+    submission: Submission | None
+    seq: int | None = None
+
+
+def read_policy(keys: Path) -> WitnessPolicy | None:
+    """Return the policy in a keys folder, None if there is none. Raises: Malformed, OSError."""
+    data = read_optional(keys / POLICY_FILE, limit=MAX_POLICY_BYTES)
+    return None if data is None else WitnessPolicy.parse(data)
+
+
+def last_witnessed(reader: LogReader, size: int) -> int | None:
+    """Return the size of the newest checkpoint that an entry below `size` keeps as witnessed, None if none does."""
+    end = size
+    while end > 0:
+        begin = max(0, end - _PIECE)
+        found = list(find_witnessed(reader.entries(begin, end)))
+        if found:
+            return read_size(found[-1])
+        end = begin
+    return None
+
+
+def witness_now(audit: AuditLog, client: WitnessClient, *, clock: Clock = SYSTEM_CLOCK, always: bool = False) -> Round:
+    """Publish, submit the checkpoint to all witnesses, and keep it with their lines in an entry; durable on return.
+
+    Nobody is asked if only the log's own bookkeeping is new since the last time, unless `always`. The entry is
+    written if at least one witness cosigned.
+    Raises: InconsistentCheckpoints if a witness holds more than this log has; AuditUnavailable.
+    """
+    audit.flush("published")
+    note = audit.reader.checkpoint_note()
+    size = parse_checkpoint(parse_note(note).text).size
+    before = last_witnessed(audit.reader, size)
+    if not always and before is not None and is_quiet(audit.reader.entries(before, size)):
+        return Round(size, None)
+    submission = client.submit(note, audit.reader.consistency, dict.fromkeys(_names(client), before or 0))
+    seq = None
+    if any(result.line is not None for result in submission.results):
+        event = own_event("checkpoint_witnessed", witnessed_metadata(submission.note), clock.now_ns())
+        seq = audit.append(event).wait("published").seq
+    for result in submission.results:
+        if result.state == "ahead":
+            raise InconsistentCheckpoints(
+                f"The witness {result.name} cosigned {result.held} entries of this log, which has {size}.",
+                older=note,
+                newer=b"",
+                do="An older state was put back, or there are two histories. Ask the witness for its checkpoint.",
+            )
+    return Round(size, submission, seq)
+
+
+class Witnessing:
+    """Asks the witnesses at an interval, in a thread of its own, until closed. `every` is in seconds.
+
+    What goes wrong is logged and tried again; `last` is the newest round, `error` what stopped the last attempt.
+    """
+
+    def __init__(self, audit: AuditLog, client: WitnessClient, every: float = 60.0) -> None:
+        if every <= 0:
+            raise UsageError(f"Witnesses cannot be asked every {every:g} s.", do="Use a number above 0.")
+        self._audit = audit
+        self._client = client
+        self._every = every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="klingai-audit-witness", daemon=True)
+        self.last: Round | None = None
+        self.error: KlingAuditError | None = None
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop asking; waits for a round under way."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every):
+            try:
+                self.last = witness_now(self._audit, self._client)
+                self.error = None
+            except KlingAuditError as error:
+                self.error = error
+                _LOG.warning("the log could not be witnessed: %s", error.message)
+
+
+def _names(client: WitnessClient) -> list[str]:
+    return [witness.name for witness in client.policy.witnesses]
