@@ -198,12 +198,25 @@ class TestPublication:
         assert b"two\n" == store.read_checkpoint()
         assert b"kept\n" == store.read_kept(7)
 
+    def test_a_time_stamp_stays_beside_its_checkpoint(self, store: Store) -> None:
+        """It can be put again, but no other one in its place."""
+        assert store.read_token(7) is None
+        with store.publication() as publication:
+            publication.put_kept(7, b"kept\n")
+            publication.put_token(7, b"\x30\x00")
+            publication.put_token(7, b"\x30\x00")
+            with pytest.raises(HeadConflict):
+                publication.put_token(7, b"\x30\x01")
+        assert b"\x30\x00" == store.read_token(7)
+        assert store.read_token(8) is None
+
     def test_everything_is_listed_and_seen(self, store: Store) -> None:
         """Entry files by day come first; each file can be viewed whole."""
         lines = fill(store, 2) + fill(store, 1, begin=2, day=NEXT)
         with store.publication() as publication:
             publication.put_hashes(0, 0, bytes(96))
             publication.put_kept(3, b"kept\n")
+            publication.put_token(3, b"token")
             publication.put_checkpoint(b"note\n")
         found = {file.name: (file.kind, file.size) for file in store.inspect()}
         assert {
@@ -211,6 +224,7 @@ class TestPublication:
             "audit-2026-11-22.jsonl": ("entries", len(lines[2]) + 1),
             "checkpoint": ("checkpoint", 5),
             "checkpoints/00000000000000000003": ("kept", 5),
+            "checkpoints/00000000000000000003.tsr": ("token", 5),
             "tree/0": ("tree", 96),
         } == found
         assert ["audit-2026-11-21.jsonl", "audit-2026-11-22.jsonl"] == list(found)[:2]

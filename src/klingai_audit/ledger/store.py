@@ -24,7 +24,7 @@ from klingai_audit.errors import AuditUnavailable
 
 __all__ = ["FileKind", "LogFile", "Publication", "Pulled", "Store", "SyncFailed", "Transaction"]
 
-FileKind = Literal["entries", "tree", "checkpoint", "cosigned", "kept", "stray"]
+FileKind = Literal["entries", "tree", "checkpoint", "cosigned", "kept", "token", "stray"]
 
 
 class SyncFailed(AuditUnavailable):
@@ -120,6 +120,13 @@ class Publication(Protocol):
         """Keep the signed checkpoint of `size` for good; durable on return; the same bytes again are fine."""
         ...
 
+    def put_token(self, size: int, token: bytes) -> None:
+        """Put a time stamp beside the kept checkpoint of `size`, which is there; durable on return.
+
+        One that is there already stays as it is, unless it has the same bytes. Raises: HeadConflict.
+        """
+        ...
+
     def put_checkpoint(self, note: bytes) -> None:
         """Replace the published checkpoint; durable on return; hashes up to its size were synced before."""
         ...
@@ -152,6 +159,10 @@ class Store(Protocol):
 
     def read_kept(self, size: int) -> bytes | None:
         """Return the kept checkpoint of `size`, or None."""
+        ...
+
+    def read_token(self, size: int) -> bytes | None:
+        """Return the time stamp beside the kept checkpoint of `size`, or None."""
         ...
 
     def read_hashes(self, level: int, begin: int, end: int) -> bytes:

@@ -27,6 +27,9 @@ from klingai_audit.stores.lock import FolderLock
 
 __all__ = ["DirectoryStore"]
 
+STAMP_SUFFIX: Final = ".tsr"
+"""What the name of a kept checkpoint's time stamp ends with."""
+
 MAX_NOTE_BYTES: Final = 1 << 20
 """Largest checkpoint that is read, in bytes."""
 
@@ -227,6 +230,9 @@ class DirectoryStore:
     def read_kept(self, size: int) -> bytes | None:
         return self._read(self.path / "checkpoints" / f"{size:020}")
 
+    def read_token(self, size: int) -> bytes | None:
+        return self._read(self.path / "checkpoints" / f"{size:020}{STAMP_SUFFIX}")
+
     def _read(self, path: Path) -> bytes | None:
         try:
             return read_optional(path, limit=MAX_NOTE_BYTES, follow=False)
@@ -349,4 +355,7 @@ def _kind_of_name(name: str) -> FileKind:
         return "tree"
     if folder == "checkpoints" and canonical and len(base) == 20:
         return "kept"
+    stamped = base.removesuffix(STAMP_SUFFIX)
+    if folder == "checkpoints" and stamped != base and stamped.isascii() and stamped.isdigit() and len(stamped) == 20:
+        return "token"
     return {"checkpoint": "checkpoint", "checkpoint.cosigned": "cosigned"}.get(name, "stray")  # type: ignore[return-value]

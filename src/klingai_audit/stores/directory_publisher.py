@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from klingai_audit.durable import SyncError
-from klingai_audit.errors import AuditUnavailable, LogDamaged
+from klingai_audit.errors import AuditUnavailable, HeadConflict, LogDamaged
 
 if TYPE_CHECKING:
     from klingai_audit.stores.directory import DirectoryStore
@@ -75,6 +75,12 @@ class DirectoryPublication:
 
     def put_kept(self, size: int, note: bytes) -> None:
         self._replace(self._store.path / "checkpoints" / f"{size:020}", note)
+
+    def put_token(self, size: int, token: bytes) -> None:
+        held = self._store.read_token(size)
+        if held is not None and held != token:
+            raise HeadConflict(f"Another time stamp of the checkpoint of size {size} is there already.")
+        self._replace(self._store.path / "checkpoints" / f"{size:020}.tsr", token)
 
     def put_checkpoint(self, note: bytes) -> None:
         self._replace(self._store.checkpoint, note)

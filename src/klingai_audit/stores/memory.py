@@ -27,6 +27,7 @@ class MemoryStore:
         self.days: list[dt.date] = []
         self.hashes: dict[int, bytearray] = {}
         self.kept: dict[int, bytes] = {}
+        self.tokens: dict[int, bytes] = {}
         self.checkpoint: bytes | None = None
         self.mutex = threading.RLock()
 
@@ -51,6 +52,9 @@ class MemoryStore:
 
     def read_kept(self, size: int) -> bytes | None:
         return self.kept.get(size)
+
+    def read_token(self, size: int) -> bytes | None:
+        return self.tokens.get(size)
 
     def read_hashes(self, level: int, begin: int, end: int) -> bytes:
         return bytes(self.hashes.get(level, b"")[begin * _HASH : end * _HASH])
@@ -91,6 +95,7 @@ class MemoryStore:
         """The same for everything but entries."""
         yield from ((f"tree/{level}", hashes) for level, hashes in self.hashes.items())
         yield from ((f"checkpoints/{size:020}", note) for size, note in self.kept.items())
+        yield from ((f"checkpoints/{size:020}.tsr", token) for size, token in self.tokens.items())
         if self.checkpoint is not None:
             yield "checkpoint", self.checkpoint
 
@@ -160,6 +165,10 @@ class MemoryPublication:
     def put_kept(self, size: int, note: bytes) -> None:
         self._store.kept[size] = note
 
+    def put_token(self, size: int, token: bytes) -> None:
+        if self._store.tokens.setdefault(size, token) != token:
+            raise HeadConflict(f"Another time stamp of the checkpoint of size {size} is there already.")
+
     def put_checkpoint(self, note: bytes) -> None:
         self._store.checkpoint = note
 
@@ -173,4 +182,6 @@ def _kind(name: str) -> FileKind:
         return "entries"
     if name.startswith("tree/"):
         return "tree"
+    if name.endswith(".tsr"):
+        return "token"
     return "kept" if name.startswith("checkpoints/") else "checkpoint"

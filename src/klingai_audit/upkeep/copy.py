@@ -63,7 +63,7 @@ class LogCopy:
 
     def kept(self) -> list[int]:
         """Return the sizes of kept checkpoints, smallest first."""
-        return sorted(int(path.name) for path in (self.whole / "checkpoints").iterdir())
+        return sorted(int(path.name) for path in (self.whole / "checkpoints").iterdir() if path.suffix == "")
 
     # --- attacking --------------------------------------------------------------------------------
 
