@@ -77,7 +77,8 @@ def files(*folders: Path) -> dict[Path, bytes]:
 def test_the_object(told):
     """Exactly the promised members; every way a generation can end occurs; everything is caught."""
     _, _, answer, seconds = told
-    assert ["entries", "generations", "verdict", "drill", "places", "callbacks", "script"] == list(answer)
+    members = ["entries", "generations", "verdict", "drill", "places", "callbacks", "script", "costs", "reconciliation"]
+    assert members == list(answer)
     assert {"success": 8, "failure": 1, "blocked": 3, "unknown": 1} == answer["generations"]
     assert ["mutations", "caught", "missed", "skipped"] == list(answer["drill"])
     assert (True, []) == (answer["drill"]["mutations"] >= 25, answer["drill"]["missed"])
@@ -142,14 +143,15 @@ def test_callbacks_true_and_forged(told):
 
 
 def test_a_script_and_one_line(told):
-    """As it is the log has nothing of its task; with one line added the whole story, by nobody known."""
+    """As it is the log has nothing of its task until the comparison; with one line added the story, by nobody known."""
     folder, _, answer, _ = told
     script = answer["script"]
     assert ["library", "as_it_is", "with_one_line"] == list(script)
     unseen, seen = script["as_it_is"], script["with_one_line"]
-    log = b"".join(files(folder / "d" / "audit").values())
-    assert (0, False) == (unseen["entries"], unseen["task_id"].encode() in log)
     entries = entries_of(folder)
+    naming = [entry for entry in entries if unseen["task_id"] in json.dumps(entry)]
+    assert 0 == unseen["entries"]
+    assert ["video_generation_completed", "reconciled"] == [entry["event_type"] for entry in naming]
     (end,) = [
         entry
         for entry in entries
@@ -161,6 +163,18 @@ def test_a_script_and_one_line(told):
     assert {"unknown"} == {entry["actor_id"] for entry in story}
     assert "requests" == script["library"]
     assert "python-requests/2" == end["user_agent"]
+
+
+def test_what_was_spent_and_what_went_around(told):
+    """The comparison finds the script's call and nothing else; the costs of it are no team's, and the sums agree."""
+    _, _, answer, _ = told
+    compared, costs = answer["reconciliation"], answer["costs"]
+    assert [answer["script"]["as_it_is"]["task_id"]] == compared["around"]
+    assert (1, 1) == (compared["unexplained"], compared["counts"]["dangling_found"])
+    teams = {row["team"]: row["amounts"] for row in costs["rows"]}
+    assert {"studio-a", "studio-b", None} == set(teams)
+    assert {"image units": "8", "video units": "4.2"} == teams["studio-b"]
+    assert (1, True) == (costs["outside"], costs["ledger"]["agrees"])
 
 
 def test_the_scripts_differ_by_the_line(told):

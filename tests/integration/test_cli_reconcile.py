@@ -75,11 +75,11 @@ def world(tmp_path, monkeypatch, capsysbinary):
 
 def test_nothing_wrong(world):
     """Exit 0, a sentence that says so, and an entry."""
-    code, out, err = world.cli("reconcile")
+    code, out, _ = world.cli("reconcile")
     assert 0 == code
     assert "2  matched" in out
     assert "Nothing is unexplained." in out
-    assert "Recorded as entry" in err
+    assert "Recorded as entry" in out
 
 
 def test_a_call_around_the_log(world):

@@ -100,7 +100,7 @@ def draw_costs(session: Session, found: Costs) -> None:
         table.add_row(*(Text(inert(cell), style=style) for cell in cells))
     session.show(table)
     for words in _remarks(found):
-        session.say((inert(words), "dim"))
+        session.tell((inert(words), "dim"), hanging=2)
 
 
 def _remarks(found: Costs) -> list[str]:

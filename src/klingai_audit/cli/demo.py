@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import shlex
 import shutil
@@ -18,6 +19,7 @@ from klingai_audit.errors import UsageError
 if TYPE_CHECKING:
     from klingai_audit.cli.demo_narration import Narration
     from klingai_audit.cli.demo_stage import Stage
+    from klingai_audit.reconcile import Result
 
 DEFAULT_FOLDER: Final = Path("klingai-demo")
 
@@ -35,14 +37,14 @@ def demo(
     Everything runs on this machine, against a local simulator of Kling; no account is needed. Running it again on
     the same folder goes on with the same log.
     """
-    from klingai_audit.cli import trusting
+    from klingai_audit.cli import demo_money, trusting
     from klingai_audit.cli.demo_narration import Narration
     from klingai_audit.views.generations import count_generations
 
     own = _session_in(dir, session)
     show = Narration(session)
     show.title("People at work, every call recorded before it is made")
-    stage = _perform(own, dir, show)
+    stage, worked, compared = _perform(own, dir, show)
     show.title("The log, verified")
     verdict = trusting.check_log(own).to_json()
     show.draw(lambda: trusting.draw_verdict(session, verdict))
@@ -50,19 +52,23 @@ def demo(
     drilled = trusting.drill_log(own)
     show.draw(lambda: trusting.draw_drill(session, drilled))
     attacked = _keep_attacked(own, dir / "attacked") if keep else None
-    show.draw(lambda: _ending(session, own, stage, attacked))
+    show.draw(lambda: _one_person(session, own))
+    found = demo_money.spent(own)
+    show.draw(lambda: demo_money.draw(session, found, compared))
+    show.draw(lambda: _next(session, own, stage, attacked))
     if session.as_json:
         reader = open_reader(own.places)
         size = reader.size
         session.emit(
             {
                 "entries": size,
-                "generations": count_generations(reader.entries(0, size)),
+                "generations": count_generations(reader.entries(0, worked)),
                 "verdict": verdict,
                 "drill": drilled.to_json(),
                 "places": own.places.as_json(),
                 "callbacks": {name: stage.callbacks[name] for name in ("verified", "claim")},
                 "script": _script_told(stage),
+                **demo_money.told(found, compared),
             }
         )
     return trusting.EXIT_BROKEN if drilled.missed or not verdict["integrity_ok"] else 0
@@ -78,6 +84,7 @@ def next_commands(log: Path, stories: dict[str, str], mask: str, attacked: Path 
     commands = [
         ("what was refused", f"{program} query --outcome blocked {where}"),
         ("one person's month, by mask (the real id works too)", f"{program} activity {shlex.quote(mask)} {where}"),
+        ("what each model cost", f"{program} costs --by team,model {where}"),
         ("raw entries", f"{program} tail -n 3 --json {where}"),
         ("check it again, trusting only the public key", f"{program} verify --key {key} {where}"),
     ]
@@ -112,9 +119,12 @@ def _session_in(folder: Path, session: Session) -> Session:
     return Session(log, f"{log}.keys", f"{log}.state", f"{log}.keys/subjects.sqlite", session.as_json)
 
 
-def _perform(session: Session, folder: Path, show: Narration) -> Stage:
-    """Open the log, let the team work, close it; returns what the scenes left."""
-    from klingai_audit.cli import demo_scenes
+def _perform(session: Session, folder: Path, show: Narration) -> tuple[Stage, int, Result]:
+    """Open the log, let the team work, compare with the provider, close it.
+
+    Returns what the scenes left, the size of the log after them, and the comparison.
+    """
+    from klingai_audit.cli import demo_money, demo_scenes
     from klingai_audit.cli.demo_stage import Stage, open_simulator
     from klingai_audit.durable import OPS
 
@@ -124,9 +134,13 @@ def _perform(session: Session, folder: Path, show: Narration) -> Stage:
         show.log = audit
         stage = Stage(audit, server.simulator, server.base_url, folder, show)
         show.line(f"The provider is a simulator at {server.base_url}; the log is {session.places.log}.")
+        began = dt.datetime.now(dt.UTC)
         demo_scenes.play(stage)
+        audit.flush("published")
+        worked = audit.reader.size
+        compared = demo_money.compare(stage, began)
         show.log = None
-    return stage
+    return stage, worked, compared
 
 
 def _script_told(stage: Stage) -> dict[str, Any]:
@@ -149,22 +163,27 @@ def _keep_attacked(session: Session, folder: Path) -> Path:
     return log
 
 
-def _ending(session: Session, own: Session, stage: Stage, attacked: Path | None) -> None:
-    """Show what one person did, and what to type next."""
+def _one_person(session: Session, own: Session) -> None:
+    """Show what one person did."""
     from klingai_audit.cli.demo_stage import MAKER
     from klingai_audit.cli.showing import draw_activity
     from klingai_audit.views.activity import activity
 
     reader = open_reader(own.places)
-    lines = reader.entries(0, reader.size)
-    person = activity(lines, MAKER.id, subjects=open_subjects(own.places))
     session.say(("\nOne person", "bold cyan"))
-    draw_activity(session, person)
+    draw_activity(session, activity(reader.entries(0, reader.size), MAKER.id, subjects=open_subjects(own.places)))
+
+
+def _next(session: Session, own: Session, stage: Stage, attacked: Path | None) -> None:
+    """Show what to type next."""
+    from klingai_audit.cli.demo_stage import MAKER
+    from klingai_audit.privacy.subjects import mask_id
+
     session.say(("\nNext", "bold cyan"))
     stories = {
         "the life of one video": stage.tasks[0],
         "the video that the script ordered": stage.script_runs[-1].task_id,
     }
-    for words, command in next_commands(Path(own.places.log), stories, person.actor, attacked):
+    for words, command in next_commands(Path(own.places.log), stories, mask_id(MAKER.id), attacked):
         session.say((f"  # {words}", "dim"))
         session.say(f"  {command}")

@@ -100,7 +100,7 @@ def draw_result(session: Session, result: Result) -> None:
     from klingai_audit.reconcile.result import KINDS, amounts_json
     from klingai_audit.views.inert import inert
 
-    session.say(
+    session.tell(
         f"Tasks ordered from {format_moment(result.begin)} to {format_moment(result.end)} UTC, log against provider:"
     )
     table = Table(show_header=False, box=None, pad_edge=False)
@@ -115,18 +115,18 @@ def draw_result(session: Session, result: Result) -> None:
     session.show(table)
     for title, sums in (("stated in the log", result.log_sums), ("taken by the ledger", result.ledger_sums)):
         shown = ", ".join(f"{amount} {unit}" for unit, amount in amounts_json(sums).items())
-        session.say((f"  {title}: {inert(shown) or 'nothing'}", "dim"))
+        session.tell((f"{title}: {inert(shown) or 'nothing'}", "dim"), indent=2, hanging=2)
     loose = [finding for finding in result.findings if finding.unexplained]
     for finding in loose[:SHOWN]:
-        session.say(("  ✗ ", "red"), *_line(finding))
+        session.tell(("✗ ", "red"), *_line(finding), indent=2, hanging=2)
     if len(loose) > SHOWN:
         session.say((f"    and {len(loose) - SHOWN:,} more: --json lists them all", "dim"))
     for kind in dict.fromkeys(finding.kind for finding in loose):
-        session.say((kind, "bold"), f": {KINDS[kind].do}")
+        session.tell((kind, "bold"), f": {KINDS[kind].do}")
     if not loose:
         session.say(("Nothing is unexplained.", "green"))
     if result.seq is not None:
-        session.remark(f"Recorded as entry {result.seq}.", recorded=True)
+        session.say((f"Recorded as entry {result.seq}.", "dim"))
 
 
 def _line(finding: Difference) -> Iterator[str | tuple[str, str]]:

@@ -123,7 +123,8 @@ def _questioned(orders: Orders, records: ProviderRecords, terms: Terms) -> Itera
     """Tasks of the log that the lists do not hold, or show as running though they ended."""
     oldest = terms.as_of - RETENTION
     for task in orders.tasks.values():
-        if not task.ordered or not is_listed(task) or not _near(task.at, terms) or task.at < oldest:
+        inside = _near(task.at, terms) if task.created is None else terms.begin <= task.created < terms.end
+        if not task.ordered or not is_listed(task) or not inside or task.at < oldest:
             continue
         told = records.tasks.get(task.task_id)
         if (told is None or (task.ended is not None and not told.final)) and clean_id(task.task_id) is not None:
