@@ -213,7 +213,7 @@ def _events(source: _Source, smith: Smith, count: int) -> Iterator[tuple[dt.date
     shares = [
         _HOURS[hour] * (1 if (BEGIN.weekday() + day) % 7 < 5 else 0.2) for day in range(DAYS) for hour in range(24)
     ]
-    per_act, made = 5.6, 2
+    per_act, made = 5.69, 2
     ready: list[tuple[dt.datetime, bytes]] = []
     scale = count / per_act / sum(shares)
     for slot, share in enumerate(shares):

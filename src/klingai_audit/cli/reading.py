@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from cyclopts import Parameter
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from klingai_audit.ledger.reader import LogReader
     from klingai_audit.privacy.subjects import SubjectTable
     from klingai_audit.views.entry import ActorStyle, EntryView
+    from klingai_audit.views.indexed import Indexed
 
 POLL_SECONDS: Final = 0.2
 """How often `tail -f` looks for a new checkpoint."""
@@ -29,31 +33,45 @@ def query(
     cursor: Annotated[str | None, Parameter(help="Go on where a page ended that was cut by --limit.")] = None,
     reverse: Annotated[bool, Parameter(help="Newest first.")] = False,
     duplicates: Annotated[bool, Parameter(help="Also entries whose event_id was seen before.")] = False,
+    sql: Annotated[str | None, Parameter(help="Answer one SELECT on the view events (docs/sql.md) instead.")] = None,
+    csv: Annotated[bool, Parameter(help="With --sql: print CSV.")] = False,
+    parquet: Annotated[Path | None, Parameter(help="With --sql: write a Parquet file.")] = None,
     resolve: Resolve = False,
     record: Record = False,
     session: SessionArgument,
 ) -> None:
-    """Find entries. With --json: one entry a line, exactly the bytes that are stored."""
+    """Find entries, or answer SQL. With --json: one entry a line, exactly the bytes that are stored."""
     from klingai_audit.cli.recording import record_read
+    from klingai_audit.errors import UsageError
     from klingai_audit.views.pages import take_page, with_fingerprints
     from klingai_audit.views.query import query as find
 
+    if sql is not None:
+        from klingai_audit.cli.asking import answer_sql
+
+        if selection.given() or cursor or reverse or duplicates or resolve or sort != "seq":
+            raise UsageError("--sql goes with --limit, --csv, --parquet and --record only.", do="Say the rest in SQL.")
+        answer_sql(session, sql, limit=limit, csv=csv, parquet=parquet, record=record)
+        return
+    if csv or parquet is not None:
+        raise UsageError(
+            "--csv and --parquet go with --sql.", do="Whole entries: klingai-audit export --format csv|parquet"
+        )
     wanted = selection.to_filter(limit=limit, reverse=reverse, duplicates=duplicates)
     reader, subjects = _open(session)
     size = reader.size
-    if selection.key:
-        wanted = replace(wanted, key=with_fingerprints(reader.entries(0, size), selection.key))
-    following = None
-    found: Iterable[EntryView]
-    if limit is None and cursor is None and sort == "seq":
-        found = find(reader.entries(0, size), wanted, subjects)
-    else:
-        page = take_page(
-            lambda end: reader.entries(0, end), reader.entry, size, wanted, subjects, sort=sort, cursor=cursor
-        )
-        found, following = page.entries, page.cursor
-    recorded = record_read(session, "query", selection.given(), size, subjects, asked=record)
-    printed = _print_entries(session, found, resolve=resolve)
+    with _indexed(session, reader) as source:
+        if selection.key:
+            wanted = replace(wanted, key=with_fingerprints(source(size), selection.key))
+        following = None
+        found: Iterable[EntryView]
+        if limit is None and cursor is None and sort == "seq":
+            found = find(source(size), wanted, subjects)
+        else:
+            page = take_page(source, reader.entry, size, wanted, subjects, sort=sort, cursor=cursor)
+            found, following = page.entries, page.cursor
+        recorded = record_read(session, "query", selection.given(), size, subjects, asked=record)
+        printed = _print_entries(session, found, resolve=resolve)
     if not session.as_json and not printed:
         session.remark("No entry matches.")
     _tell_recorded(session, recorded, following)
@@ -109,7 +127,9 @@ def show(
     what = escaped(what)
     reader, subjects = _open(session)
     size = reader.size
-    found = find_shown(lambda: reader.entries(0, size), reader.entry, size, what, subjects)
+    with _indexed(session, reader) as source:
+        whole = source(size)
+        found = find_shown(lambda: whole, reader.entry, size, what, subjects)
     if found is None:
         raise UsageError(
             f"Nothing in the log is called {what!r}.", do="Give a seq, an event id or a task id; klingai-audit query"
@@ -124,6 +144,21 @@ def show(
     else:
         draw_entry(session, found, reader.store.locate(found.seq), style)
     _tell_recorded(session, recorded)
+
+
+@contextlib.contextmanager
+def _indexed(session: Session, reader: LogReader) -> Iterator[Callable[[int], Indexed]]:
+    """Give a function that gives the first entries of the log, read by the index where that is quicker."""
+    from klingai_audit.index import Index
+    from klingai_audit.views.indexed import Indexed
+
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def opened() -> Index:
+            return stack.enter_context(Index.open(reader, session.places.state / "index", temporary=False))
+
+        yield lambda size: Indexed(reader, opened, size)
 
 
 def _open(session: Session) -> tuple[LogReader, SubjectTable | None]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +18,7 @@ import msgspec
 from klingai_audit.durable import PRIVATE_MODE, TEMPORARY_SUFFIX, FileOps
 from klingai_audit.errors import Malformed
 from klingai_audit.index.columns import read_sql
-from klingai_audit.index.engine import quote
+from klingai_audit.index.engine import connect, quote
 from klingai_audit.index.lines import Block
 from klingai_audit.index.manifest import Part, Segment, digest_file, identity_of
 from klingai_audit.index.places import PLACES_SUFFIX, Places, pack_places
@@ -55,13 +56,12 @@ class _Chunk:
 
 
 class Builder:
-    """Makes the segments of one refresh; `engine` is this builder's own."""
+    """Makes the segments of one refresh."""
 
-    def __init__(self, folder: Path, engine: duckdb.DuckDBPyConnection, ops: FileOps) -> None:
+    def __init__(self, folder: Path, ops: FileOps) -> None:
         self._folder = folder
-        self._engine = engine
         self._ops = ops
-        self._number = 0
+        self._number = count()
 
     def build(self, blocks: Iterator[Block], begin: int, place: int, progress: Progress | None) -> list[Segment]:
         """Return durable segments for the lines of `blocks`: the entries from `begin` on, the first at `place`.
@@ -129,15 +129,15 @@ class Builder:
             self._ops.unlink(chunk.path)
 
     def _write(self, sql: str, chunk: _Chunk) -> Segment:
-        self._number += 1
-        temporary = self._folder / f"segment-{chunk.begin}-{self._number}{TEMPORARY_SUFFIX}"
-        with self._engine.cursor() as cursor:
-            cursor.execute(_COPY.format(sql, quote(str(temporary))))
-            row = cursor.execute(
-                "SELECT count(*), min(seq), max(seq), count(DISTINCT seq) FROM read_parquet(?)", [str(temporary)]
+        temporary = self._folder / f"segment-{chunk.begin}-{next(self._number)}{TEMPORARY_SUFFIX}"
+        # An engine of its own with one thread: segments are made side by side. It does not keep the order of lines.
+        with contextlib.closing(connect(threads=1)) as engine:
+            engine.execute(_COPY.format(f"{sql} ORDER BY seq", quote(str(temporary))))
+            row = engine.execute(
+                f"SELECT count(*), bool_and(seq = {chunk.begin} + file_row_number)"
+                f" FROM read_parquet({quote(str(temporary))}, file_row_number=true)"
             ).fetchone()
-        count = chunk.end - chunk.begin
-        if row != (count, chunk.begin, chunk.end - 1, count):
+        if row != (chunk.end - chunk.begin, True):
             raise Malformed(
                 f"Lines {chunk.begin} to {chunk.end - 1} of the log do not hold the entries of these numbers.",
                 do="Preserve the files as they are and run: klingai-audit verify",
@@ -163,7 +163,7 @@ class Builder:
         if not made:
             return known
         new, passes = self._files(made), 1 + (made[-1].end - made[0].begin) // _IDS_AT_ONCE
-        with self._engine.cursor() as cursor:
+        with contextlib.closing(connect()) as cursor:
             cursor.execute("CREATE OR REPLACE TEMP TABLE repeats (seq UBIGINT)")
             for number in range(passes):
                 some = f"hash(event_id) % {passes} = {number}"
@@ -188,12 +188,11 @@ class Builder:
 
     def cut_repeats(self, known: Part, end: int) -> Part:
         """Return the durable list of what `known` lists below `end`."""
-        with self._engine.cursor() as cursor:
+        with contextlib.closing(connect()) as cursor:
             return self._write_repeats(cursor, f"SELECT seq FROM {self._files([known])} WHERE seq < {end} ORDER BY seq")
 
     def _write_repeats(self, cursor: duckdb.DuckDBPyConnection, sql: str) -> Part:
-        self._number += 1
-        temporary = self._folder / f"repeats-{self._number}{TEMPORARY_SUFFIX}"
+        temporary = self._folder / f"repeats-{next(self._number)}{TEMPORARY_SUFFIX}"
         cursor.execute(_COPY.format(sql, quote(str(temporary))))
         return self._place(temporary, "repeats")
 

@@ -19,11 +19,13 @@ _QUIET: Final[dict[str, str | bool | int | float | list[str]]] = {
 }
 
 
-def connect() -> duckdb.DuckDBPyConnection:
-    """Return an engine in memory that loads nothing and spills nothing."""
+def connect(*, threads: int | None = None) -> duckdb.DuckDBPyConnection:
+    """Return an engine in memory that loads nothing and spills nothing; `threads` for each query, by default all."""
     import duckdb
 
     engine = duckdb.connect(":memory:", config=_QUIET)
+    if threads is not None:
+        engine.execute(f"SET threads = {threads}")
     engine.execute("SET parquet_metadata_cache = true")
     return engine
 

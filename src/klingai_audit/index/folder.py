@@ -49,10 +49,14 @@ class IndexFolder:
     Where `base` cannot be written or no key can be kept, it is a temporary folder that goes with this object.
     """
 
-    def __init__(self, base: Path, ops: FileOps) -> None:
+    def __init__(self, base: Path, ops: FileOps, *, temporary: bool = True) -> None:
         self.ops = ops
         key = user_key(ops)
         self.temporary = key is None or not self._prepare(base, key)
+        if self.temporary and not temporary:
+            raise StorageError(
+                f"There is no place for an index at {base}.", do="Give a writable folder with --state, and a home."
+            )
         if self.temporary:
             self._key = secrets.token_bytes(32)
             self.path = Path(tempfile.mkdtemp(prefix="klingai-audit-index-"))

@@ -58,14 +58,23 @@ class Index:
         self._lines = Lines(reader, self._place_of)
 
     @classmethod
-    def open(cls, reader: LogReader, folder: Path, *, ops: FileOps = OPS, progress: Progress | None = None) -> Index:
+    def open(
+        cls,
+        reader: LogReader,
+        folder: Path,
+        *,
+        ops: FileOps = OPS,
+        progress: Progress | None = None,
+        temporary: bool = True,
+    ) -> Index:
         """Open the index of the log behind `reader` and bring it up to date; it is built if there is none.
 
         `folder` is where it lies (`index` in the state folder); one that cannot be written is replaced by a
-        temporary one. `progress` is called with the number of entries covered so far, in a build.
+        temporary one, or refused unless `temporary`. `progress` is called with the number of entries covered so far,
+        in a build.
         Raises: Malformed for a log that holds a line that is no entry, StorageError.
         """
-        index = cls(reader, IndexFolder(folder, ops), progress)
+        index = cls(reader, IndexFolder(folder, ops, temporary=temporary), progress)
         index.refresh()
         return index
 
@@ -135,20 +144,19 @@ class Index:
         before = Manifest(schema=SCHEMA, origin=origin, checkpoint="", segments=kept)
         self._use(before)
         begin, place = (kept[-1].end, kept[-1].places[1]) if kept else (0, 0)
-        with contextlib.closing(connect()) as engine:
-            builder = Builder(self._folder.path, engine, self._folder.ops)
-            try:
-                repeats = None if manifest is None else manifest.repeats
-                if repeats is not None and manifest is not None and begin < manifest.size:
-                    repeats = builder.cut_repeats(repeats, begin)
-                made = builder.build(self._lines.blocks(begin, place), begin, place, self._progress)
-                repeats = builder.find_repeats(made, kept, repeats)
-                segments = _merged([*kept, *made], builder)
-            except OSError as exc:
-                raise StorageError(
-                    f"The index in {self._folder.path} cannot be written: {exc.strerror}.",
-                    do="Free space, or give another state folder with --state.",
-                ) from exc
+        builder = Builder(self._folder.path, self._folder.ops)
+        repeats = None if manifest is None else manifest.repeats
+        try:
+            if repeats is not None and manifest is not None and begin < manifest.size:
+                repeats = builder.cut_repeats(repeats, begin)
+            made = builder.build(self._lines.blocks(begin, place), begin, place, self._progress)
+            repeats = builder.find_repeats(made, kept, repeats)
+            segments = _merged([*kept, *made], builder)
+        except OSError as exc:
+            raise StorageError(
+                f"The index in {self._folder.path} cannot be written: {exc.strerror}.",
+                do="Free space, or give another state folder with --state.",
+            ) from exc
         after = Manifest(schema=SCHEMA, origin=origin, checkpoint=note, segments=tuple(segments), repeats=repeats)
         if after != manifest:
             self._folder.store(after)
