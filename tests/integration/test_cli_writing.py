@@ -147,7 +147,7 @@ def test_recover_puts_aside_what_nobody_acknowledged(cli, tmp_path):
     (tmp_path / "audit.state" / "failed-sync").write_text("x: y\n")
     assert 3 == cli("log", "x_own", "--actor", "a")[0]
     code, (told,), _ = cli("recover")
-    assert (0, ["failed_sync", "tree", "set_aside", "entries"]) == (code, list(told))
+    assert (0, ["failed_sync", "tree", "set_aside", "entries", "checkpoint"]) == (code, list(told))
     aside = [(tmp_path / "audit.state" / "aside" / name).read_bytes() for name in told["set_aside"]]
     assert (True, True) == (told["failed_sync"], any(b'{"forged":true}\nhalf a li' in data for data in aside))
     assert whole == day.read_bytes()[: len(whole)]
@@ -173,3 +173,17 @@ def test_the_installed_program_runs(tmp_path):
     ):
         done = subprocess.run([*command, *argv], env=environment, capture_output=True, check=False)
         assert (0, b"") == (done.returncode, done.stderr.replace(b"Not recorded in the log (--record does).\n", b""))
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names are UTF-8 there")
+@pytest.mark.parametrize("part", ["--log", "--keys", "--state", "--subjects"])
+def test_paths_that_are_no_utf8(tmp_path, monkeypatch, capfdbinary, part):
+    """The first `init` succeeds with such a path, says it in a way that can be printed, and the log can be used."""
+    monkeypatch.chdir(tmp_path)
+    odd = os.fsdecode(b"od\xffd")
+    options = {"--log": "audit", "--keys": "audit.keys", "--state": "audit.state", "--subjects": "people.sqlite"}
+    places = [word for name, value in {**options, part: odd}.items() for word in (name, value)]
+    for argv in (["init", "--json"], ["log", "x_note", "--actor", "user@example.com"], ["verify"], ["init"]):
+        code = run([*argv, *places])
+        assert (code, capfdbinary.readouterr().err) == (0, b""), argv
+    assert (tmp_path / odd).exists()

@@ -23,19 +23,23 @@ _DECODER: Final = msgspec.json.Decoder(dict[str, str])
 def describe_options(
     log: str, options: Mapping[str, str | Path | None], fingerprint: Callable[[str], str]
 ) -> dict[str, str]:
-    """Return options as texts that an entry may hold; those without a value are left out.
+    r"""Return options as texts that an entry may hold; those without a value are left out.
 
     Places are told as seen from the folder that the log is in, so that moving all of it changes nothing; elsewhere
-    they are told by `fingerprint`, because paths name people.
+    they are told by `fingerprint`, because paths name people. Bytes of a path that are no UTF-8 become `\xff`.
     """
     told = {}
     for name, value in options.items():
         if isinstance(value, Path):
-            path = os.path.relpath(value, Path(log).absolute().parent)
-            told[name] = f"elsewhere:{fingerprint(str(value.absolute()))}" if path.startswith("..") else path
+            path = _text(os.path.relpath(value, Path(log).absolute().parent))
+            told[name] = f"elsewhere:{fingerprint(_text(value.absolute()))}" if path.startswith("..") else path
         elif value is not None:
             told[name] = value
     return told
+
+
+def _text(path: str | Path) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 class OptionsMemory:
