@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -205,3 +206,12 @@ def test_masking_takes_linear_time(unit: str) -> None:
         return time.process_time() - begin
 
     assert seconds(200_000) < 60 * seconds(10_000) + 0.25
+
+
+def test_the_page_of_the_format_says_what_masks_are(repository):
+    """Each example of docs/format.md, section 9.3, is what becomes of it, and a mask stays what it is."""
+    section = (repository / "docs/format.md").read_text().partition("### 9.3 Masks")[2].partition("\n### ")[0]
+    rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|$", section, re.MULTILINE)
+    assert len(rows) >= 12
+    assert [(text, mask_text(text)) for text, _ in rows] == rows
+    assert [mask_text(mask) for _, mask in rows] == [mask for _, mask in rows]
