@@ -96,6 +96,7 @@ def time_line(name: str, activity: Mapping[str, Any], alt: str) -> Chart:
         for point in series
         for order, outcome in enumerate(used)
     ]
+    most = max((sum(point[outcome] for outcome in used) for point in series), default=0)
     unit = {"hour": "utcyearmonthdatehours", "month": "utcyearmonth"}.get(activity["step"], "utcyearmonthdate")
 
     def spec(width: int, ticks: int) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def time_line(name: str, activity: Mapping[str, Any], alt: str) -> Chart:
             "mark": {"type": "bar", "width": band},
             "encoding": {
                 "x": x,
-                "y": _count_axis("n", "vertical"),
+                "y": _count_axis("n", "vertical", most),
                 "color": _colour("o", used),
                 "order": {"field": "i"},
             },
@@ -160,6 +161,7 @@ def stacked(
         for position, (label, counts) in enumerate(rows)
         for order, part in enumerate(used)
     ]
+    most = max((sum(counts.get(part, 0) for part in used) for _, counts in rows), default=0)
     spec = {
         "width": width,
         "height": {"step": 22},
@@ -167,7 +169,7 @@ def stacked(
         "mark": {"type": "bar", "height": 13},
         "encoding": {
             "y": _labels(values, room),
-            "x": _count_axis("n", "horizontal"),
+            "x": _count_axis("n", "horizontal", most),
             "color": _colour("p", used),
             "order": {"field": "i"},
         },
@@ -201,11 +203,17 @@ def _escape(char: str) -> str:
     return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
-def _count_axis(field: str, way: str) -> dict[str, Any]:
-    axis: dict[str, Any] = {"tickCount": 4, "format": "~s", "tickMinStep": 1}
+def _count_axis(field: str, way: str, most: int = 0) -> dict[str, Any]:
+    axis: dict[str, Any] = {"values": _ticks(most), "format": "~s"}
     if way == "none":
         return {"field": field, "type": "quantitative", "title": None, "axis": None}
     return {"field": field, "type": "quantitative", "title": None, "axis": axis, "stack": "zero"}
+
+
+def _ticks(most: int) -> list[int]:
+    """Return up to six whole numbers from 0 on that are easy to read off."""
+    step = next(step for power in range(19) for step in (10**power, 2 * 10**power, 5 * 10**power) if most <= 5 * step)
+    return list(range(0, most + 1, step))
 
 
 def _colour(field: str, used: Sequence[str]) -> dict[str, Any]:

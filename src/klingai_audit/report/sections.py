@@ -207,6 +207,8 @@ def _costs(data: Mapping[str, Any]) -> Section:
 
 def _charges(title: str, by: str, rows: Sequence[Mapping[str, Any]], units: Sequence[str], source: str) -> Block:
     columns = units[:4]
+    if len(units) > len(columns):
+        source += f" · {len(units) - len(columns):,} more units in the JSON and CSV forms"
     return table(
         title,
         [by.capitalize(), "Tasks>", *(f"{shown(unit, 20)}>" for unit in columns), "Open>"],
