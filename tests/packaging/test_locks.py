@@ -72,7 +72,9 @@ def test_locks_agree(repository: Path) -> None:
             versions.setdefault(package, set()).add(str(requirement.specifier))
     assert {} == {package: pins for package, pins in versions.items() if len(pins) > 1}
     assert {*read_lock(repository, "core")} <= {*read_lock(repository, "report")}
-    assert {*read_lock(repository, "build"), *read_lock(repository, "demo"), *read_lock(repository, "report")} <= {*read_lock(repository, "test")}
+    assert {*read_lock(repository, "build"), *read_lock(repository, "demo"), *read_lock(repository, "report")} <= {
+        *read_lock(repository, "test")
+    }
 
 
 def test_core_lock_satisfies_the_project_everywhere(repository: Path) -> None:

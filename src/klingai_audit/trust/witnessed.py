@@ -24,6 +24,7 @@ from klingai_audit.trust.verdict import Finding
 __all__ = [
     "QUIET_TYPES",
     "Cosigned",
+    "Roots",
     "Witnessed",
     "check_witnessed",
     "find_witnessed",

@@ -18,7 +18,7 @@ from typing import Final
 from klingai_audit.durable import OPS, PRIVATE_MODE, FileOps
 from klingai_audit.errors import StorageError
 
-__all__ = ["MAX_EXHIBITS", "Book", "Exhibit", "Held"]
+__all__ = ["MAX_EXHIBITS", "Book", "Exhibit", "Held", "Turn"]
 
 MAX_EXHIBITS: Final = 1_000
 """Exhibits kept for each log; an attempt that is repeated is kept once."""

@@ -24,7 +24,7 @@ from klingai_audit.tlog.submission import SIZE_TYPE, AddCheckpoint
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["MAX_REPLY_BYTES", "MAX_SKEW_S", "Consistency", "Result", "Submission", "WitnessClient"]
+__all__ = ["MAX_REPLY_BYTES", "MAX_SKEW_S", "Consistency", "Result", "State", "Submission", "WitnessClient"]
 
 MAX_REPLY_BYTES: Final = 64 * 1024
 MAX_SKEW_S: Final = 300
@@ -142,9 +142,9 @@ class WitnessClient:
             return Result(witness.name, state, f"it answers {reply.status}")
         text = parse_note(data).text
         detail = "it sent no line by its key"
-        for raw in reply.body.decode("utf-8", "replace").splitlines(keepends=True):
+        for raw in reply.body.decode("utf-8", "replace").split("\n"):
             try:
-                line = SignatureLine.parse(raw)
+                line = SignatureLine.parse(raw + "\n")
                 if (line.name, line.key_id) != (witness.key.name, witness.key.key_id):
                     continue
                 stated = verify_cosignature(text, line, witness.key)
