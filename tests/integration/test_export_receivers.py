@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from klingai_audit.errors import MissingExtra, StorageError, UsageError
-from klingai_audit.exports import Course, CursorFile, ExportResult, export
+from klingai_audit.exports import Course, CursorFile, ExportResult, connection, export
 from klingai_audit.exports.connection import Peer, SyslogSink
 from klingai_audit.exports.record import Position
 from klingai_audit.exports.sink import SinkLost
@@ -179,6 +179,26 @@ def test_what_is_settled_is_what_is_old(certificate: ServerCertificate) -> None:
         with pytest.raises(SinkLost):
             sink.send([], Position(5, b"5" * 32))
         assert 4 == sink.settled.seq
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_what_is_settled_grows_without_a_rest(certificate: ServerCertificate, tls: bool) -> None:
+    """In one long stream, what the other system has taken counts; what waits in this one does not."""
+    with SyslogReceiver(certificate.server_context() if tls else None) as receiver:
+        peer = Peer("localhost", receiver.port, tls=tls, ca=certificate.ca_file)
+        sink = SyslogSink(peer, lambda exported: b"x" * 1_000, resend=0)
+        sink.open(Position(0, None))
+        batch = [record()] * 100
+        for count in range(1, 201):
+            sink.send(batch, Position(count, bytes(32)))
+        assert 100 < sink.settled.seq < 200
+        receiver.paused.set()
+        with pytest.raises(SinkLost), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(connection, "TAKES_SECONDS", 0.5)
+            for count in range(201, 100_000):
+                sink.send(batch, Position(count, bytes(32)))
+        assert sink.settled.seq < count - 1
+        receiver.paused.clear()
 
 
 def test_receiver_that_resets_at_the_end_did_not_read_everything() -> None:

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from klingai_audit.errors import StorageError, UsageError
 from klingai_audit.exports.record import Position, Record, TreeHead
@@ -35,6 +35,7 @@ TAKES_SECONDS: Final = 30.0
 
 _CLOSE_SECONDS: Final = 10.0
 _SIOCOUTQ: Final = 0x5411
+_BYTES_ACKED: Final = 120  # of tcpi_bytes_acked in struct tcp_info (linux/tcp.h)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,21 @@ class Peer:
         return context
 
 
+class _Octets(NamedTuple):
+    """Octets that the other system has taken, and that were written in all, counted by this system's kernel."""
+
+    taken: int
+    written: int
+
+
+class _Sent(NamedTuple):
+    """A batch: when it was written, how many octets were written by then, and the position that it leads to."""
+
+    at: float
+    octets: int
+    position: Position
+
+
 class SyslogSink:
     """One connection to a syslog receiver, made anew by `open` after a break."""
 
@@ -87,7 +103,7 @@ class SyslogSink:
         self._clock = clock
         self._socket: socket.socket | None = None
         self.settled = Position(0, None)
-        self._sent: deque[tuple[float, Position]] = deque()
+        self._sent: deque[_Sent] = deque()
 
     def open(self, position: Position) -> bool:
         self.abandon()
@@ -126,7 +142,7 @@ class SyslogSink:
             connection.sendall(data)
         except OSError as exc:
             raise self._lost(exc) from exc
-        self._sent.append((self._clock(), position))
+        self._sent.append(_Sent(self._clock(), _octets(connection).written, position))
 
     def check(self, head: TreeHead) -> None:
         self._settle(self._living())
@@ -146,7 +162,7 @@ class SyslogSink:
         except OSError as exc:
             raise self._lost(exc) from exc
         if self._sent:
-            self.settled = self._sent[-1][1]
+            self.settled = self._sent[-1].position
             self._sent.clear()
         self.abandon()
 
@@ -157,9 +173,11 @@ class SyslogSink:
             self._socket = None
 
     def _settle(self, connection: socket.socket) -> None:
-        if self._sent and not _unacknowledged(connection):
-            while self._sent and self._clock() - self._sent[0][0] >= self._resend:
-                self.settled = self._sent.popleft()[1]
+        if not self._sent:
+            return
+        taken, now = _octets(connection).taken, self._clock()
+        while self._sent and self._sent[0].octets <= taken and now - self._sent[0].at >= self._resend:
+            self.settled = self._sent.popleft().position
 
     def _living(self) -> socket.socket:
         """Return the connection if the receiver did not close it. Raises: SinkLost."""
@@ -190,11 +208,14 @@ def _reason(exc: OSError) -> str:
     return exc.strerror or type(exc).__name__
 
 
-def _unacknowledged(connection: socket.socket) -> int:
-    """Return how many bytes the receiver's system has yet to take; 0 where this system cannot tell."""
+def _octets(connection: socket.socket) -> _Octets:
+    """Return how far a connection has come; where this system cannot tell, everything counts as taken."""
     if sys.platform != "linux":
-        return 0
+        return _Octets(0, 0)
     try:
-        return int(struct.unpack("i", fcntl.ioctl(connection.fileno(), _SIOCOUTQ, b"\0" * 4))[0])
-    except OSError:
-        return 0
+        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED + 8)
+        waiting = struct.unpack("i", fcntl.ioctl(connection.fileno(), _SIOCOUTQ, b"\0" * 4))[0]
+        taken = struct.unpack_from("Q", state, _BYTES_ACKED)[0]
+    except (OSError, struct.error):
+        return _Octets(0, 0)
+    return _Octets(taken, taken + waiting)
