@@ -38,6 +38,9 @@ _CARRIED: Final = ("generation", "model", "external_task_id", "attempt", "key_ki
 _PACKAGES: Final = {"image": "image", **dict.fromkeys(("video", "audio", "voice", "element"), "video")}
 """Product -> the resource pack that a legacy record's units come from, which it does not name (sheet 3.3, 6)."""
 
+_OWN_PACKAGES: Final = {"virtual_try_on": "try-on"}
+"""Actions whose units come from a pack of their own, other than their product's (sheet 2.6)."""
+
 _MS: Final = dt.timedelta(milliseconds=1)
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -217,7 +220,8 @@ def end_outcome(
             for result in task.results
         ]
     if task.charges:
-        metadata["charge"] = [_charge_facts(charge, product) for charge in task.charges]
+        package = _OWN_PACKAGES.get(note.get("action", "")) or _PACKAGES.get(product or "")
+        metadata["charge"] = [_charge_facts(charge, package) for charge in task.charges]
     if not well:
         metadata["category"] = "task"
         if task.message:
@@ -243,10 +247,10 @@ def end_outcome(
     return Outcome(draft=draft, once=bool(task.id), sight=_sight(task, thing, correlation, note))
 
 
-def _charge_facts(charge: Charge, product: str | None) -> dict[str, str]:
+def _charge_facts(charge: Charge, package: str | None) -> dict[str, str]:
     facts = charge.facts()
-    if charge.charge_type == "unit" and product in _PACKAGES:
-        facts.setdefault("package_type", _PACKAGES[product])
+    if charge.charge_type == "unit" and package is not None:
+        facts.setdefault("package_type", package)
     return facts
 
 
