@@ -48,6 +48,12 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         "klingai_audit.views.plan:Filter",
         "klingai_audit.views.entry:EntryView",
         "klingai_audit.views.activity:Activity",
+        "klingai_audit.views.activity:Former",
+        "klingai_audit.views.groups:Grouped",
+        "klingai_audit.views.groups:Group",
+        "klingai_audit.views.costs:Costs",
+        "klingai_audit.views.costs:CostRow",
+        "klingai_audit.views.ledger:Compared",
     ),
     "api-verify": (
         "klingai_audit.trust.verify:verify",
@@ -73,6 +79,11 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         "klingai_audit.upkeep.importing:ImportResult",
         "klingai_audit.upkeep.importing:FileImport",
         "klingai_audit.upkeep.importing:ImportFinding",
+    ),
+    "api-reconcile": (
+        "klingai_audit.reconcile:reconcile",
+        "klingai_audit.reconcile:Result",
+        "klingai_audit.reconcile:Difference",
     ),
     "api-export": (
         "klingai_audit.exports:export",
