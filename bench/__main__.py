@@ -1,4 +1,4 @@
-"""`python -m bench [append] [verify] [memory]`: all of it by default. Prints a table and appends JSON lines."""
+"""`python -m bench [append] [overhead] [verify] [memory]`: all by default. Prints tables and appends JSON lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import naive
+from bench import naive, overhead
 from klingai_audit import AuditLog
 
 CALLERS = 64
@@ -28,7 +28,7 @@ _NAIVE_VERIFY = """
 import sys
 from pathlib import Path
 sys.path.insert(0, ".")
-from bench import naive
+from bench import naive, overhead
 assert naive.verify(Path(sys.argv[1])) == int(sys.argv[2])
 """
 
@@ -142,6 +142,15 @@ def bench_append(base: Path, rounds: int) -> None:
     )
 
 
+def bench_overhead(base: Path, rounds: int) -> None:
+    folders = [base / f"overhead-{number}" for number in range(rounds)]
+    measured = []
+    for folder in folders:
+        folder.mkdir()
+        measured.append(overhead.measure(folder))
+    keep({"bench": "overhead", **overhead.report(measured)})
+
+
 def bench_verify(base: Path, rounds: int, count: int) -> None:
     folder = base / "verify"
     folder.mkdir()
@@ -184,7 +193,7 @@ def bench_memory(base: Path, count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("cases", nargs="*", default=["append", "verify", "memory"])
+    parser.add_argument("cases", nargs="*", default=["append", "overhead", "verify", "memory"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--entries", type=int, default=200_000)
     parser.add_argument("--million", type=int, default=1_000_000, help="entries of the memory case")
@@ -196,6 +205,8 @@ def main() -> None:
     try:
         if "append" in options.cases:
             bench_append(base, options.rounds)
+        if "overhead" in options.cases:
+            bench_overhead(base, options.rounds)
         if "verify" in options.cases:
             bench_verify(base, options.rounds, options.entries)
         if "memory" in options.cases:

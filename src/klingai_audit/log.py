@@ -171,6 +171,7 @@ class AuditLog(Answers):
     def after_fork(self) -> None:
         """In a forked child: a lock that a thread of the parent held is not held here."""
         self._recorder_lock = threading.Lock()
+        self._index_lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -262,7 +263,12 @@ class AuditLog(Answers):
         return receipt if self._wait is None else receipt.wait(self._wait)
 
     def flush(self, state: State = "durable", timeout: float | None = None) -> None:
-        """Block until everything logged so far is `durable` or `published`. Raises: AuditUnavailable."""
+        """Block until everything logged so far is `durable` or `published`, outcomes of captured calls included.
+
+        Raises: AuditUnavailable.
+        """
+        if self._recorder is not None:
+            self._recorder.desk.settle()
         self._appender.flush(publish=state == "published", timeout=timeout)
 
     def rotate_keys(self) -> int:

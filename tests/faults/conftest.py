@@ -18,6 +18,7 @@ MEMORY = Path("/dev/shm")
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Publish at once, and try again at once."""
     monkeypatch.setattr(publisher, "PUBLISH_INTERVAL_S", 0.0)
+    monkeypatch.setattr(publisher, "PUBLISH_DELAY_S", 0.0)
     monkeypatch.setattr(publisher, "_RETRY_S", 0.002)
 
 

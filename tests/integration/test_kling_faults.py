@@ -20,6 +20,7 @@ from klingai_audit.capture.desk import UnrecordedWarning
 from klingai_audit.errors import AuditUnavailable
 from klingai_audit.kling import errors
 from klingai_audit.kling.client import KlingAI
+from klingai_audit.stores.directory_writer import DirectoryTransaction
 from tests.unit.kling.world import FAST, KEY, PAIR, POLL, make_world
 
 NEW, OLD = "/text-to-video/*", "/v1/videos/text2video"
@@ -217,6 +218,29 @@ def test_a_log_that_breaks_after_the_order(world, monkeypatch):
     assert world.story() == [SAID, STARTED, SAID, STARTED]
     gaps = [json.loads(line) for line in world.audit.entries() if b'"gap_closed"' in line]
     assert [gap["metadata"]["late"] for gap in gaps] == [1]
+
+
+def test_the_writer_tells_of_an_outcome_that_the_disk_refuses(world, monkeypatch, caplog):
+    """A call does not wait for its outcome: what then fails is told by who writes, and the next act is refused."""
+    real = DirectoryTransaction.append
+
+    def full(txn, entries, begin, day):
+        if any(b'"video_generation_started"' in entry for entry in entries):
+            raise AuditUnavailable("no space")
+        real(txn, entries, begin, day)
+
+    with world.client() as kling:
+        with monkeypatch.context() as broken:
+            broken.setattr(DirectoryTransaction, "append", full)
+            kling.text_to_video("a lake")
+            wait_until(lambda: world.audit.recorder.desk.late == 2)
+            assert "video_generation_started happened and could not be recorded" in caplog.text
+            with pytest.raises(AuditUnavailable, match="not yet written: 2"):
+                kling.text_to_video("another")
+        kling.text_to_video("another")
+    assert len(world.sim.tasks) == 2
+    assert world.story() == [SAID, STARTED, SAID, STARTED]
+    assert world.audit.recorder.outstanding == 0
 
 
 def test_many_threads_share_a_client(world):

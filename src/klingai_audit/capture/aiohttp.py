@@ -126,7 +126,7 @@ async def _audit(recorder: Recorder, request: Any, handler: _Handler) -> Any:
         with attempt.covering():
             response = await handler(request)
     except BaseException as exc:
-        await attempt.afailed(exc, sent=was_sent(exc, _NOT_SENT))
+        attempt.failed(exc, sent=was_sent(exc, _NOT_SENT))
         raise
     if not attempt.ended:  # by an inner capture of the same act
         watch = HopWatch(attempt, _Status(response))
@@ -148,7 +148,7 @@ class _Status:
 async def _watch_reply(recorder: Recorder, response: Any, watch: HopWatch) -> None:
     attempt = watch.attempt
     if response.status == _SWITCHING or response.content.at_eof():
-        await attempt.afinished(watch.ended())
+        attempt.finished(watch.ended())
         return
     attempt.left_open()
     _watch_end(recorder, response, watch)
@@ -247,12 +247,12 @@ class _Content:
             data = await reading
         except BaseException as exc:
             if not watch.over:
-                await watch.attempt.afinished(watch.broken(exc), exc)
+                watch.attempt.finished(watch.broken(exc))
             raise
         if not watch.over:
             watch.feed(data[0] if isinstance(data, tuple) else data)
             if self._inner.at_eof():
-                await watch.attempt.afinished(watch.ended())
+                watch.attempt.finished(watch.ended())
         return data
 
 

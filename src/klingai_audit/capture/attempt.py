@@ -139,32 +139,21 @@ class Attempt:
             truncated=truncated,
         )  # fmt: skip
 
-    def finished(self, exchange: Exchange | None, cause: BaseException | None = None) -> None:
-        """Record how the act ended, durable on return; None: it has not ended.
+    def finished(self, exchange: Exchange | None, *, durably: bool = False) -> None:
+        """Record how the act ended; None: it has not ended.
 
-        `cause` is what broke it off; the disk is not waited for when that is the end of the process.
+        The entries stand in the queue on return, before those of any later act of this process; the caller does not
+        wait for the disk unless `durably`. What cannot be written is told as soon as that is known (`capture.desk`).
         """
         items = self.conclude(exchange)
-        if cause is None or isinstance(cause, Exception):
+        if durably:
             self._recorder.desk.write(items)
         else:
-            self._recorder.desk.post(items)
-
-    async def afinished(self, exchange: Exchange | None, cause: BaseException | None = None) -> None:
-        """Do the same without blocking the loop; a cancelled task does not await again."""
-        items = self.conclude(exchange)
-        if cause is None or isinstance(cause, Exception):
-            await self._recorder.desk.awrite(items)
-        else:
-            self._recorder.desk.post(items)
+            self._recorder.desk.hand_over(items)
 
     def failed(self, exc: BaseException, *, sent: bool | None = None) -> None:
         """Record that the act ended with `exc` and no answer."""
-        self.finished(self.failure(exc, sent=sent), exc)
-
-    async def afailed(self, exc: BaseException, *, sent: bool | None = None) -> None:
-        """Record that the act ended with `exc` and no answer."""
-        await self.afinished(self.failure(exc, sent=sent), exc)
+        self.finished(self.failure(exc, sent=sent))
 
     def left_open(self) -> None:
         """The answer is being read by the caller; an act with an intent must not vanish if that never ends."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
+import itertools
 import logging
 import threading
 import time
@@ -65,6 +67,8 @@ class Desk:
         self._sink = sink
         self._late: deque[Item] = deque()
         self._unconfirmed: deque[tuple[Item, PendingReceipt]] = deque()
+        self._handed: dict[int, tuple[Item, PendingReceipt]] = {}
+        self._numbers = itertools.count()
         self._missed: Counter[str] = Counter()
         self._lost = 0
         self._since: dt.datetime | None = None
@@ -76,12 +80,13 @@ class Desk:
         self._lock = threading.Lock()
         self._late.clear()
         self._unconfirmed.clear()
+        self._handed.clear()
         self._missed, self._lost, self._since = Counter(), 0, None
 
     @property
     def outstanding(self) -> int:
         """How many entries of acts that happened are not known to be in the log."""
-        return len(self._late) + len(self._unconfirmed)
+        return len(self._late) + len(self._unconfirmed) + len(self._handed)
 
     @property
     def late(self) -> int:
@@ -128,6 +133,33 @@ class Desk:
                 raise
             pending.popleft()
 
+    def hand_over(self, items: Iterable[Item]) -> None:
+        """Queue entries of an act that happened, behind all before them, without waiting for the disk.
+
+        What falls short is told and kept as soon as that is known, by the thread that writes; `settle` waits for all.
+        """
+        for item, receipt in self._queue(items):
+            number = next(self._numbers)
+            self._handed[number] = item, receipt
+            receipt.when_done(functools.partial(self._confirm, number))
+
+    def _confirm(self, number: int) -> None:
+        handed = self._handed.pop(number, None)
+        if handed is None:
+            return
+        item, receipt = handed
+        try:
+            receipt.wait()
+        except Exception as exc:  # noqa: BLE001  see `write`
+            self._fell_short(item, exc)
+
+    def settle(self) -> None:
+        """Wait for all that was handed over."""
+        for number, (_item, receipt) in list(self._handed.items()):
+            with contextlib.suppress(Exception):
+                receipt.wait()
+            self._confirm(number)
+
     def post(self, items: Iterable[Item]) -> None:
         """Queue entries without waiting, for callers that are being cancelled; `catch_up` confirms them."""
         self._unconfirmed.extend(self._queue(items))
@@ -138,7 +170,7 @@ class Desk:
 
     def catch_up(self) -> None:
         """Confirm posted entries; then write the report of a gap, and behind it what is late. All or none is tried."""
-        if not (self.outstanding or self._missed):
+        if not (self._unconfirmed or self._late or self._missed):
             return
         while (posted := self._take_posted()) is not None:
             item, receipt = posted
@@ -160,7 +192,7 @@ class Desk:
 
     async def acatch_up(self) -> None:
         """Do the same without blocking the loop."""
-        if not (self.outstanding or self._missed):
+        if not (self._unconfirmed or self._late or self._missed):
             return
         while (posted := self._take_posted()) is not None:
             item, receipt = posted

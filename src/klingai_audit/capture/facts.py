@@ -8,7 +8,7 @@ recorder turns into a fingerprint and drops.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
@@ -306,6 +306,10 @@ class PendingReceipt(Protocol):
 
     def wait(self) -> Any:
         """Block until durable."""
+        ...
+
+    def when_done(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called when `wait` would return or raise at once, maybe by another thread."""
         ...
 
     def __await__(self) -> Generator[Any, Any, Any]: ...

@@ -136,7 +136,7 @@ class AsyncAuditedTransport(_Audited, httpx2.AsyncBaseTransport):
             with attempt.covering():
                 response = await inner.handle_async_request(request)
         except BaseException as exc:
-            await attempt.afailed(exc)
+            attempt.failed(exc)
             raise
         finally:
             _nesting.reset(token)
@@ -146,7 +146,7 @@ class AsyncAuditedTransport(_Audited, httpx2.AsyncBaseTransport):
             attempt.left_open()
             response.stream = watched_stream(response, watch, asynchronous=True)
         else:
-            await attempt.afinished(watch.loaded(content))
+            attempt.finished(watch.loaded(content))
         return response
 
     async def aclose(self) -> None:

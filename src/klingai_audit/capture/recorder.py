@@ -4,11 +4,11 @@ For one act::
 
     attempt = recorder.begin(facts)        # the intent is durable on return, or AuditUnavailable
     ...                                    # the request
-    attempt.finished(attempt.reply(...))   # or attempt.failed(exc)
+    attempt.finished(attempt.reply(...))   # or attempt.failed(exc); the outcome is on its way to the disk
 
 An attempt ends exactly once; what comes later is ignored. Reads leave no intent, and an entry only when they
-show something new. No ending raises for what the log does wrong: see `capture.desk`. Each blocking
-method has a twin for coroutines with an `a` before its name.
+show something new. No ending raises for what the log does wrong, nor waits for the disk: see `capture.desk`. `abegin`
+is the twin of `begin` for coroutines.
 """
 
 from __future__ import annotations
@@ -133,6 +133,7 @@ class Recorder:
         Raises: AuditUnavailable: entries of acts that happened could not be written and are lost with this process.
         """
         self._write_open(older_than=None)
+        self.desk.settle()
         self.desk.catch_up()
         self.memory.close()
         if self.outstanding:

@@ -119,7 +119,7 @@ class _Tap:
     def _broken(self, exc: BaseException) -> None:
         if not self._watch.over:
             self._lift()
-            self._watch.attempt.finished(self._watch.broken(exc), exc)
+            self._watch.attempt.finished(self._watch.broken(exc))
 
     def _lift(self) -> None:
         """Leave the methods as they were."""

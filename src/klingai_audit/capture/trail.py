@@ -81,7 +81,7 @@ class Trail:
     async def asettle(self) -> None:
         """Do the same without blocking the loop."""
         for attempt, watch in self._left():
-            await attempt.afinished(watch.settled())
+            attempt.finished(watch.settled())
 
     def _left(self) -> Iterator[tuple[Attempt, HopWatch]]:
         while self._waiting:

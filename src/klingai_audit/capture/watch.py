@@ -266,7 +266,7 @@ def _classes(library: ModuleType) -> Any:
             except GeneratorExit:
                 raise  # the caller stopped reading; `close` follows
             except BaseException as exc:
-                self._watch.attempt.finished(self._watch.broken(exc), exc)
+                self._watch.attempt.finished(self._watch.broken(exc))
                 raise
             self._watch.attempt.finished(self._watch.ended())
 
@@ -289,16 +289,16 @@ def _classes(library: ModuleType) -> Any:
             except GeneratorExit:
                 raise
             except BaseException as exc:
-                await self._watch.attempt.afinished(self._watch.broken(exc), exc)
+                self._watch.attempt.finished(self._watch.broken(exc))
                 raise
-            await self._watch.attempt.afinished(self._watch.ended())
+            self._watch.attempt.finished(self._watch.ended())
 
         async def aclose(self) -> None:
             try:
                 await self._inner.aclose()
             finally:
                 if not self._watch.over:
-                    await self._watch.attempt.afinished(self._watch.closed())
+                    self._watch.attempt.finished(self._watch.closed())
 
     class Chained(library.SyncByteStream):  # type: ignore[misc,name-defined]
         def __init__(self, chunks: list[bytes], rest: Iterator[bytes] | None) -> None:

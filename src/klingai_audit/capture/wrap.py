@@ -227,7 +227,7 @@ class _Catcher:
                 with act.attempt.covering():
                     result = method(*args, **kwargs)
             except BaseException as exc:
-                act.attempt.finished(raised(act.attempt, exc), exc)
+                act.attempt.finished(raised(act.attempt, exc))
                 raise
             return known(self._handed_on(act, result))
 
@@ -270,9 +270,9 @@ class _Catcher:
             with act.attempt.covering():
                 result = await awaitable
         except BaseException as exc:
-            await act.attempt.afinished(raised(act.attempt, exc), exc)
+            act.attempt.finished(raised(act.attempt, exc))
             raise
-        await act.attempt.afinished(act.result(result))
+        act.attempt.finished(act.result(result))
         return result
 
     async def _agenerated(self, act: _Act | None, source: Any) -> AsyncGenerator[Any, None]:
@@ -290,14 +290,14 @@ class _Catcher:
                     break
                 act.seen.add(item)
                 yield item
-        except GeneratorExit as exc:
+        except GeneratorExit:
             await source.aclose()
-            await attempt.afinished(_left_early(act), exc)
+            attempt.finished(_left_early(act))
             raise
         except BaseException as exc:
-            await attempt.afinished(raised(attempt, exc), exc)
+            attempt.finished(raised(attempt, exc))
             raise
-        await attempt.afinished(act.end())
+        attempt.finished(act.end())
 
 
 _END: Final = object()
@@ -330,14 +330,14 @@ def _generated(act: _Act | None, source: Generator[Any, Any, Any]) -> Generator[
             attempt.finished(act.end(stop.value))
             return stop.value
         except BaseException as exc:
-            attempt.finished(raised(attempt, exc), exc)
+            attempt.finished(raised(attempt, exc))
             raise
         act.seen.add(item)
         try:
             step = functools.partial(source.send, (yield item))
-        except GeneratorExit as exc:
+        except GeneratorExit:
             source.close()
-            attempt.finished(_left_early(act), exc)
+            attempt.finished(_left_early(act))
             raise
         except BaseException as exc:  # noqa: BLE001  what a consumer throws in is the generator's to see
             step = functools.partial(source.throw, exc)

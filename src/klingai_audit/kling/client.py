@@ -314,10 +314,10 @@ class AsyncKlingAI(ClientBase, Products[Coroutine[Any, Any, AsyncTask], Coroutin
             await asyncio.to_thread(remove_file, step)
         except OSError as exc:
             if attempt is not None:
-                await attempt.afailed(exc)
+                attempt.failed(exc)
             return Answer.failed(exc)
         if attempt is not None:
-            await attempt.afinished(Exchange(request=attempt.request))
+            attempt.finished(Exchange(request=attempt.request))
         return Answer(Reply("ok"))
 
     async def close(self) -> None:

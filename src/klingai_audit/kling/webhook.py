@@ -182,7 +182,7 @@ def _record(recorder: Recorder, row: Row, extra: Mapping[str, str], body: bytes)
     facts = RequestFacts(method="POST", url="")
     attempt = recorder.begin(facts, operation, Mark(extra=extra))
     if attempt is not None:
-        attempt.finished(Exchange(request=attempt.request, body=body[:MAX_BODY_BYTES]))
+        attempt.finished(Exchange(request=attempt.request, body=body[:MAX_BODY_BYTES]), durably=True)
 
 
 def _confirmed(recorder: Recorder, client: _Asks, task: TaskRecord) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, UsageError
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Loops", "Receipt", "State", "Waiters", "add_task", "add_thread", "wake", "wake_loops"]
 
+_LOG: Final = logging.getLogger("klingai_audit")
+
 State = Literal["durable", "published"]
 """`durable`: synced and sealed; `published`: under a signed checkpoint (docs/format.md)."""
 
@@ -24,8 +27,10 @@ State = Literal["durable", "published"]
 Loops = dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]]
 """Futures to resolve, by the event loop that they belong to."""
 
-Waiters: TypeAlias = "list[threading.Lock | tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]"
-"""Threads and asyncio tasks that wait for one fact; each is woken once."""
+Waiters: TypeAlias = (
+    "list[threading.Lock | tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | Callable[[], object]]"
+)
+"""Threads and asyncio tasks that wait for one fact, and what is to be called then; each once."""
 
 
 def add_thread(waiters: Waiters) -> threading.Lock:
@@ -45,7 +50,7 @@ def add_task(waiters: Waiters) -> asyncio.Future[None]:
 
 
 def wake(waiters: Waiters, loops: Loops) -> None:
-    """Wake threads now and collect futures by loop, so that each loop is called once a batch."""
+    """Wake threads and call back now; collect futures by loop, so that each loop is called once a batch."""
     while waiters:
         waiter = waiters.pop()
         if isinstance(waiter, tuple):
@@ -54,6 +59,11 @@ def wake(waiters: Waiters, loops: Loops) -> None:
                 loops[loop].append(future)
             else:
                 loops[loop] = [future]
+        elif callable(waiter):
+            try:
+                waiter()
+            except Exception:  # noqa: BLE001  # whoever is called back, the entry is what it is
+                _LOG.exception("what waited for an entry failed")
         else:
             waiter.release()
 
@@ -141,6 +151,17 @@ class Receipt:
             self._check_process()
             await self._appender.published(seq + 1)
         return self
+
+    def when_done(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called once the entry is durable or has failed; at once if that is so already.
+
+        It is called by the thread that writes the log, so it must be quick and wait for no other entry; `wait` then
+        returns or raises at once. What it raises is logged.
+        """
+        self._check_process()
+        self._waiters.append(callback)
+        if self._settled():
+            wake(self._waiters, {})
 
     def proof(self) -> TlogProof:
         """Return the inclusion proof of this entry under the newest checkpoint; waits until there is one.

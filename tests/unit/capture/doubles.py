@@ -30,6 +30,9 @@ class Receipt:
             raise self.error
         return self
 
+    def when_done(self, callback: Callable[[], object]) -> None:
+        callback()
+
     def __await__(self) -> Generator[Any, Any, Receipt]:
         yield from ()
         return self.wait()

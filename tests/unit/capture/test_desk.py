@@ -11,7 +11,7 @@ from klingai_audit.capture import desk
 from klingai_audit.capture.desk import Desk, Item, UnrecordedWarning
 from klingai_audit.errors import AuditUnavailable, InvalidEvent
 from klingai_audit.event.record import Draft
-from tests.unit.capture.doubles import MemorySink
+from tests.unit.capture.doubles import MemorySink, Receipt
 
 
 def item(name: str = "x_test", **metadata) -> Item:
@@ -82,6 +82,42 @@ def test_posted_entries_are_confirmed_later(made, how):
     sink.repair()
     at.catch_up() if how == "sync" else asyncio.run(at.acatch_up())
     assert (at.outstanding, sink.types) == (0, ["x_1"])
+
+
+class Pending(Receipt):
+    """Neither durable nor failed until told."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        super().__init__(error)
+        self.callbacks = []
+
+    def when_done(self, callback):
+        self.callbacks.append(callback)
+
+    def end(self):
+        """Become what it is going to be."""
+        for callback in self.callbacks:
+            callback()
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_what_is_handed_over_is_not_waited_for(made, monkeypatch, settled):
+    """Handing over returns before anything is durable; what then fails is told and late as soon as it is known."""
+    at, sink = made
+    receipts = [Pending(), Pending(AuditUnavailable("no space left"))]
+    waiting = iter(receipts)
+    monkeypatch.setattr(sink, "record", lambda draft, *, once=False: next(waiting))
+    at.hand_over([item("x_1"), item("x_2")])
+    assert (at.outstanding, at.late) == (2, 0)
+    at.catch_up()
+    assert (at.outstanding, at.late) == (2, 0)
+    receipts[0].end()
+    assert (at.outstanding, at.late) == (1, 0)
+    with pytest.warns(UnrecordedWarning, match="x_2 happened"):
+        at.settle() if settled else receipts[1].end()
+    assert (at.outstanding, at.late) == (1, 1)
+    receipts[1].end()
+    assert (at.outstanding, at.late) == (1, 1)
 
 
 def test_the_log_of_errors_names_no_content(made, caplog):

@@ -51,14 +51,6 @@ def begin(recorder: Recorder, facts: RequestFacts, how: str, **more):
     return asyncio.run(recorder.abegin(facts, **more))
 
 
-def finish(attempt, how: str, *args) -> None:
-    """Finish in a thread's or a coroutine's way."""
-    if how == "sync":
-        attempt.finished(*args)
-    else:
-        asyncio.run(attempt.afinished(*args))
-
-
 both = pytest.mark.parametrize("how", ["sync", "async"])
 
 
@@ -68,7 +60,7 @@ def test_the_life_of_a_call(how):
     recorder, sink = make_recorder()
     attempt = begin(recorder, create_facts(), how)
     assert sink.story == [("prompt_submitted", "success")]
-    finish(attempt, how, attempt.reply(200, {}, body=ACCEPTED))
+    attempt.finished(attempt.reply(200, {}, body=ACCEPTED))
     assert sink.types == ["prompt_submitted", "api_key_used", "video_generation_started"]
     intent, key, started = sink.drafts
     assert {draft.correlation_id for draft in sink.drafts} == {intent.event_id}
@@ -116,7 +108,7 @@ def test_policy_warn_lets_the_act_happen_and_reports_the_gap(how):
         attempt = begin(recorder, create_facts(), how)
     assert recorder.outstanding == 1
     sink.repair()
-    finish(attempt, how, attempt.reply(200, {}, body=ACCEPTED))
+    attempt.finished(attempt.reply(200, {}, body=ACCEPTED))
     begin(recorder, create_facts(), how)
     assert sink.types == ["api_key_used", "video_generation_started", "prompt_submitted", "prompt_submitted"]
     ((own, facts),) = sink.own
@@ -136,7 +128,7 @@ def test_an_outcome_that_cannot_be_written_is_kept_and_the_next_act_refused(how)
     attempt = begin(recorder, create_facts(), how)
     sink.break_down()
     with pytest.warns(UnrecordedWarning):
-        finish(attempt, how, attempt.reply(200, {}, body=ACCEPTED))
+        attempt.finished(attempt.reply(200, {}, body=ACCEPTED))
     assert recorder.outstanding == 2
     with pytest.raises(AuditUnavailable, match="not yet written: 2"):
         begin(recorder, create_facts(), how)
@@ -213,10 +205,7 @@ def test_every_failure_has_an_outcome(how, error, expected):
     attempt = begin(recorder, create_facts(), how)
     bases = {"CancelledError": asyncio.CancelledError, "KeyboardInterrupt": KeyboardInterrupt}
     exc = bases.get(error, type(error, (Exception,), {}))()
-    if how == "sync":
-        attempt.failed(exc)
-    else:
-        asyncio.run(attempt.afailed(exc))
+    attempt.failed(exc)
     recorder.desk.catch_up()
     assert sink.story[1:] == [expected]
     assert sink.drafts[-1].metadata["error"] == error

@@ -176,6 +176,33 @@ def test_failure_reaches_the_receipt(tmp_path: Path) -> None:
         assert ledger.appender.append(event()).wait().seq == 2
 
 
+def test_what_waits_is_called_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Callbacks come once, when the entry is durable or has failed, or at once; what they raise harms nobody."""
+    ops = FaultyOps()
+    with Ledger(tmp_path, ops=ops) as ledger:
+        called: list[int | None] = []
+        with Gate(ledger) as gate:
+            receipt = ledger.appender.append(event())
+            receipt.when_done(lambda: called.append(receipt.seq))
+            receipt.when_done(lambda: called.remove(7))
+            assert [] == called
+            gate.open()
+            receipt.wait()
+            ledger.appender.append(event()).wait()
+        assert [2] == called
+        assert "what waited for an entry failed" in caplog.text
+        receipt.when_done(lambda: called.append(receipt.seq))
+        assert [2, 2] == called
+        ops.fails = lambda call: call.name == "write" and call.about.startswith("audit-")
+        failed = ledger.appender.append(event())
+        failed.when_done(lambda: called.append(failed.seq))
+        with pytest.raises(AuditUnavailable):
+            failed.wait()
+        ops.fails = None
+        ledger.appender.append(event()).wait()
+        assert [2, 2, None] == called
+
+
 def test_unpublished_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If no checkpoint can be written the entry stays durable, waiting for it raises, and later it is published."""
     monkeypatch.setattr("klingai_audit.ledger.publisher._RETRY_S", 0.01)
