@@ -29,6 +29,7 @@ __all__ = [
     "note",
     "number",
     "plain",
+    "plain_block",
     "shown",
     "table",
 ]
@@ -166,11 +167,12 @@ def plain(section: Section) -> dict[str, Any]:
         "id": section.id,
         "title": section.title,
         "lead": section.lead,
-        "blocks": [_plain_block(block, f"{section.id}-{position}") for position, block in enumerate(section.blocks)],
+        "blocks": [plain_block(block, f"{section.id}-{position}") for position, block in enumerate(section.blocks)],
     }
 
 
-def _plain_block(block: Block, id: str) -> dict[str, Any]:
+def plain_block(block: Block, id: str) -> dict[str, Any]:
+    """Return a block as plain values; `id` is unique in its document."""
     drawn = block.chart
     return {
         "id": id,

@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 from klingai_audit.report.charts import require_extra
-from klingai_audit.report.page import make_page
+from klingai_audit.report.page import blocks_of, make_page
 from klingai_audit.report.scope import Scope
 
 __all__ = ["draw_html"]
@@ -44,10 +44,8 @@ def draw_html(scope: Scope, data: Mapping[str, Any]) -> bytes:
     )
     page = make_page(scope, data)
     style = minijinja.safe(f"{_source('report.css')}@media (prefers-color-scheme: dark) {{\n{_dark_rules()}}}\n")
-    for section in page["sections"]:
-        for block in section["blocks"]:
-            block["svg"] = minijinja.safe(block["svg"])
-            block["narrow"] = minijinja.safe(block["narrow"])
+    for block in blocks_of(page):
+        block["svg"], block["narrow"] = minijinja.safe(block["svg"]), minijinja.safe(block["narrow"])
     return str(environment.render_template("report.html", style=style, **page)).encode()
 
 

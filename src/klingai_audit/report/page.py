@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from klingai_audit.kling.rows import UNKNOWN_PACK
 from klingai_audit.report import blocks, sections, trailing
 from klingai_audit.report.blocks import number, shown
 from klingai_audit.report.scope import Scope
 
-__all__ = ["make_page"]
+__all__ = ["blocks_of", "make_page"]
 
 _ATTENTION: Final[dict[str, tuple[str, blocks.Tone]]] = {
     "failed": ("failed", "bad"),
@@ -21,6 +22,7 @@ _ATTENTION: Final[dict[str, tuple[str, blocks.Tone]]] = {
 
 def make_page(scope: Scope, data: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything that the templates show, as plain values."""
+    over_time = sections.time_line(data)
     parts = [*sections.make_sections(data), *trailing.make_sections(data)]
     summary = data["summary"]
     return {
@@ -36,6 +38,7 @@ def make_page(scope: Scope, data: Mapping[str, Any]) -> dict[str, Any]:
         "empty": scope.size == 0,
         "verdict": _verdict(summary, scope),
         "figures": _figures(summary),
+        "over_time": None if over_time is None else blocks.plain_block(over_time, "over-time"),
         "attention": [
             {"state": _ATTENTION[item["state"]][0], "tone": _ATTENTION[item["state"]][1], "id": item["check"],
              "name": item["name"], "words": item["words"]}
@@ -48,6 +51,14 @@ def make_page(scope: Scope, data: Mapping[str, Any]) -> dict[str, Any]:
         "controls_total": sum(data["controls_by_verdict"].values()),
         "sections": [blocks.plain(part) for part in parts],
     }  # fmt: skip
+
+
+def blocks_of(page: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield every block of a page, the chart of the summary first."""
+    if page["over_time"] is not None:
+        yield page["over_time"]
+    for section in page["sections"]:
+        yield from section["blocks"]
 
 
 def _verdict(summary: Mapping[str, Any], scope: Scope) -> dict[str, str]:
@@ -88,7 +99,7 @@ def _figures(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     open_words = f"{number(unknown)} more tasks with unknown charge" if unknown else "no task with unknown charge"
     if not charges:
         return [*figures, _figure("Charges", "–", open_words)]
-    unit, amount = max(charges, key=lambda item: (item[0] != "units", float(item[1])))
+    unit, amount = max(charges, key=lambda item: (item[0] != f"{UNKNOWN_PACK} units", float(item[1])))
     others = ", ".join(f"{number(value)} {shown(name, 24)}" for name, value in charges if name != unit)
     return [
         *figures,

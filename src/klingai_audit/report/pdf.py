@@ -16,7 +16,7 @@ import msgspec
 
 from klingai_audit.errors import KlingAuditError
 from klingai_audit.report.charts import require_extra
-from klingai_audit.report.page import make_page
+from klingai_audit.report.page import blocks_of, make_page
 from klingai_audit.report.scope import Scope
 
 __all__ = ["draw_pdf"]
@@ -41,9 +41,8 @@ def draw_pdf(scope: Scope, data: Mapping[str, Any]) -> bytes:
 
     page = make_page(scope, data)
     page["date"] = [scope.until.year, scope.until.month, scope.until.day]
-    for section in page["sections"]:
-        for block in section["blocks"]:
-            _fit(block)
+    for block in blocks_of(page):
+        _fit(block)
     try:
         return _compile(page, scope)
     except typst.TypstError as exc:

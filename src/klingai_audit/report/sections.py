@@ -9,7 +9,7 @@ from klingai_audit.report import charts
 from klingai_audit.report.blocks import MAX_ROWS, Block, Cell, Section, cell, chart, moment, note, number, shown, table
 from klingai_audit.report.data import OUTCOMES
 
-__all__ = ["make_sections", "source_of"]
+__all__ = ["make_sections", "source_of", "time_line"]
 
 _BARS: Final = 10
 _STATES: Final[dict[str, Cell]] = {
@@ -77,7 +77,7 @@ def _place(finding: Mapping[str, Any]) -> str:
 
 
 def _activity(data: Mapping[str, Any]) -> Section:
-    totals, activity = data["totals"], data["activity"]
+    totals = data["totals"]
     if not totals["events"]:
         return Section("activity", "Activity", "No event in the period.")
     counted = ", ".join(f"{number(totals['outcomes'][name])} {name}" for name in OUTCOMES if totals["outcomes"][name])
@@ -100,14 +100,23 @@ def _activity(data: Mapping[str, Any]) -> Section:
         OUTCOMES,
         f"Acts by actor and outcome, the {min(_BARS, len(people))} most active of {len(people)}.",
     )
-    over_time = charts.time_line("tim", activity, f"Acts per {activity['step']}, by outcome: {counted or 'none'}.")
-    parts = [chart(f"Acts per {activity['step']}", over_time, source=source_of(data, "Q4"), half=False)]
+    parts: list[Block] = []
     if acts:
         parts += [chart("Acts by type", types, source=source_of(data, "Q2"))]
     if people:
         parts += [chart("Acts by actor", who, source=source_of(data, "Q3"))]
     parts += [_by_type(data), _by_actor(data)]
     return Section("activity", "Activity", lead, parts)
+
+
+def time_line(data: Mapping[str, Any]) -> Block | None:
+    """Return the chart of acts over time, which stands in the summary; None without an act."""
+    totals, activity = data["totals"], data["activity"]
+    if not totals["acts"]:
+        return None
+    counted = ", ".join(f"{number(totals['outcomes'][name])} {name}" for name in OUTCOMES if totals["outcomes"][name])
+    drawn = charts.time_line("tim", activity, f"Acts per {activity['step']}, by outcome: {counted}.")
+    return chart(f"Acts per {activity['step']}", drawn, source=source_of(data, "Q4"), half=False)
 
 
 def _by_type(data: Mapping[str, Any]) -> Block:
