@@ -8,6 +8,7 @@ Attribute names `audit.…` are those of the draft audit signal of OpenTelemetry
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import functools
 import logging
@@ -139,7 +140,9 @@ class OtlpSink:
         from opentelemetry.sdk._logs.export import LogRecordExportResult
 
         self._answers.forget()
-        result = self._exporter.export([_to_otel(record) for record in records])
+        taken = False
+        with contextlib.suppress(_Unreached):
+            taken = self._exporter.export([_to_otel(record) for record in records]) is LogRecordExportResult.SUCCESS
         status, refused, reason = self._answers.status, self._answers.refused, self._answers.reason
         span = f"entries {records[0].seq} to {records[-1].seq}"
         if status is None and self._answers.distrusted:
@@ -156,7 +159,7 @@ class OtlpSink:
             self._export(records[:half])
             self._export(records[half:])
             return
-        if not 200 <= status < 300 or result is not LogRecordExportResult.SUCCESS:
+        if not 200 <= status < 300 or not taken:
             raise StorageError(
                 f"{self._where} refused {span} with status {status}.",
                 do="Check the URL's path and OTEL_EXPORTER_OTLP_HEADERS; the export goes on from there.",
