@@ -46,9 +46,10 @@ def draw_story(session: Session, story: Story, style: ActorStyle) -> None:
 def draw_activity(session: Session, activity: Activity) -> None:
     """Print one person's summary."""
     events = f"{activity.total_events:,} event{'' if activity.total_events == 1 else 's'}"
+    acts = f" ({activity.acts:,} act{'' if activity.acts == 1 else 's'})" if activity.total_events else ""
     days = f"{activity.period_days} day{'' if activity.period_days == 1 else 's'}"
     known = "" if activity.actor_id is None or activity.actor_id == activity.actor else f" ({inert(activity.actor_id)})"
-    session.say((inert(activity.actor), "bold"), f"{known}: {events} in the last {days}")
+    session.say((inert(activity.actor), "bold"), f"{known}: {events}{acts} in the last {days}")
     former = activity.previous
     if former is not None and former.total_events:
         session.say((f"in the {days} before: {former.total_events:,}{_share(former.success_rate)}", "dim"))
@@ -57,6 +58,9 @@ def draw_activity(session: Session, activity: Activity) -> None:
     first, latest = format_moment(activity.first_activity), format_moment(activity.last_activity)
     session.say((f"first {first} UTC, last {latest} UTC, active on {len(activity.by_day)} of them", "dim"))
     session.show(activity_table(activity))
+    if any(activity.generations.values()):
+        told = ", ".join(f"{count:,} {name}" for name, count in activity.generations.items() if count)
+        session.say(f"orders: {told}")
     if activity.success_rate is not None:
         session.say(f"ended well: {activity.success_rate:.0%} of what ended or was refused")
     if activity.unusual:

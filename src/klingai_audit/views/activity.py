@@ -15,6 +15,7 @@ from klingai_audit.errors import UsageError
 from klingai_audit.privacy.subjects import RESERVED, SubjectTable, is_pseudonym, mask_id
 from klingai_audit.views.charge import END_TYPES, ChargeSum
 from klingai_audit.views.entry import EntryView, People
+from klingai_audit.views.generations import Generations
 from klingai_audit.views.plan import Filter
 from klingai_audit.views.query import query
 from klingai_audit.views.rhythm import BASELINE, NOT_BEGUN, Rhythm
@@ -56,12 +57,19 @@ class Activity:
     `success_rate`: of the tasks that ended and the calls that were refused, the share that ended well; None if there
     are none. `unusual` counts by hour of the day (UTC) what was begun outside the person's usual hours
     (`views.rhythm`); None where too little is known to say.
+
+    `total_events` counts entries, `acts` what the person did: an intent and its outcome are one act, and what is
+    only seen (a task's new status, its end) or noted beside an act (`api_key_used`) is none. `generations` counts
+    orders begun in the period by how they came out: success, failure, blocked, unknown (which includes those that
+    have not ended).
     """
 
     actor_id: str | None
     actor: str
     period_days: int
     total_events: int
+    acts: int
+    generations: Mapping[str, int]
     by_type: Mapping[str, int]
     by_outcome: Mapping[str, int]
     by_day: Mapping[str, int]
@@ -79,6 +87,8 @@ class Activity:
             "actor": self.actor,
             "period_days": self.period_days,
             "total_events": self.total_events,
+            "acts": self.acts,
+            "generations": dict(self.generations),
             "by_type": dict(self.by_type),
             "by_outcome": dict(self.by_outcome),
             "by_day": dict(self.by_day),
@@ -138,6 +148,8 @@ def activity(
         actor=people.mask(stored) if stored is not None else _shown(actor),
         period_days=days,
         total_events=tally.types.total(),
+        acts=tally.acts,
+        generations=tally.generations.count(),
         by_type=dict(tally.types.most_common()),
         by_outcome=dict(tally.outcomes.most_common()),
         by_day=dict(sorted(tally.days.items())),
@@ -166,6 +178,8 @@ class _Tally:
         self.outcomes: Counter[str] = Counter()
         self.days: Counter[str] = Counter()
         self.charges = ChargeSum()
+        self.acts = 0
+        self.generations = Generations()
         self.first: dt.datetime | None = None
         self.last: dt.datetime | None = None
         self.ended = 0
@@ -181,11 +195,18 @@ class _Tally:
         if entry.event_type in RESULT_TYPES and entry.outcome != "unknown":
             self.ended += 1
             self.ended_well += entry.outcome == "success"
+        self.acts += _is_act(entry)
+        self.generations.add(entry)
         moment = entry.timestamp
         self.days[moment.date().isoformat()] += 1
         self.charges.add(entry)
         self.first = moment if self.first is None else min(self.first, moment)
         self.last = moment if self.last is None else max(self.last, moment)
+
+
+def _is_act(entry: EntryView) -> bool:
+    """Tell whether an entry is the first word of something that its actor did."""
+    return entry.event_type not in NOT_BEGUN | {"api_key_used"} and "intent" not in entry.metadata
 
 
 def _stored(actor: str, people: People) -> str | None:

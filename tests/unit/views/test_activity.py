@@ -34,6 +34,8 @@ def test_totals_of_one_person_in_the_period():
         "actor": "us***@example.com",
         "period_days": 30,
         "total_events": 4,
+        "acts": 2,
+        "generations": {"success": 0, "failure": 0, "blocked": 0, "unknown": 0},
         "by_type": {"video_generation_completed": 2, "prompt_submitted": 1, "policy_violation": 1},
         "by_outcome": {"success": 3, "blocked": 1},
         "by_day": {"2026-10-22": 1, "2026-11-20": 1, "2026-11-21": 2},
@@ -110,7 +112,7 @@ def test_units_are_never_added_together_and_only_ends_count():
         "USD": "1.50",
         "USD test_balance": "2",
         "image units": "2",
-        "units": "7",
+        "unknown pack units": "7",
         "video units": "1.25",
     } == activity(lines, "user@example.com", subjects=PEOPLE, now=NOW).to_json()["charges"]
 
@@ -158,3 +160,32 @@ def test_a_mask_of_somebody_else_before_the_period_is_refused():
     lines = [line(0, actor_id=pseudonym(2), when=NOW - 40 * 24 * HOUR), line(1)]
     with pytest.raises(UsageError):
         activity(lines, "us***@example.com", subjects=PEOPLE, now=NOW)
+
+
+def told(seq, event_type, outcome="success", order=0, **metadata):
+    """One entry of an order's story."""
+    version = 8 if "status" in metadata else 7
+    members = {"event_type": event_type, "outcome": outcome, "correlation_id": event_id(order)}
+    return line(seq, event_id=event_id(seq, version=version), metadata=metadata, **members)
+
+
+def test_acts_and_generations():
+    """A pair of intent and outcome is one act; what is only seen is none; orders are told by how they came out."""
+    lines = [
+        told(0, "prompt_submitted", phase="intent", order=0),
+        told(1, "api_key_used", order=0),
+        told(2, "video_generation_started", intent=event_id(0), order=0),
+        told(3, "task_status_changed", order=0),
+        told(4, "video_generation_completed", status="succeeded", order=0),
+        told(5, "video_downloaded", "unknown", phase="intent", order=0),
+        told(6, "video_downloaded", intent=event_id(5), order=0),
+        told(7, "prompt_submitted", phase="intent", order=7),
+        told(8, "policy_violation", "blocked", intent=event_id(7), order=7),
+        told(9, "task_submitted", phase="intent", order=9),
+        told(10, "x_note", order=10),
+        told(11, "quota_checked", order=11),
+    ]
+    found = activity(lines, "user@example.com", subjects=PEOPLE, now=NOW)
+    assert (found.total_events, found.acts) == (12, 6)
+    assert found.generations == {"success": 1, "failure": 0, "blocked": 1, "unknown": 1}
+    assert found.to_json()["acts"] == 6
