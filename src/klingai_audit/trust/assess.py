@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from klingai_audit.trust.dating import DATED_WITHIN, back_dating, since_stamped
+from klingai_audit.trust.stamps import Stamped
 from klingai_audit.trust.verdict import FINDING_KINDS, THREATS, Finding, State, Threat, ThreatName
 from klingai_audit.trust.witnessed import Witnessed
 
@@ -24,6 +26,7 @@ _KEYS_FOLDER: Final = "keys folder"
 _BY_TREE: Final[tuple[ThreatName, ...]] = ("edit", "insert", "delete", "reorder", "head_cut", "tail_cut")
 
 _NOBODY: Final = Witnessed()
+_NO_STAMPS: Final = Stamped()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,8 @@ class Grounds:
     the remembered checkpoint that the log agrees with; `forgotten` says why none could be read. `unsigned` counts
     lines beyond the signed size that policy tolerates. `epochs` counts epochs, `closed` is the size that the last
     handover closed. `first_epoch_pinned` tells that epoch 0's key was given.
-    `witnessed` is what known witnesses cosigned.
+    `witnessed` is what known witnesses cosigned, `stamped` what time stamps prove; `dated_within` is how far an entry
+    may lie from its time stamp.
     """
 
     size: int = 0
@@ -50,6 +54,8 @@ class Grounds:
     first_epoch_pinned: bool = False
     quick_from: int | None = None
     witnessed: Witnessed = _NOBODY
+    stamped: Stamped = _NO_STAMPS
+    dated_within: dt.timedelta = DATED_WITHIN
 
     @property
     def pinned(self) -> bool:
@@ -101,14 +107,7 @@ def _open(findings: Sequence[Finding], grounds: Grounds) -> Iterator[tuple[Threa
         yield name, _by_tree(name, findings, grounds)
     yield "rollback", _rollback(grounds)
     yield "fork", _fork(grounds)
-    yield (
-        "back_dating",
-        _threat(
-            "back_dating",
-            "logged_at never decreases and each entry lies on its day; the writer's clock itself is not proven",
-            "Have checkpoints time-stamped, or keep dated copies of them elsewhere.",
-        ),
-    )
+    yield "back_dating", back_dating(grounds.stamped, grounds.size, grounds.dated_within)
     yield "foreign_key", _foreign_key(grounds)
     yield "key_holder", _key_holder(grounds)
     yield "key_theft", _key_theft(grounds)
@@ -172,7 +171,8 @@ def _fork(grounds: Grounds) -> Threat:
 def _key_holder(grounds: Grounds) -> Threat:
     if grounds.witnessed.size:
         return _by_witnesses("key_holder", grounds, "cosigned this history", ", which no key of the log can undo")
-    return _threat("key_holder", "whoever holds all keys can sign another history", _WITNESS)
+    by = "whoever holds all keys can sign another history" + since_stamped(grounds.stamped)
+    return _threat("key_holder", by, _WITNESS)
 
 
 def _by_witnesses(name: ThreatName, grounds: Grounds, did: str, so: str = "") -> Threat:
@@ -200,11 +200,11 @@ def _key_theft(grounds: Grounds) -> Threat:
     if grounds.witnessed.size:
         return _by_witnesses("key_theft", grounds, "cosigned this history", ", which no stolen key can undo")
     if grounds.epochs == 1:
-        by = "no epoch has ended yet: whoever stole the keys can sign all entries anew"
+        by = "no epoch has ended yet: whoever stole the keys can sign all entries anew" + since_stamped(grounds.stamped)
         return _threat("key_theft", by, _WITNESS)
     by = (
         f"entries below {grounds.closed} were closed by {grounds.epochs - 1} handover(s), whose keys were destroyed; "
-        f"what the current epoch signed can be signed anew by a thief of its keys"
+        f"what the current epoch signed can be signed anew by a thief of its keys{since_stamped(grounds.stamped)}"
     )
     if not grounds.first_epoch_pinned:
         by += ", and a thief of the log key can replace the first epoch's key too"

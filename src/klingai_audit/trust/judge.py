@@ -12,7 +12,9 @@ from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.tlog.policy import WitnessPolicy
 from klingai_audit.trust.anchors import Anchor
 from klingai_audit.trust.assess import Grounds, assess
+from klingai_audit.trust.authority import Roots
 from klingai_audit.trust.damage import State, damaged_state, whole_state
+from klingai_audit.trust.dating import DATED_WITHIN
 from klingai_audit.trust.epochs import Epochs, FirstEntry
 from klingai_audit.trust.evidence import (
     check_kept_set,
@@ -27,6 +29,7 @@ from klingai_audit.trust.quick import Start
 from klingai_audit.trust.reading import Reading
 from klingai_audit.trust.remember import Memory
 from klingai_audit.trust.semantics import find_notes
+from klingai_audit.trust.stamps import Stamp, StampCheck
 from klingai_audit.trust.verdict import Finding, Unsigned, Verdict, limited
 from klingai_audit.trust.witnessed import Witnessed, check_witnessed
 
@@ -49,6 +52,8 @@ class Terms:
     `forgotten` says why what is remembered could not be read, empty if it could.
     `tolerant`: lines that no checkpoint covers are a note if they link to the log and end with a seal.
     `witnesses` is the policy that cosignatures are judged by; `demanded`: that its quorum is missing is a finding.
+    `tsa_roots` stand behind time stamps that count; `dated_within` is the distance up to which they rule out
+    back-dating.
     """
 
     trusted: VerifierKey | None
@@ -61,6 +66,8 @@ class Terms:
     findings: tuple[Finding, ...]
     witnesses: WitnessPolicy | None = None
     demanded: bool = False
+    tsa_roots: Roots | None = None
+    dated_within: dt.timedelta = DATED_WITHIN
 
 
 def missing_log(store: Store, terms: Terms) -> Verdict:
@@ -114,10 +121,16 @@ class Judge:
         judged = [anchor for anchor in anchors if anchor.size <= state.limit]
         self.findings += [*epochs.findings, *check_roots(judged, state.root, epochs)]
         witnessed = self._witnessed(state, size, key)
-        named = self._named(state)
+        stamps = StampCheck(self.store, terms.tsa_roots, terms.now, state.place)
+        known = stamps.known(self._stamps_before(), [one for one in state.own if one[0] < state.limit])
+        named = self._named(state) | {stamp.size: "checkpoint_timestamped" for stamp in known}
+        files = {anchor.size: anchor.data for anchor in anchors if anchor.file != "checkpoint"}
+        stamped = stamps.check(known, files, last, size=size, whole=whole is not None)
+        self.findings += stamped.findings
+        asked = named if stamped.unfinished is None else {**named, stamped.unfinished: "a time stamp"}
         if head is not None:
             borne_out = [a.size for a in anchors if a.size > size and state.reach(a.size) == a.root]
-            kept = check_kept_set(first, last, size, reading.scanned.lines, named, state.damaged, borne_out)
+            kept = check_kept_set(first, last, size, reading.scanned.lines, asked, state.damaged, borne_out)
             tolerated = any(finding.kind == "unpublished" for finding in unsigned)
             self.findings += [f for f in kept if not (tolerated and f.kind == "checkpoint_behind")]
         # Step 1 comes late: a stray file may have turned out to hold entries.
@@ -145,8 +158,10 @@ class Judge:
             first_epoch_pinned=terms.epoch_key is not None,
             quick_from=None if self.start is None else self.start.size,
             witnessed=witnessed,
+            stamped=stamped,
+            dated_within=terms.dated_within,
         )
-        memory = None if broken or head is None else _memory(key, head, epochs, named)
+        memory = None if broken or head is None else _memory(key, head, epochs, named, known)
         lines = reading.scanned.lines
         covered = 0 if head is None else size
         return _verdict(
@@ -185,6 +200,9 @@ class Judge:
             self.findings.append(Finding("quorum_missing", message))
         return found
 
+    def _stamps_before(self) -> tuple[Stamp, ...]:
+        return () if self.start is None else self.start.memory.stamps
+
     def _named(self, state: State) -> dict[int, str]:
         """Sizes at which entries ask for a kept checkpoint, and the type of those entries."""
         before = () if self.start is None else self.start.memory.named
@@ -197,12 +215,14 @@ def _is_type(line: bytes, kind: str) -> bool:
     return line.startswith(kind.encode() + b'"', 118)
 
 
-def _memory(key: VerifierKey | None, head: Anchor, epochs: Epochs, named: dict[int, str]) -> Memory | None:
+def _memory(
+    key: VerifierKey | None, head: Anchor, epochs: Epochs, named: dict[int, str], stamps: tuple[Stamp, ...]
+) -> Memory | None:
     keys = [epoch.format() for epoch in epochs.keys if epoch is not None]
     if key is None or len(keys) != len(epochs.keys):
         return None
     sizes = tuple(sorted(size for size in named if size <= head.size))
-    return Memory(key.format(), head.data.decode(), head.size, tuple(keys), tuple(epochs.ends), sizes)
+    return Memory(key.format(), head.data.decode(), head.size, tuple(keys), tuple(epochs.ends), sizes, stamps)
 
 
 def _verdict(

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from klingai_audit.durable import OPS, PRIVATE_MODE, FileOps, read_optional
+from klingai_audit.trust.stamps import Stamp
 
 __all__ = ["Memory", "recall", "remember"]
 
@@ -21,7 +22,8 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was verified up to the size of `checkpoint` (the note as text).
 
     `log_key` is the vkey that was trusted. `epoch_keys` are the vkeys of epochs 0, 1, …, `epoch_ends` the sizes
-    of the handovers among them. `named` are the kept sizes that entries ask for. `size` repeats the checkpoint's.
+    of the handovers among them. `named` are the kept sizes that entries ask for,
+    `stamps` what entries say of time stamps. `size` repeats the checkpoint's.
     """
 
     log_key: str
@@ -30,6 +32,7 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epoch_keys: tuple[str, ...]
     epoch_ends: tuple[int, ...]
     named: tuple[int, ...]
+    stamps: tuple[Stamp, ...] = ()
 
 
 def recall(folder: Path) -> Memory | None:

@@ -18,6 +18,8 @@ from klingai_audit.privacy.policy import Policy
 from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.tlog.policy import WitnessPolicy
 from klingai_audit.trust.anchors import read_key
+from klingai_audit.trust.authority import Roots
+from klingai_audit.trust.dating import DATED_WITHIN
 from klingai_audit.trust.judge import Judge, Terms, gave_up, missing_log
 from klingai_audit.trust.look import Watch
 from klingai_audit.trust.reading import Progress, Reading
@@ -42,6 +44,8 @@ def verify(
     policy: Policy | None = None,
     witnesses: WitnessPolicy | None = None,
     require_witness: bool = False,
+    tsa_roots: Roots | None = None,
+    dated_within: dt.timedelta = DATED_WITHIN,
     quick_from: Memory | None = None,
     proofs_only: bool = False,
     processes: int | None = None,
@@ -57,6 +61,8 @@ def verify(
     earlier; `forgotten` says why one could not be read. `policy` may tolerate lines that no checkpoint covers.
     `witnesses` are whose cosignatures count, and how many are enough; `require_witness` makes it a finding if no
     checkpoint has enough.
+    `tsa_roots` are root certificates of time stamp authorities; without any, who issued the log's time stamps is not
+    checked. Back-dating counts as ruled out if no entry can be dated back by more than `dated_within`.
     `quick_from` (`Verdict.memory` of an earlier run) spares reading again what that run verified, unless anything
     is off. `proofs_only` leaves out decoding entries (links, leaves, tree and signatures remain). `processes` is
     the number of workers for large logs (default: one for each processor). `patience` is in seconds: 0 for a log
@@ -76,6 +82,8 @@ def verify(
         findings=tuple(_disagreements(trusted, key_source, also)),
         witnesses=witnesses,
         demanded=require_witness,
+        tsa_roots=tsa_roots,
+        dated_within=dated_within,
     )
     workers = processes or os.cpu_count() or 1
     try:

@@ -1,0 +1,302 @@
+"""The time stamps of a log: what entries say of them, the tokens beside the kept checkpoints, and what they prove.
+
+An entry names the digests of one kept checkpoint and of its token. So a token that is taken away, changed or put beside
+another checkpoint shows without any certificate; who issued it is checked with the roots that the caller trusts.
+Format: docs/format.md, "Time stamps".
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import msgspec
+
+from klingai_audit.errors import InvalidSignature, Malformed, MissingExtra
+from klingai_audit.event.types import EventType
+from klingai_audit.ledger.line import event_type_of, parse_members
+from klingai_audit.ledger.store import LogFile, Store
+from klingai_audit.trust.authority import Roots
+from klingai_audit.trust.look import Look, reader_of
+from klingai_audit.trust.token import MAX_TOKEN_BYTES, Token, parse_token
+from klingai_audit.trust.verdict import Finding
+from klingai_audit.trust.witnessed import QUIET_TYPES
+
+__all__ = ["TOLERANCE", "Stamp", "StampCheck", "Stamped", "is_stamp", "read_stamp", "stamp_metadata", "token_size"]
+
+TOLERANCE: Final = dt.timedelta(minutes=5)
+"""How far the writer's clock and an authority's may differ before one of them is called wrong."""
+
+_MEMBERS: Final = ("size", "checkpoint", "token", "tsa", "gen_time")
+_PREFIX: Final = EventType.CHECKPOINT_TIMESTAMPED.encode() + b'"'
+_TYPE_AT: Final = 118
+_DIGEST: Final = 64
+
+
+class Stamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What entry `seq` says: the kept checkpoint of `size` has the SHA-256 `checkpoint`, its token the SHA-256 `token`.
+
+    `tsa` and `gen_time` (27 characters) repeat what the token states.
+    """
+
+    seq: int
+    size: int
+    checkpoint: str
+    token: str
+    tsa: str
+    gen_time: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stamped:
+    """What the time stamps of a log establish.
+
+    `count` tokens are in order, the last one over `size` entries, dated `gen_time` by `tsa`. `unchecked` says why
+    nobody looked who issued them, empty if that was checked. If it was and the log is whole, it is `dated`: no entry
+    is dated back by more than `lag` (None if there was no act), which the entries `[begin, end)` of `stretch` may be;
+    `tail` tells that no stamp covers these yet. `unfinished` is the size of a token that no entry names.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    known: tuple[Stamp, ...] = ()
+    count: int = 0
+    size: int = 0
+    gen_time: dt.datetime | None = None
+    tsa: str = ""
+    unchecked: str = ""
+    lag: dt.timedelta | None = None
+    stretch: tuple[int, int] = (0, 0)
+    tail: bool = False
+    dated: bool = False
+    unfinished: int | None = None
+
+
+def is_stamp(line: bytes) -> bool:
+    """Tell whether an entry tells of a time stamp."""
+    return line.startswith(_PREFIX, _TYPE_AT)
+
+
+def token_size(name: str) -> int | None:
+    """Return the tree size in the name of a token file, None for other names."""
+    digits = name.removeprefix("checkpoints/").removesuffix(".tsr")
+    return int(digits) if name == f"checkpoints/{digits}.tsr" and len(digits) == 20 and digits.isdigit() else None
+
+
+def stamp_metadata(size: int, kept: bytes, reply: bytes, token: Token) -> dict[str, Any]:
+    """Return the metadata of a `checkpoint_timestamped` entry."""
+    values = (size, hashlib.sha256(kept).hexdigest(), hashlib.sha256(reply).hexdigest(), token.name, token.stated)
+    return dict(zip(_MEMBERS, values, strict=True))
+
+
+class _Line(msgspec.Struct):
+    metadata: dict[str, Any] = {}
+
+
+def read_stamp(seq: int, line: bytes) -> Stamp:
+    """Read what a `checkpoint_timestamped` entry says. Raises: Malformed."""
+    try:
+        metadata = msgspec.json.decode(line, type=_Line).metadata
+        stamp = msgspec.convert({"seq": seq, **metadata}, Stamp)
+        digests = bytes.fromhex(stamp.checkpoint) + bytes.fromhex(stamp.token)
+    except (msgspec.DecodeError, ValueError, RecursionError) as exc:
+        raise Malformed("it does not have the members of docs/format.md") from exc
+    written = (stamp.checkpoint + stamp.token) == digests.hex() and len(stamp.token) == len(stamp.checkpoint) == _DIGEST
+    if tuple(metadata) != _MEMBERS or not written:
+        raise Malformed("it does not have the members of docs/format.md")
+    if not 0 < stamp.size <= seq:
+        raise Malformed(f"it names the size {stamp.size}, which does not come before it")
+    return stamp
+
+
+@dataclass(slots=True)
+class StampCheck:
+    """Checks the time stamps of one log. `place` tells file and line of an entry; `now` is the verifier's clock."""
+
+    store: Store
+    roots: Roots | None
+    now: dt.datetime
+    place: Callable[[int], tuple[str | None, int | None]]
+    findings: list[Finding] = field(default_factory=list)
+    _files: dict[int, LogFile] = field(default_factory=dict)
+    _unchecked: str = ""
+    _unfinished: int | None = None
+
+    def known(self, before: Sequence[Stamp], own: Sequence[tuple[int, bytes]]) -> tuple[Stamp, ...]:
+        """Return what the log's `own` entries (seq, line) say of time stamps, after those known `before`."""
+        found = list(before)
+        for seq, line in own:
+            if is_stamp(line):
+                try:
+                    found.append(read_stamp(seq, line))
+                except Malformed as exc:
+                    self._find("stamp_malformed", f"Entry {seq} tells of a time stamp, but {exc.message}.", seq)
+        return tuple(found)
+
+    def check(
+        self, known: Sequence[Stamp], kept: Mapping[int, bytes], last: Look, *, size: int, whole: bool
+    ) -> Stamped:
+        """Check the tokens that entries name, and those that none names, up to the signed `size`.
+
+        `kept` are the kept checkpoints by size that are signed by this log. Unless the log is `whole`, an entry that
+        names a token may be gone, and nothing is said about dates.
+        """
+        self._files = {found: file for file in last.kind("token") if (found := token_size(file.name)) is not None}
+        good = [(stamp, token) for stamp in known if (token := self._check(stamp, kept)) is not None]
+        if whole:
+            self._check_unnamed(known, kept, size)
+        result = Stamped(known=tuple(known), count=len(good), unfinished=self._unfinished)
+        if good:
+            stamp, token = max(good, key=lambda one: one[0].size)
+            result = replace(result, size=stamp.size, gen_time=token.gen_time, tsa=token.name)
+            result = replace(result, unchecked=self._unchecked)
+            if whole and not self._unchecked and all(finding.severity == "note" for finding in self.findings):
+                lag, stretch = self._widest(good, size)
+                result = replace(result, lag=lag, stretch=stretch, tail=stretch[0] >= stamp.size, dated=True)
+        return replace(result, findings=tuple(self.findings))
+
+    def _find(self, kind: str, message: str, seq: int | None, file: str | None = None) -> None:
+        where = (file, None) if seq is None else self.place(seq)
+        self.findings.append(Finding(kind, message, seq, None, *where))
+
+    # --- tokens -----------------------------------------------------------------------------------
+
+    def _check(self, stamp: Stamp, kept: Mapping[int, bytes]) -> Token | None:
+        """Check one named token against its entry and the checkpoint; None if it is not in order."""
+        checkpoint, seq = kept.get(stamp.size), stamp.seq
+        name = f"checkpoints/{stamp.size:020}.tsr"
+        if checkpoint is None:
+            return None  # which is a finding of its own
+        reply = self._read(stamp.size, name)
+        if reply is None:
+            self._find("stamp_missing", f"Entry {seq} names the time stamp {name}, which is gone.", None, name)
+            return None
+        try:
+            token = parse_token(reply)
+        except Malformed as exc:
+            self._find("stamp_malformed", f"{name} is no time stamp: {exc.message}", None, name)
+            return None
+        if token.digest != hashlib.sha256(checkpoint).digest():
+            self._find("stamp_moved", f"{name} is a time stamp of something other than the file beside it.", None, name)
+        elif hashlib.sha256(checkpoint).hexdigest() != stamp.checkpoint:
+            self._find("stamp_moved", f"Entry {seq} tells of a time stamp of another checkpoint.", seq)
+        elif hashlib.sha256(reply).hexdigest() != stamp.token:
+            self._find("stamp_changed", f"{name} is not the time stamp that entry {seq} names.", None, name)
+        elif (token.name, token.stated) != (stamp.tsa, stamp.gen_time):
+            self._find("stamp_changed", f"Entry {seq} states another authority or time than {name}.", seq)
+        elif self._trusts(token, name):
+            return token
+        return None
+
+    def _read(self, size: int, name: str) -> bytes | None:
+        file = self._files.get(size)
+        if file is None:
+            return None
+        try:
+            return reader_of(self.store, file)(0, min(file.size, MAX_TOKEN_BYTES + 1))
+        except OSError as exc:
+            self.findings.append(Finding("file_unreadable", f"{name} cannot be read: {exc.strerror}.", file=name))
+            return b""
+
+    def _trusts(self, token: Token, name: str) -> bool:
+        """Check who issued a token, if roots are given and the library is there; False if that fails."""
+        if self.roots is None:
+            self._unchecked = "no root certificates of time stamp authorities were given"
+            return True
+        try:
+            self.roots.verify(token, token.digest)
+        except MissingExtra as exc:
+            self._unchecked = exc.message.rstrip(".").lower()
+            return True
+        except InvalidSignature as exc:
+            self._find("stamp_untrusted", f"{name}: {exc.message}", None, name)
+            return False
+        if token.gen_time > self.now + TOLERANCE + token.accuracy:
+            self._find("stamp_untrusted", f"{name} is dated {token.stated}, which is in the future.", None, name)
+            return False
+        return True
+
+    def _check_unnamed(self, known: Sequence[Stamp], kept: Mapping[int, bytes], size: int) -> None:
+        """A token that no entry names: a writer may have been stopped, once, just before it wrote that entry."""
+        named = {stamp.size for stamp in known}
+        begin = max(named, default=0)
+        for at, file in sorted(self._files.items()):
+            if at in named:
+                continue
+            checkpoint, reply = kept.get(at), self._read(at, file.name)
+            if checkpoint is None or reply is None or at <= begin or at > size:
+                self._find("stamp_unexpected", f"No entry names the time stamp {file.name}.", None, file.name)
+                continue
+            try:
+                token = parse_token(reply)
+            except Malformed as exc:
+                self._find("stamp_malformed", f"{file.name} is no time stamp: {exc.message}", None, file.name)
+                continue
+            if token.digest != hashlib.sha256(checkpoint).digest():
+                message = f"{file.name} is a time stamp of something other than the file beside it."
+                self._find("stamp_moved", message, None, file.name)
+            elif self._trusts(token, file.name):
+                message = (
+                    f"{file.name} fits its checkpoint, but no entry names it: a writer was stopped just before. "
+                    f"Run once: klingai-audit timestamp"
+                )
+                self._find("stamp_unfinished", message, None, file.name)
+                self._unfinished, begin = at, size  # one at most
+
+    # --- dates ------------------------------------------------------------------------------------
+
+    def _widest(self, good: Sequence[tuple[Stamp, Token]], size: int) -> tuple[dt.timedelta | None, tuple[int, int]]:
+        """Compare dates of entries with those of stamps; return the widest distance, and between which sizes it is.
+
+        What a stamp covers existed when it was made, and what follows the entry that names it did not exist before.
+        """
+        widest: tuple[dt.timedelta, tuple[int, int]] | None = None
+        reached = 0
+        for stamp, token in sorted(good, key=lambda one: one[0].size):
+            allowed = TOLERANCE + token.accuracy
+            named = self._logged_at(stamp.seq)
+            if named is not None and named < token.gen_time - allowed:
+                message = (
+                    f"Entry {stamp.seq} claims to be logged at {named:%Y-%m-%d %H:%M:%S} UTC, but it names a time "
+                    f"stamp that was issued at {token.gen_time:%Y-%m-%d %H:%M:%S} UTC."
+                )
+                self._find("back_dated", message, stamp.seq)
+            last = self._logged_at(stamp.size - 1)
+            if last is not None and last > token.gen_time + allowed:
+                message = (
+                    f"Entry {stamp.size - 1} claims to be logged at {last:%Y-%m-%d %H:%M:%S} UTC, but it existed "
+                    f"when a time stamp was issued at {token.gen_time:%Y-%m-%d %H:%M:%S} UTC."
+                )
+                self._find("dated_ahead", message, stamp.size - 1)
+            widest = self._wider(widest, reached, stamp.size, token.gen_time)
+            reached = max(reached, stamp.size)
+        widest = self._wider(widest, reached, size, self.now)
+        return widest or (None, (0, 0))
+
+    def _wider(
+        self, widest: tuple[dt.timedelta, tuple[int, int]] | None, begin: int, end: int, moment: dt.datetime
+    ) -> tuple[dt.timedelta, tuple[int, int]] | None:
+        """Return the wider of `widest` and the time from the first act in entries `[begin, end)` to `moment`."""
+        for line in self._lines(begin, end):
+            if event_type_of(line) not in QUIET_TYPES:
+                logged_at = _time_of(line)
+                if logged_at is None:
+                    return widest
+                lag = max(moment - logged_at, dt.timedelta())
+                return (lag, (begin, end)) if widest is None or lag > widest[0] else widest
+        return widest
+
+    def _logged_at(self, seq: int) -> dt.datetime | None:
+        for line in self._lines(seq, seq + 1):
+            return _time_of(line)
+        return None
+
+    def _lines(self, begin: int, end: int) -> Iterator[bytes]:
+        return self.store.read_entries(begin, end) if begin < end else iter(())
+
+
+def _time_of(line: bytes) -> dt.datetime | None:
+    members = parse_members(line)
+    return None if members is None else dt.datetime.fromisoformat(members.logged_at)
