@@ -55,6 +55,11 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         "klingai_audit.views.costs:CostRow",
         "klingai_audit.views.ledger:Compared",
     ),
+    "api-report": (
+        "klingai_audit.report:build",
+        "klingai_audit.report:Report",
+        "klingai_audit.report:Rendered",
+    ),
     "api-verify": (
         "klingai_audit.trust.verify:verify",
         "klingai_audit.trust.verdict:Verdict",
