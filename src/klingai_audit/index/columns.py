@@ -14,6 +14,7 @@ from typing import Final
 
 from klingai_audit.event.types import EVENT_TYPES
 from klingai_audit.kling.endpoints import ROWS
+from klingai_audit.kling.rows import UNKNOWN_PACK
 
 __all__ = ["COLUMNS", "END_TYPES", "SCHEMA", "TASK_TYPES", "Column", "empty_sql", "events_sql", "read_sql"]
 
@@ -208,7 +209,8 @@ _SHAPE: Final = (
 _AMOUNT: Final = r'"-?[0-9]{1,18}(\.[0-9]{1,9})?"'
 _PACKAGE: Final = "nullif(x.package_type, '')"
 _ITEM: Final = (
-    "{'unit': CASE WHEN x.charge_type = 'unit' THEN concat_ws(' ', " + _PACKAGE + ", 'units') ELSE concat_ws(' ',"
+    "{'unit': CASE WHEN x.charge_type = 'unit' THEN "
+    f"concat(coalesce({_PACKAGE}, '{UNKNOWN_PACK}'), ' units') ELSE concat_ws(' ',"
     " coalesce(nullif(x.currency, ''), nullif(x.charge_type, ''), 'unknown'), nullif(x.cash_type, '')) END,"
     f" 'amount': CASE WHEN regexp_full_match(x.amount, '{_AMOUNT}') THEN CAST(trim(x.amount, '\"') AS {_MONEY}) END,"
     f" 'pack': CASE WHEN x.charge_type = 'unit' THEN coalesce({_PACKAGE}, 'unnamed') END,"

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from klingai_audit.capture.facts import Kind
 
-__all__ = ["MEDIA", "RESOURCES", "Fields", "Generation", "Product", "Reply", "Row", "pick", "pick_all"]
+__all__ = ["MEDIA", "RESOURCES", "UNKNOWN_PACK", "Fields", "Generation", "Product", "Reply", "Row", "pick", "pick_all"]
 
 Generation = Literal["legacy", "new"]
 
@@ -17,6 +17,9 @@ Product = Literal["video", "image", "audio", "voice", "element", "account"]
 
 MEDIA: Final = frozenset({"video", "image", "audio"})
 RESOURCES: Final = frozenset({"voice", "element"})
+
+UNKNOWN_PACK: Final = "unknown pack"
+"""Stands for the pack type of units whose record names none and whose product is not known; never added to others."""
 
 Reply = Literal["task", "tasks", "page", "file", "packs", "ledger", "any"]
 """What a successful reply holds.

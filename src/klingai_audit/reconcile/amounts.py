@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Final
 
+from klingai_audit.kling.rows import UNKNOWN_PACK
 from klingai_audit.reconcile.records import LedgerLine, moment_of
 from klingai_audit.reconcile.result import Amounts
 from klingai_audit.views.orders import LoggedTask
@@ -17,6 +18,7 @@ __all__ = ["add_to", "claim_unnamed", "is_nothing", "same", "total"]
 NEAR: Final = dt.timedelta(minutes=15)
 """How near in time a deduction without a known task must be to the call that it is taken for."""
 
+_UNKNOWN: Final = f"{UNKNOWN_PACK} units"
 _ALIKE: Final = (frozenset({"image units", "try_on units"}),)
 """Units that records of the older generation do not tell apart."""
 
@@ -86,10 +88,9 @@ def claim_unnamed(calls: Sequence[LoggedTask], free: Mapping[str, Sequence[Ledge
 
 
 def _alike(one: str, other: str) -> bool:
+    """Whether two units may be the same: equal, not told apart by the provider, or one of them not named."""
     if one == other or {one, other} in _ALIKE:
         return True
-    for kind in ("units", "cash"):
-        if kind in (one, other):
-            rest = other if one == kind else one
-            return rest.endswith("units") == (kind == "units")
-    return False
+    return any(
+        nameless in (one, other) and one.endswith("units") == other.endswith("units") for nameless in (_UNKNOWN, "cash")
+    )

@@ -15,10 +15,12 @@ import msgspec
 
 from klingai_audit.kling.account import Deduction, ResourcePack
 from klingai_audit.kling.reply import TaskRecord
+from klingai_audit.kling.rows import UNKNOWN_PACK
 from klingai_audit.views.orders import amounts_of, unit_name
 
 __all__ = ["LedgerLine", "Pack", "ProviderRecords", "ProviderTask", "moment_of"]
 
+_UNKNOWN: Final = f"{UNKNOWN_PACK} units"
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MS: Final = dt.timedelta(milliseconds=1)
 
@@ -38,8 +40,8 @@ class ProviderTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     def of(cls, task: TaskRecord, product: str | None = None) -> ProviderTask:
         """From a task record of either generation; `product` is what its list is of."""
         sums = amounts_of([charge.facts() for charge in task.charges])
-        if product is not None and sums is not None and "units" in sums:  # legacy records do not name the pack
-            sums[f"{'image' if product == 'image' else 'video'} units"] = sums.pop("units")
+        if product is not None and sums is not None and _UNKNOWN in sums:  # legacy records do not name the pack
+            sums[f"{'image' if product == 'image' else 'video'} units"] = sums.pop(_UNKNOWN)
         if sums is None and task.status == "failed":
             sums = {}
         return cls(

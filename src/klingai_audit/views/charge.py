@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from klingai_audit.errors import UsageError
 from klingai_audit.event.types import EVENT_TYPES
+from klingai_audit.kling.rows import UNKNOWN_PACK
 from klingai_audit.views.entry import EntryView
 
 __all__ = ["END_TYPES", "ChargeSum", "CostTest", "charges_of"]
@@ -76,7 +77,7 @@ class CostTest:
 
 
 class ChargeSum:
-    """Adds up `metadata.charge` of ends: `video units`, `image units`, …, cash by currency, all exact decimals."""
+    """Adds up `metadata.charge` of ends: `video units`, `unknown pack units`, …, cash by currency; exact decimals."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Decimal] = {}
@@ -94,6 +95,6 @@ class ChargeSum:
 def _unit(charge: dict[str, Any]) -> str:
     kind, package, currency, cash = (charge.get(n) for n in ("charge_type", "package_type", "currency", "cash_type"))
     if kind == "unit":
-        return f"{package} units" if package else "units"
+        return f"{package or UNKNOWN_PACK} units"
     words = [str(word) for word in (currency or kind or "unknown", cash) if word]
     return " ".join(words)

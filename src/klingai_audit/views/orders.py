@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from klingai_audit.event.record import is_end_id
 from klingai_audit.event.types import EVENT_TYPES
+from klingai_audit.kling.rows import UNKNOWN_PACK
 from klingai_audit.views.charge import END_TYPES
 from klingai_audit.views.entry import EntryView, People
 from klingai_audit.views.told import TakenRow, Told
@@ -246,9 +247,10 @@ def decimals_of(amounts: Any) -> dict[str, Decimal]:
 
 
 def unit_name(charge_type: object = None, *, package: object = None, currency: object = None) -> str:
-    """Return what an amount is of: `video units`, `try_on units`, `units`; `USD`, `CNY`, or `cash` without a word."""
+    """Return what an amount is of: `video units`, `unknown pack units`; `USD`, `CNY`, or `cash` without a word."""
     if charge_type == "unit":
-        return f"{package.lower().replace('-', '_')} units" if isinstance(package, str) and package else "units"
+        pack = package.lower().replace("-", "_") if isinstance(package, str) and package else UNKNOWN_PACK
+        return f"{pack} units"
     return currency.upper() if isinstance(currency, str) and currency else "cash"
 
 

@@ -309,3 +309,14 @@ def check_index(steps):
             one, other = by_scan.to_json(), by_index.to_json()
             assert abs(by_scan.period.since - by_index.period.since) < dt.timedelta(seconds=10)
             assert {**one, "since": ""} == {**other, "since": ""}
+
+
+def test_units_of_an_unknown_pack_are_added_to_no_others(world):
+    """A call whose record names no pack, and whose product tells none, stands apart and has no list price."""
+    order(world, "a")
+    with acting("user@example.com", team="a"), world.client() as kling:
+        kling.identify_face(video_url="https://example.com/clip.mp4")
+    found = now_costs(world, ["team"])
+    (amounts,) = (amounts for _, _, amounts in table(found).values())
+    assert {"video units", "unknown pack units"} == set(amounts)
+    assert ("unknown pack units",) == found.unpriced
