@@ -71,8 +71,8 @@ class Comparison:
     """One comparison over tasks ordered in [begin, end).
 
     `earlier` is of the log as it was before anything was asked, `after` the log when all was read: what the asking
-    itself brought to light is in `after` only. `complete` tells that every task of the period that the provider still
-    keeps is among the records.
+    itself brought to light is in `after` only. `complete` names the generations of which every task that the
+    provider still keeps is among the records.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Comparison:
         begin: dt.datetime,
         end: dt.datetime,
         as_of: dt.datetime,
-        complete: bool,
+        complete: frozenset[str | None],
     ) -> None:
         self._earlier = earlier
         self._after = after
@@ -213,7 +213,8 @@ class Comparison:
         else:
             strangers = self._strangers(order)
             asked = order.external_id in self._records.asked
-            if asked or (self._complete and order.who.action in _LISTED and not strangers):
+            whole = order.who.generation in self._complete and order.who.action in _LISTED
+            if asked or (whole and not strangers):
                 self._order_finding("dangling_absent", order)
             else:
                 near = ", ".join(strangers[:5])

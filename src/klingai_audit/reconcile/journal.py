@@ -30,7 +30,10 @@ _MAX_BYTES: Final = 2 << 30
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a run compares, [begin, end), and which provider it asks; `as_of` is when it began."""
+    """What a run compares, [begin, end), and which provider it asks; `as_of` is when it began.
+
+    `asked` is how the two times were put (`-7d`), None where they were left out.
+    """
 
     origin: str
     begin: dt.datetime
@@ -39,6 +42,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     base_url: str
     new_design: bool
     legacy_lists: bool
+    asked: tuple[str | None, str | None] = (None, None)
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
+import msgspec
+
 from klingai_audit.errors import UsageError
 from klingai_audit.event.types import EventType
 from klingai_audit.kling.client import KlingAI
@@ -57,9 +59,10 @@ def reconcile(
     until = None if end is None else min(moment, parse_instant(end, edge="until", now=moment))
     with Journal(audit.places.state) as journal:
         terms = _terms(audit, client, since, until, legacy_lists, moment)
+        terms = msgspec.structs.replace(terms, asked=(_words(begin), _words(end)))
         kept = journal.terms
         if resume and kept is not None and journal.resumable(moment):
-            _check_same(kept, terms, begin=since, end=until)
+            _check_same(kept, terms)
             terms = kept
         else:
             journal.begin(terms)
@@ -108,15 +111,20 @@ def _terms(
     )
 
 
-def _check_same(kept: Terms, asked: Terms, *, begin: dt.datetime | None, end: dt.datetime | None) -> None:
+def _check_same(kept: Terms, asked: Terms) -> None:
     """Refuse to go on with a run of another question. Raises: UsageError."""
     same = (kept.origin, kept.base_url, kept.new_design) == (asked.origin, asked.base_url, asked.new_design)
-    if not same or begin not in (None, kept.begin) or end not in (None, kept.end):
+    times = zip(asked.asked, kept.asked, (asked.begin, asked.end), (kept.begin, kept.end), strict=True)
+    if not same or not all(words in (None, said) or time == before for words, said, time, before in times):
         raise UsageError(
             f"The run that stopped was for {kept.begin.isoformat()} to {kept.end.isoformat()}, "
             f"or for another account or log.",
             do="Leave --from and --to out to go on with it, or leave --resume out to start anew.",
         )
+
+
+def _words(time: _Time | None) -> str | None:
+    return None if time is None else str(time)
 
 
 def _questioned(orders: Orders, records: ProviderRecords, terms: Terms) -> Iterator[LoggedTask]:
@@ -149,7 +157,7 @@ def _compare(terms: Terms, earlier: Earlier, orders: Orders, records: ProviderRe
         begin=terms.begin,
         end=terms.end,
         as_of=terms.as_of,
-        complete=terms.new_design or terms.legacy_lists,
+        complete=frozenset({"new", "legacy", None} if terms.new_design else {"legacy"} if terms.legacy_lists else ()),
     ).run()
     lists = {"tasks": terms.new_design, "legacy_lists": terms.legacy_lists}
     return Result(

@@ -82,6 +82,21 @@ def test_another_question_is_refused(world):
     assert Journal(world.audit.places.state).path.exists()
 
 
+def test_the_same_words_are_the_same_question(world):
+    """`-7d` said again means the seven days that the stopped run meant."""
+    world.clock.advance(1)
+    world.sim.fail_next("POST", "/account/billing/package", code=5000, times=9)
+    with pytest.raises(KlingServerError):
+        world.reconcile("-7d")
+    world.sim.faults.__init__()
+    began = world.now
+    world.clock.advance(600)
+    before = listed(world)
+    result = world.reconcile("-7d", resume=True)
+    assert (0, dt.timedelta(days=7)) == (listed(world) - before, began - result.begin)
+    assert 50 == len(result.of("missing_here"))
+
+
 def test_an_old_run_is_not_gone_on_with(world):
     """What was read a day ago may be otherwise now."""
     interrupt(world, at=3)
