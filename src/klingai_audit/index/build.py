@@ -37,6 +37,9 @@ _COPY: Final = (
     " PARQUET_VERSION v2, DICTIONARY_SIZE_LIMIT 5000, WRITE_BLOOM_FILTER false)"
 )
 
+_WHOLE: Final = "".join(
+    f" AND {name} IS NOT NULL" for name in ("event_id", "timestamp", "logged_at", "event_type", "outcome")
+)
 _IDS_AT_ONCE: Final = 1 << 23
 
 Progress = Callable[[int], None]
@@ -134,7 +137,7 @@ class Builder:
         with contextlib.closing(connect(threads=1)) as engine:
             engine.execute(_COPY.format(f"{sql} ORDER BY seq", quote(str(temporary))))
             row = engine.execute(
-                f"SELECT count(*), bool_and(seq = {chunk.begin} + file_row_number)"
+                f"SELECT count(*), bool_and(seq = {chunk.begin} + file_row_number{_WHOLE})"
                 f" FROM read_parquet({quote(str(temporary))}, file_row_number=true)"
             ).fetchone()
         if row != (chunk.end - chunk.begin, True):

@@ -35,7 +35,7 @@ from klingai_audit.index.places import PLACES_SUFFIX
 
 __all__ = ["IndexFolder"]
 
-PartT = TypeVar("PartT", bound=Part)
+_PartT = TypeVar("_PartT", bound=Part)
 
 _MODE: Final = 0o700
 _PATIENCE_S: Final = 600.0
@@ -80,12 +80,11 @@ class IndexFolder:
     def load(self) -> Manifest | None:
         """Return the manifest with the segments that are what it says, from the first on; None if there is none.
 
-        A segment that was changed, and all after it, are left out. Raises: StorageError.
+        A segment that was changed, and all after it, are left out.
         """
-        try:
+        manifest = None
+        with contextlib.suppress(OSError):  # what cannot be read counts as none
             manifest = read_manifest(self.path, self._key)
-        except OSError as exc:
-            raise self._unreadable(exc) from exc
         if manifest is None or manifest.schema != SCHEMA:
             return None
         repeats = None if manifest.repeats is None else self._checked(manifest.repeats)
@@ -100,7 +99,7 @@ class IndexFolder:
         note = manifest.checkpoint if len(sound) == len(manifest.segments) else ""
         return msgspec.structs.replace(manifest, checkpoint=note, segments=tuple(sound), repeats=repeats)
 
-    def _checked(self, part: PartT) -> PartT | None:
+    def _checked(self, part: _PartT) -> _PartT | None:
         """Return the part as the file system knows it now, or None if its bytes are not those it was made with."""
         path = self.path / part.name
         try:
@@ -167,11 +166,6 @@ class IndexFolder:
             fcntl.flock(fd, fcntl.LOCK_UN)
         finally:
             self.ops.close(fd)
-
-    def _unreadable(self, exc: OSError) -> StorageError:
-        return StorageError(
-            f"The index in {self.path} cannot be read: {exc.strerror}.", do="Delete that folder; it is made anew."
-        )
 
     def _unwritable(self, exc: OSError) -> StorageError:
         return StorageError(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -52,10 +54,10 @@ class Index:
         self._mutex = threading.RLock()
         self._manifest: Manifest | None = None
         self._engine: duckdb.DuckDBPyConnection | None = None
-        self._pid = os.getpid()
         self._repeated: tuple[Part | None, frozenset[int]] | None = None
         self._places = Places(folder.path, ())
         self._lines = Lines(reader, self._place_of)
+        _OPEN.add(self)
 
     @classmethod
     def open(
@@ -89,7 +91,7 @@ class Index:
     def close(self) -> None:
         """Release the engine, and the folder if it is a temporary one."""
         with self._mutex:
-            if self._engine is not None and self._pid == os.getpid():
+            if self._engine is not None:
                 self._engine.close()
             self._engine = self._manifest = None
             self._folder.close()
@@ -113,7 +115,6 @@ class Index:
         Raises: Malformed for a line that is no entry, StorageError.
         """
         with self._mutex:
-            self._after_fork()
             note = self._note()
             manifest = self._folder.load()
             if manifest is None or not self._is_current(manifest, note):
@@ -227,7 +228,6 @@ class Index:
 
     def _current(self) -> Manifest:
         with self._mutex:
-            self._after_fork()
             if self._manifest is None:
                 self.refresh()
             return self._manifest or Manifest(schema=SCHEMA, origin="", checkpoint="")
@@ -279,7 +279,6 @@ class Index:
     @contextlib.contextmanager
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
         with self._mutex:
-            self._after_fork()
             if self._engine is None:
                 self.refresh()
             cursor = self._opened().cursor()
@@ -318,11 +317,23 @@ class Index:
     def _place_of(self, seq: int) -> int | None:
         return 0 if seq == 0 else self._places.find(seq)
 
-    def _after_fork(self) -> None:
-        """In a forked child: the engine's threads stayed behind, so it gets an engine of its own."""
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._engine = self._manifest = None
+    def after_fork(self) -> None:
+        """In a forked child: take an engine of its own. The parent's is never freed here: its threads stayed behind."""
+        self._mutex = threading.RLock()
+        if self._engine is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._engine))
+        self._engine = self._manifest = None
+
+
+_OPEN: weakref.WeakSet[Index] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for made in list(_OPEN):
+        made.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _in_batches(cursor: duckdb.DuckDBPyConnection, told_again: frozenset[int]) -> Iterator[tuple[int, str]]:
