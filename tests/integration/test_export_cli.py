@@ -209,6 +209,8 @@ def test_changed_log_is_exit_4(cli: Callable[..., Answer], place: Path) -> None:
         (["--format", "jsonl", "--from-seq", "-1"], 2, "no entry -1"),
         (["--format", "jsonl", "--follow", "--until", "now"], 2, "--until"),
         (["--format", "jsonl", "--cursor", "../x"], 2, "not a name"),
+        (["--format", "tiles", "-o", "/no/such", "--follow"], 2, "--format tiles -o FOLDER"),
+        (["--format", "tiles", "-o", "/no/such", "--from-seq", "0"], 2, "--format tiles -o FOLDER"),
         (["--format", "syslog", "--to", "tls://localhost:1", "--resend", "-1"], 2, "--resend"),
         (["--format", "syslog", "--to", "tls://localhost:1", "--ca", "/no/such"], 2, "--ca"),
         (["--format", "jsonl", "-o", "/no/such/folder/x"], 3, "cannot be written"),

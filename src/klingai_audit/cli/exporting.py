@@ -65,6 +65,7 @@ def export(
     if format == "tiles":
         from klingai_audit.cli.publishing import export_tiles
 
+        _check_tiles(to, follow, since, until, from_seq, cursor)
         export_tiles(session, output, record=record)
         return 0
     from klingai_audit.cli.recording import record_act
@@ -119,6 +120,16 @@ def _check(*, follow: bool, until: str | None, resend: float) -> None:
         raise UsageError("--follow has no end, --until is one.", do="Leave one of them out.")
     if not 0 <= resend <= 3600:
         raise UsageError(f"--resend is {resend:g}.", do="Use 0 to 3600 seconds.")
+
+
+def _check_tiles(*others: object) -> None:
+    from klingai_audit.errors import UsageError
+
+    if any(value is not None and value is not False for value in others):
+        raise UsageError(
+            "Tiles are the whole log in a folder: there is no part of it, and no receiver.",
+            do="Use --format tiles -o FOLDER, again whenever the log has grown.",
+        )
 
 
 def _text(path: Path | None) -> str | None:
