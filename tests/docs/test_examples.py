@@ -13,13 +13,23 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = documentation(ROOT)
 WITH_EXAMPLES = [path for path in PAGES if any(block.language in RUN for block in read_page(path).blocks)]
 
+MAX_PROGRAMS = 7
+"""A page of the fast suite starts no more programs than this; each takes a third of a second."""
+
 
 def name(path: Path) -> str:
     """Return a page's path as the reader knows it."""
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=name)
+def by_length(path: Path) -> object:
+    """Return a page, marked slow if it starts many programs; `make docs` and CI run all of them."""
+    blocks = [block for block in read_page(path).blocks if block.language == "console"]
+    many = sum(len(list(commands(block))) for block in blocks) > MAX_PROGRAMS
+    return pytest.param(path, marks=pytest.mark.slow) if many else path
+
+
+@pytest.mark.parametrize("path", [by_length(path) for path in WITH_EXAMPLES], ids=name)
 def test_examples_of_page_run(path: Path, tmp_path: Path) -> None:
     """The page's blocks succeed in order, in an empty folder, with the exit codes it promises."""
     page = read_page(path)

@@ -279,7 +279,7 @@ def test_a_download_that_is_dropped():
         response = web.StreamResponse()
         await response.prepare(request)
         await response.write(b"film")
-        await asyncio.sleep(5)
+        await asyncio.sleep(1)
 
     stage = Stage(answer)
 
@@ -338,7 +338,7 @@ def test_a_call_that_is_given_up(how):
     """A cancelled call and one whose time is over leave an unknown outcome."""
 
     async def answer(request):
-        await asyncio.sleep(5)
+        await asyncio.sleep(1)
 
     stage = Stage(answer)
 
