@@ -36,7 +36,6 @@ _CHILD: Final = Path(__file__).with_name("child.py")
 _KEPT_ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _HELP: Final = "docs/sql.md lists the columns and what is allowed."
 _ERROR_NAME: Final = re.compile(r"^[A-Z][A-Za-z ]{2,30} Error: ")
-_CATALOG: Final = ("information_schema", "sqlite_master", "sqlite_schema", "sqlite_temp_master", "sqlite_temp_schema")
 
 
 class Gone(Exception):
@@ -73,6 +72,10 @@ def run_sql(
         raise UsageError(f"A limit is too small: {limit} rows, {seconds} s, {memory} bytes.", do="Give larger ones.")
     if len(text) > _MAX_SQL:
         raise UsageError(f"The SQL has {len(text):,} characters, at most {_MAX_SQL:,} are read.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise UsageError("The SQL holds characters that are no Unicode text.") from exc
     request = {
         "sql": text,
         "view": view,
@@ -85,7 +88,6 @@ def run_sql(
             "functions": FUNCTIONS,
             "table_functions": TABLE_FUNCTIONS,
             "tables": ("events",),
-            "catalog": _CATALOG,
         },
     }
     answer = _ask_child(request, seconds + _START_S)
