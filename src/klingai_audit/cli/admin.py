@@ -143,7 +143,10 @@ def _told(session: Session, made: Declared, what: str, words: str) -> None:
         made.receipt.wait("published")
     seq = None if made.receipt is None else made.receipt.seq
     if session.as_json:
-        session.emit({"changed": seq is not None, "seq": seq, "old": made.old, "new": made.new})
+        changed = seq is not None or made.late
+        session.emit({"changed": changed, "seq": seq, "old": made.old, "new": made.new})
+    elif made.late:
+        session.say((f"{words}, and it is not recorded yet.", "yellow"))
     elif seq is None:
         session.say("It is so already; nothing was written.")
     else:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from klingai_audit.cli.session import Session, open_log
-from klingai_audit.errors import KlingAuditError
+from klingai_audit.errors import AuditUnavailable, KlingAuditError
 from klingai_audit.privacy.subjects import RESERVED, SubjectTable, is_pseudonym, mask_id
 from klingai_audit.views.entry import People
+
+if TYPE_CHECKING:
+    from klingai_audit.privacy.policy import Policy
 
 ACTOR_ENV: Final = "KLINGAI_AUDIT_ACTOR"
 """Who is named as the reader; by default the login name of this process."""
@@ -43,11 +46,19 @@ def record_read(
 def record_act(session: Session, event_type: str, metadata: Mapping[str, Any], *, asked: bool) -> bool:
     """Append an entry about an act of reading other than a query, such as an export, if asked for or policy; tell so.
 
+    Where the failure policy of class `export` is `warn`, one that cannot be written is a remark, and nothing stops.
     Raises: as `record_read`.
     """
     if not asked and not _policy_records_reads(session):
         return False
-    append(session, event_type, metadata)
+    try:
+        append(session, event_type, metadata)
+    except AuditUnavailable as exc:
+        policy = _policy(session)
+        if policy is None or policy.failure.export != "warn":
+            raise
+        session.remark(f"It could not be recorded: {exc.message}", recorded=False, problem=exc.message)
+        return False
     return True
 
 
@@ -78,12 +89,18 @@ def reader_id() -> str:
 
 def _policy_records_reads(session: Session) -> bool:
     """Tell whether the log's policy wants every read recorded; a reader who cannot see the policy cannot know."""
-    from klingai_audit.privacy.policy import Policy
+    policy = _policy(session)
+    return policy is not None and policy.privacy.reads == "record"
+
+
+def _policy(session: Session) -> Policy | None:
+    """The log's policy, as far as this reader can see it."""
+    from klingai_audit.privacy.policy import Policy as Loaded
 
     try:
-        return Policy.load(session.places.keys / "policy.toml").privacy.reads == "record"
+        return Loaded.load(session.places.keys / "policy.toml")
     except (OSError, KlingAuditError):
-        return False
+        return None
 
 
 def _told(name: str, value: Any, people: People) -> Any:

@@ -17,9 +17,10 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from klingai_audit.capture.desk import Desk, Item
 from klingai_audit.durable import OPS, FileOps
-from klingai_audit.errors import KlingAuditError, StorageError, UsageError
-from klingai_audit.event.record import Draft, Event, decode_event
+from klingai_audit.errors import AuditUnavailable, KlingAuditError, StorageError, UsageError
+from klingai_audit.event.record import Draft, EncodedEvent, Event, decode_event
 from klingai_audit.event.types import EventType
 from klingai_audit.ledger.options import OptionsMemory
 from klingai_audit.ledger.receipt import Receipt
@@ -42,12 +43,14 @@ _MAX_AMOUNT: Final = Decimal(10) ** 15
 class Declared:
     """What a declaration changed: the value before (None: there was none) and after.
 
-    `receipt` is that of its entry, durable; None if everything was so already and nothing was written.
+    `receipt` is that of its entry, durable; None if everything was so already and nothing was written, or if `late`:
+    policy `warn` let it happen although it could not be recorded yet.
     """
 
     old: str | None
     new: str | None
     receipt: Receipt | None
+    late: bool = False
 
 
 class Administration:
@@ -55,12 +58,16 @@ class Administration:
 
     Every method raises UsageError if there is nothing to declare (nothing was written), AuditUnavailable if it cannot
     be recorded (nothing was changed), StorageError if it was recorded and the change failed (a second entry says so).
+    Where the failure policy of its class (`credentials` for keys, `admin` for the rest) is `warn`, what cannot be
+    recorded happens all the same, with an `UnrecordedWarning`; its entry is written before the next one, behind a
+    `gap_closed` that counts it.
     """
 
     def __init__(self, audit: AuditLog, *, ops: FileOps = OPS) -> None:
         self._audit = audit
         self._ops = ops
         self._file = RegistryFile(Path(audit.places.keys), ops)
+        self._desk: Desk | None = None
 
     # --- users ------------------------------------------------------------------------------------
 
@@ -208,10 +215,10 @@ class Administration:
                     **_given(reason=reason),
                 },
             )
-            receipt = self._audit.record(draft).wait()
+            receipt = self._record(self._audit.admit(draft), "admin")
             self._apply(draft, lambda: self._replace(path, after))
             OptionsMemory(self._audit.places.state, self._ops).remember({"policy": fresh.digest})
-        return Declared(_words(old), _words(value), receipt)
+        return Declared(_words(old), _words(value), receipt, late=receipt is None)
 
     def _replace(self, path: Path, data: bytes) -> None:
         try:
@@ -246,7 +253,7 @@ class Administration:
             action="rotate",
             metadata={"name": name, "old": old, "new": fingerprint, **_given(reason=reason)},
         )
-        return self._declare(draft, self._rotated)
+        return self._declare(draft, self._rotated, "credentials")
 
     @staticmethod
     def _rotated(registry: Registry, event: Event) -> _Change:
@@ -259,16 +266,29 @@ class Administration:
 
     # --- what all share ---------------------------------------------------------------------------
 
-    def _declare(self, draft: Draft, change: Callable[[Registry, Event], _Change]) -> Declared:
+    def _declare(self, draft: Draft, change: Callable[[Registry, Event], _Change], cls: str = "admin") -> Declared:
         with self._file.locked():
             registry = self._file.read()
             admitted = self._audit.admit(draft)
             made = change(registry, decode_event(admitted.body))
             if made.old == made.new:
                 return Declared(made.old, made.new, None)
-            receipt = self._audit.append(admitted).wait()
+            receipt = self._record(admitted, cls)
             self._apply(draft, lambda: self._file.write(made.registry))
-        return Declared(made.old, made.new, receipt)
+        return Declared(made.old, made.new, receipt, late=receipt is None)
+
+    def _record(self, event: EncodedEvent, cls: str) -> Receipt | None:
+        """Append an entry, durable on return; None if it is late, where the class's policy is `warn`."""
+        try:
+            if self._desk is not None:
+                self._desk.catch_up()
+            return self._audit.append(event).wait()
+        except AuditUnavailable as exc:
+            if self._audit.policy.failure.for_class(cls) != "warn":
+                raise
+            self._desk = self._audit.recorder.desk
+            self._desk.missed(Item(event, None, kind=cls), exc)
+            return None
 
     def _apply(self, draft: Draft, change: Callable[[], None]) -> None:
         """Do what was recorded; record if it fails."""

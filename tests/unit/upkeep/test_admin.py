@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from decimal import Decimal
@@ -10,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from klingai_audit import AuditLog, acting
+from klingai_audit.capture.desk import UnrecordedWarning
 from klingai_audit.durable import FileOps
 from klingai_audit.errors import AuditUnavailable, InvalidPolicy, StorageError, UnsafePermissions, UsageError
 from klingai_audit.privacy.policy import Policy
 from klingai_audit.upkeep.admin import Administration
 from klingai_audit.upkeep.registry import Registry
+from tests.support.faulty import QuickOps
 
 BOSS = "boss@example.com"
 
@@ -255,3 +258,83 @@ def test_policy_beyond_editing_is_refused(audit, admin):
     with pytest.raises(InvalidPolicy):
         admin.set_policy("privacy.reads", "record")
     assert ('privacy = { reads = "off" }\n', []) == (path.read_text(), told(audit))
+
+
+class Breakable(QuickOps):
+    """Operations whose writes into day files fail while `full`."""
+
+    full = False
+
+    def write(self, fd: int, data: bytes) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, "no space left")
+        return super().write(fd, data)
+
+
+ACTS = {
+    "admin": (
+        lambda admin: admin.add_user("user@example.com"),
+        lambda admin: admin.set_budget("team:a", 250),
+        lambda admin: admin.set_policy("privacy.reads", "record"),
+    ),
+    "credentials": (lambda admin: admin.rotate_api_key("api-key-kling-new"),),
+}
+CASES = [pytest.param(cls, act, id=f"{cls}-{number}") for cls, acts in ACTS.items() for number, act in enumerate(acts)]
+
+
+def policy_with(tmp_path, cls, value):
+    """Create a log whose policy of one class is `value`; returns its place."""
+    AuditLog.open(tmp_path / "audit").close()
+    path = tmp_path / "audit.keys" / "policy.toml"
+    path.write_text(path.read_text().replace(f'{cls} = "refuse"', f'{cls} = "{value}"'))
+    return tmp_path / "audit"
+
+
+@pytest.mark.parametrize("cls,act", CASES)
+def test_an_act_of_a_class_that_refuses(tmp_path, cls, act):
+    """Only the act's own class counts: with `refuse` nothing happens, whatever the other class says."""
+    (other,) = set(ACTS) - {cls}
+    ops = Breakable()
+    with AuditLog.open(policy_with(tmp_path, other, "warn"), ops=ops) as audit, acting(BOSS, actor_type="admin"):
+        admin = Administration(audit)
+        before, policy = admin.registry, (audit.places.keys / "policy.toml").read_bytes()
+        ops.full = True
+        with pytest.raises(AuditUnavailable):
+            act(admin)
+        ops.full = False
+        assert (before, policy) == (admin.registry, (audit.places.keys / "policy.toml").read_bytes())
+        assert act(admin).receipt is not None
+
+
+@pytest.mark.parametrize("cls,act", CASES)
+def test_an_act_of_a_class_that_warns(tmp_path, cls, act):
+    """With `warn` it happens, is told, and its entry follows behind the count of what was late."""
+    ops = Breakable()
+    with AuditLog.open(policy_with(tmp_path, cls, "warn"), ops=ops) as audit, acting(BOSS, actor_type="admin"):
+        admin = Administration(audit)
+        ops.full = True
+        with pytest.warns(UnrecordedWarning):
+            made = act(admin)
+        assert (made.receipt, made.late, made.old == made.new) == (None, True, False)
+        ops.full = False
+        admin.set_budget("account", 9)
+        entries = [entry for entry in audit.query() if not entry.event_type.startswith("log_")]
+        kinds = [entry.event_type for entry in entries]
+        gap = kinds.index("gap_closed")
+        assert len(kinds[gap:]) == 3
+        assert kinds[-1] == "budget_modified"
+        assert entries[gap].metadata["classes"] == {cls: 1}
+        assert entries[gap + 1].timestamp < entries[gap + 1].logged_at
+        assert entries[gap + 1].actor("id") == BOSS
+
+
+def test_a_late_act_that_is_never_recorded_is_told_at_the_end(tmp_path, caplog):
+    """A log that stays out of order cannot be closed in silence; the error log names the kind of act."""
+    ops = Breakable()
+    audit = AuditLog.open(policy_with(tmp_path, "admin", "warn"), ops=ops)
+    ops.full = True
+    with acting(BOSS), pytest.warns(UnrecordedWarning):
+        Administration(audit).add_user("user@example.com")
+    with pytest.raises(AuditUnavailable):
+        audit.close()
+    assert "user_added happened and could not be recorded" in caplog.text
