@@ -35,10 +35,10 @@ def files(request, tmp_path_factory) -> dict[str, Path]:
     log = busy_log(folder, 20) if request.param == "busy" else hostile_log(folder)
     size = open_reader(Places.resolve(log)).size
     with opened(log) as audit:
-        made = build(audit, days=90, until="2026-09-30", at=size)
-    paths = {form: folder / f"r.{form}" for form in ("html", "pdf")}
-    for path in paths.values():
-        made.save(path)
+        made = build(audit, days=90, until="2026-09-30", at=size, by="auditor@example.com")
+        paths = {form: folder / f"r.{form}" for form in ("html", "pdf")}
+        for path in paths.values():
+            made.save(path)
     return paths
 
 

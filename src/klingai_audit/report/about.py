@@ -14,6 +14,7 @@ from klingai_audit.views.entry import People
 
 __all__ = [
     "access",
+    "anchors",
     "coverage",
     "life",
     "reconciliation",
@@ -89,6 +90,18 @@ def reconciliation(ask: Asker) -> dict[str, Any]:
         run["unexplained"] = unexplained if isinstance(unexplained, int) else None
         runs.append({**run, "counts": {name: count for name, count in numbers if isinstance(count, int)}})
     return {"last": runs[0] if runs else None, "runs": runs}
+
+
+def anchors(ask: Asker) -> dict[str, Any]:
+    """Tell which entries name an anchor outside: a witness's cosignature, or a time stamp."""
+    rows = ask.ask(
+        "Q27",
+        "entries that name a witness or a time stamp, by type",
+        "SELECT event_type, count(*), min(timestamp), max(timestamp) {period} "
+        "AND event_type IN ('checkpoint_timestamped', 'checkpoint_witnessed') GROUP BY event_type ORDER BY 1",
+        "period",
+    )
+    return {"total": sum(row[1] for row in rows), "by_type": named(("event_type", "events", "first", "last"), rows)}
 
 
 def retention(ask: Asker) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -51,6 +51,8 @@ class Report:
     scope: Scope
     facts: Mapping[str, Any]
     machine: Mapping[str, Any] | None = None
+    note: Callable[[Mapping[str, Any]], None] | None = field(default=None, repr=False, compare=False)
+    """Records that the report was made; None where this process holds no writer."""
 
     def render(self, format: Format, *, recorded: bool | None = None) -> Rendered:
         """Draw the report; `recorded` tells whether it became an entry of the log. Raises: MissingExtra (html, pdf)."""
@@ -69,11 +71,17 @@ class Report:
         return {**self.facts, **machine}
 
     def save(self, path: str | Path) -> str:
-        """Write the report to a file, whose name tells the format; returns the digest.
+        """Write the report to a file, whose name tells the format, and return its digest.
 
-        Raises: UsageError, MissingExtra.
+        A report of `build` first becomes an entry (`report_generated`); `this_machine` says whether it did.
+        Raises: UsageError, MissingExtra; AuditUnavailable if it cannot be recorded: then nothing is written.
         """
-        rendered = self.render(format_of(path))
+        form = format_of(path)
+        rendered = self.render(form)
+        if self.note is not None:
+            self.note({"made": self.scope.command, "format": form, "sha256": rendered.digest,
+                       "tree_size": self.scope.size, "integrity_ok": self.facts["integrity"]["holds"]})  # fmt: skip
+            rendered = self.render(form, recorded=True)
         OPS.replace(Path(path), rendered.data, mode=0o644)
         return rendered.digest
 
@@ -98,17 +106,19 @@ def build(
     frameworks: Sequence[str] | None = None,
     high_risk: bool = False,
     people: People = "mask",
+    by: str | None = None,
     now: dt.datetime | None = None,
 ) -> Report:
     """Report on an open log: what was done in the last `days` days before `until`, and what the log shows of itself.
 
     `at` limits the report to the first so many entries, so that it can be made again. `frameworks` are names of
     `klingai_audit.report.scope.FRAMEWORKS` (default: all); naming one declares that it applies. `high_risk` declares a
-    high-risk use under the EU AI Act. `people` shows masks or pseudonyms. `now` is for tests.
+    high-risk use under the EU AI Act. `people` shows masks or pseudonyms. `by` is who asks for it (default: who is
+    acting); `save` records it. `now` is for tests.
     Raises: UsageError; LogNotFound; AuditUnavailable.
     """
     verdict = audit.verify(proofs_only=True)
-    return compose(
+    made = compose(
         audit.reader,
         verdict,
         audit.index.rows,
@@ -121,6 +131,12 @@ def build(
         people=people,
         now=now,
     )
+
+    def note(metadata: Mapping[str, Any]) -> None:
+        about = {"resource_type": "log", "resource_id": audit.origin, "action": "report"}
+        audit.log("report_generated", by, **about, metadata=metadata).wait("published")
+
+    return replace(made, note=note)
 
 
 def compose(
@@ -186,6 +202,7 @@ def _gather(
         "life": about.life(ask),
         "coverage": about.coverage(ask),
         "sequence": about.sequence(ask),
+        "anchors": about.anchors(ask),
         "leakage": leakage(reader, ask, scope.size),
     }
     checks = run_checks(scope, sections)

@@ -97,7 +97,7 @@ def run_checks(scope: Scope, facts: Mapping[str, Any]) -> dict[str, Check]:
     empty = scope.size == 0
     found = (
         _integrity(facts["integrity"], empty=empty),
-        Check("S2", "not_configured", "No witness and no time stamp authority is configured.", brief="no anchor."),
+        _anchoring(facts["anchors"]),
         _completeness(facts, empty=empty),
         _reconciliation(facts["reconciliation"], scope),
         field_check(facts["coverage"], ()),
@@ -118,6 +118,17 @@ def _integrity(integrity: Mapping[str, Any], *, empty: bool) -> Check:
     if integrity["holds"]:
         return Check("S1", "passed", f"Entries, links, tree and signatures verify. {integrity['words']}")
     return Check("S1", "failed", integrity["words"], (), {"broken": integrity["broken_by_kind"]})
+
+
+def _anchoring(found: Mapping[str, Any]) -> Check:
+    if not found["total"]:
+        words = "No witness and no time stamp authority is named in the period."
+        return Check("S2", "not_configured", words, ("Q27",), brief="no anchor.")
+    last = max(row["last"] for row in found["by_type"])[:10]
+    named = _many(found["total"], "entry names", "entries name")
+    brief = "whether an anchor is out of the operator's hands, the log cannot tell."
+    words = f"{named} a witness or a time stamp, the newest on {last}; {brief}"
+    return Check("S2", "partly", words, ("Q27",), {"entries": found["total"]}, brief)
 
 
 def _completeness(facts: Mapping[str, Any], *, empty: bool) -> Check:

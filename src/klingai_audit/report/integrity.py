@@ -53,7 +53,8 @@ def describe_machine(verdict: Verdict) -> dict[str, Any]:
         "findings": len(verdict.findings),
         "threats": [
             {"threat": threat.threat, "words": THREAT_WORDS[threat.threat], "state": threat.state, "by": threat.by}
-            for threat in map(verdict.threat, _BY_MACHINE)
+            for threat in verdict.threats
+            if threat.threat in _BY_MACHINE or (threat.threat in _OPEN and threat.state == "ruled_out")
         ],
     }
 
@@ -85,6 +86,8 @@ def _threat(name: ThreatName, broken: list[Finding], verdict: Verdict, scope: Sc
         state, by = "ruled_out", f"all {scope.size:,} entries hash into the root that is signed"
     elif name in _BY_TREE:
         by = "the entries are not those that were signed, so this cannot be told"
+    elif state == "ruled_out":
+        by = "by evidence outside the log: the section about the machine says which"
     else:
         by = _OPEN[name]
     return {"threat": name, "words": THREAT_WORDS[name], "state": state, "by": by}

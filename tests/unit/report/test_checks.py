@@ -96,6 +96,7 @@ def test_an_old_comparison_says_nothing_of_the_period(report, facts):
 @pytest.mark.parametrize(
     "section,member,value,name,expected",
     [
+        ("anchors", "total", 0, "S2", "not_configured"),
         ("life", "clock_steps", [{}], "S6", "partly"),
         ("life", "ahead", 3, "S6", "partly"),
         ("leakage", "total", 1, "S9", "failed"),
@@ -116,3 +117,11 @@ def test_the_oldest_record_is_told_in_days(report, facts):
     facts["retention"]["oldest"] = (report.scope.until - dt.timedelta(days=33)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     check = run_checks(report.scope, facts)["S7"]
     assert (33, True) == (check.detail["oldest_days"], "33 days old" in check.words)
+
+
+def test_anchors_are_told_with_their_age(report, facts):
+    """Entries that name a time stamp make anchoring known, but not proven to be out of the operator's hands."""
+    last = "2026-09-09T00:00:00.000000Z"
+    facts["anchors"] = {"total": 2, "by_type": [{"event_type": "checkpoint_timestamped", "events": 2, "last": last}]}
+    check = run_checks(report.scope, facts)["S2"]
+    assert ("partly", True) == (check.state, "the newest on 2026-09-09" in check.words)

@@ -171,6 +171,22 @@ def test_what_depends_on_the_machine_stands_apart(small, report):
     )
 
 
+def test_a_saved_report_becomes_an_entry(small, tmp_path):
+    """The process that holds the writer records who saved which report, and the file says so."""
+    with opened(small) as audit:
+        made = build(audit, days=10, until=UNTIL, by="auditor@example.com")
+        digest = made.save(tmp_path / "r.json")
+        entry = next(iter(audit.query(event_type="report_generated", reverse=True, limit=1)))
+    machine = json.loads((tmp_path / "r.json").read_bytes())["this_machine"]
+    assert (digest, digest, True, "auditor@example.com", made.scope.size) == (
+        entry.metadata["sha256"],
+        machine["sha256_without_this_section"],
+        machine["recorded"],
+        entry.actor("id"),
+        entry.metadata["tree_size"],
+    )
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"days": 0}, {"days": 40_000}, {"until": "soon"}, {"at": 10**9}, {"at": -1}, {"frameworks": ["iso9001"]}],
