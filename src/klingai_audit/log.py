@@ -336,10 +336,17 @@ class AuditLog(Answers):
         Starts from the key in the keys folder and the remembered head in the state folder; `options` are those of
         `klingai_audit.trust.verify.verify`.
         """
+        from klingai_audit.trust.authority import policy_roots
         from klingai_audit.trust.verify import verify
 
         self.flush("published")
-        terms = {"key": self.vkey, "key_source": "keys folder", "remembered": self._remembered(), "policy": self.policy}
+        terms: dict[str, Any] = {
+            "key": self.vkey,
+            "key_source": "keys folder",
+            "remembered": self._remembered(),
+            "policy": self.policy,
+        }
+        terms["tsa_roots"] = policy_roots(self.policy, self.places.keys)
         return verify(self.reader.store, **{**terms, **options})
 
     def _remembered(self) -> bytes | None:

@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "consistency": ("proving:consistency", "Show that the log extends an older checkpoint."),
     "check": ("proving:check", "Check a proof with nothing but a public key."),
     "serve-log": ("publishing:serve_log", "Serve the log as C2SP tlog-tiles."),
+    "timestamp": ("stamping:timestamp", "Have the log time-stamped by an RFC 3161 authority."),
     "drill": ("trusting:drill", "Attack a copy of the log and see what is caught."),
     "recover": ("writing:recover", "Take the log up again after a crash or a failed sync."),
     "import": ("importing:import_files", "Take over logs that the two published recipes wrote."),

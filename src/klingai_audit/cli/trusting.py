@@ -44,6 +44,10 @@ def verify(
         Path | None, Parameter(help="Policy file: whose cosignatures count. Default: <keys>/witness.policy.")
     ] = None,
     require_witness: Annotated[bool, Parameter(help="Broken unless enough witnesses cosigned.")] = False,
+    tsa_roots: Annotated[
+        Path | None,
+        Parameter(help="Root certificates (PEM) behind time stamps. Default: the policy's timestamp.roots."),
+    ] = None,
     record: Record = False,
     session: SessionArgument,
 ) -> int:
@@ -63,6 +67,7 @@ def verify(
             first_use=trust_first_key,
             witnesses=witnesses,
             require_witness=require_witness,
+            tsa_roots=tsa_roots,
             progress=progress,
         )
     if record:
@@ -85,6 +90,7 @@ def check_log(
     first_use: bool = False,
     witnesses: Path | None = None,
     require_witness: bool = False,
+    tsa_roots: Path | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
     """Verify the session's log with what is known here: the trusted key, other places' keys, the remembered head.
@@ -93,10 +99,12 @@ def check_log(
     """
     from klingai_audit.config import open_store, trusted_key
     from klingai_audit.errors import LogNotFound
+    from klingai_audit.trust.authority import policy_roots, read_roots
     from klingai_audit.trust.remember import recall, remember
     from klingai_audit.trust.verify import verify as check
 
     places = session.places
+    policy = _policy(places)
     head, forgotten = _remembered_head(places)
     others = _other_keys(places)
     vkey: str | None
@@ -116,7 +124,8 @@ def check_log(
         epoch_key=_given_key("--epoch-key", epoch_key) or _first_epoch_key(places),
         remembered=head,
         forgotten=forgotten,
-        policy=_policy(places),
+        policy=policy,
+        tsa_roots=policy_roots(policy, places.keys) if tsa_roots is None else read_roots(tsa_roots),
         witnesses=_witnesses(places, witnesses),
         require_witness=require_witness,
         quick_from=recall(memory) if quick and memory is not None else None,

@@ -6,6 +6,7 @@ every `policy_updated`. Tables and keys that this version does not know are refu
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import re
 import tomllib
@@ -14,14 +15,25 @@ from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 
-from klingai_audit.errors import InvalidPolicy, StorageError
+from klingai_audit.errors import InvalidPolicy, StorageError, UsageError
 
-__all__ = ["EVENT_CLASSES", "FailurePolicy", "Policy", "PrivacyPolicy", "RetentionPolicy", "VerifyPolicy"]
+__all__ = [
+    "EVENT_CLASSES",
+    "FailurePolicy",
+    "Policy",
+    "PrivacyPolicy",
+    "RetentionPolicy",
+    "TimestampPolicy",
+    "VerifyPolicy",
+    "parse_span",
+]
 
 _Failure = Literal["refuse", "warn"]
 
 _NAME: Final = re.compile(r"\*?[a-z0-9_]{2,64}").fullmatch
 _MAX_POLICY_BYTES: Final = 65_536
+_SPAN: Final = re.compile(r"([1-9][0-9]{0,5})([smhdw])", re.ASCII).fullmatch
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 _DEFAULT_TEXT: Final = """\
 # Policy of this audit log. Its SHA-256 is named in the log each time a writer opens it.
@@ -63,6 +75,13 @@ log = "refuse"
 require_checkpoint = true
 # A new signing key each UTC day ("daily"), or only on request ("never").
 epoch_rotation = "daily"
+
+[timestamp]
+# Address of an RFC 3161 time stamp authority, and its root certificates: a PEM file, relative to this one.
+tsa = ""
+roots = ""
+# How often you have the log stamped (30m, 12h, 1d). Back-dating counts as ruled out up to twice this.
+interval = "24h"
 
 [retention]
 # No settings in this version: entries are kept.
@@ -108,6 +127,19 @@ class VerifyPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     epoch_rotation: Literal["daily", "never"] = "daily"
 
 
+class TimestampPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who stamps checkpoints, whose roots are trusted for it (relative to the policy file), and how often."""
+
+    tsa: str = ""
+    roots: str = ""
+    interval: str = "24h"
+
+    @property
+    def span(self) -> dt.timedelta:
+        """`interval` as a span of time."""
+        return parse_span(self.interval, "timestamp.interval")
+
+
 class RetentionPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """No settings in this version: entries are kept."""
 
@@ -116,6 +148,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     privacy: PrivacyPolicy = PrivacyPolicy()
     failure: FailurePolicy = FailurePolicy()
     verify: VerifyPolicy = VerifyPolicy()
+    timestamp: TimestampPolicy = TimestampPolicy()
     retention: RetentionPolicy = RetentionPolicy()
 
 
@@ -129,6 +162,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     verify: VerifyPolicy
     retention: RetentionPolicy
     digest: str
+    timestamp: TimestampPolicy = TimestampPolicy()
 
     @classmethod
     def default(cls) -> Policy:
@@ -171,13 +205,26 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         for entry in privacy.commit:
             if _NAME(entry) is None:
                 raise InvalidPolicy(f"{name}: privacy.commit: names are lowercase letters, digits and _, `*` in front")
+        try:
+            file.timestamp.span  # noqa: B018  # read to see that it can be
+        except UsageError as exc:
+            raise InvalidPolicy(f"{name}: {exc.message}") from exc
         return cls(
             privacy=privacy,
             failure=file.failure,
             verify=file.verify,
+            timestamp=file.timestamp,
             retention=file.retention,
             digest=hashlib.sha256(data).hexdigest(),
         )
+
+
+def parse_span(text: str, name: str) -> dt.timedelta:
+    """Read a span of time such as `30m`, `12h` or `7d`; `name` is what it is called. Raises: UsageError."""
+    match = _SPAN(text)
+    if match is None:
+        raise UsageError(f"{name} is no span of time.", do="Use a number and s, m, h, d or w, such as 12h.")
+    return dt.timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def _refuse_spool(tables: dict[str, Any], name: str) -> None:

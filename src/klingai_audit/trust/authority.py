@@ -18,7 +18,9 @@ from klingai_audit.trust.token import Token
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-__all__ = ["MAX_ROOTS_BYTES", "Roots", "read_roots", "require_extra"]
+    from klingai_audit.privacy.policy import Policy
+
+__all__ = ["MAX_ROOTS_BYTES", "Roots", "policy_roots", "read_roots", "require_extra"]
 
 MAX_ROOTS_BYTES: Final = 1 << 20
 _ONE_SECOND: Final = dt.timedelta(seconds=1)
@@ -98,6 +100,11 @@ def read_roots(path: Path) -> Roots:
     if len(data) > MAX_ROOTS_BYTES:
         raise UsageError(f"The roots {path} have more than {MAX_ROOTS_BYTES:,} bytes.")
     return Roots.parse(data, str(path))
+
+
+def policy_roots(policy: Policy | None, keys: Path) -> Roots | None:
+    """Return the roots that the policy in the folder `keys` names, None if it names none. Raises: UsageError."""
+    return read_roots(keys / policy.timestamp.roots) if policy is not None and policy.timestamp.roots else None
 
 
 def require_extra() -> Any:

@@ -54,7 +54,7 @@ def _by_whom(stamped: Stamped) -> str:
 
 
 def _span(lag: dt.timedelta) -> str:
-    minutes = -(-lag // dt.timedelta(minutes=1))
+    minutes = max(1, -(-lag // dt.timedelta(minutes=1)))
     if minutes < 120:
         return f"{minutes} min"
     hours = -(-minutes // 60)

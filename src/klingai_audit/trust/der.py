@@ -23,6 +23,7 @@ __all__ = [
     "Fields",
     "Value",
     "read_one",
+    "write",
 ]
 
 BOOLEAN: Final = 0x01

@@ -270,7 +270,7 @@ class StampCheck:
                     f"when a time stamp was issued at {token.gen_time:%Y-%m-%d %H:%M:%S} UTC."
                 )
                 self._find("dated_ahead", message, stamp.size - 1)
-            widest = self._wider(widest, reached, stamp.size, token.gen_time)
+            widest = self._wider(widest, reached, stamp.size, token.gen_time + token.accuracy)
             reached = max(reached, stamp.size)
         widest = self._wider(widest, reached, size, self.now)
         return widest or (None, (0, 0))

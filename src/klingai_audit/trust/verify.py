@@ -45,7 +45,6 @@ def verify(
     witnesses: WitnessPolicy | None = None,
     require_witness: bool = False,
     tsa_roots: Roots | None = None,
-    dated_within: dt.timedelta = DATED_WITHIN,
     quick_from: Memory | None = None,
     proofs_only: bool = False,
     processes: int | None = None,
@@ -62,7 +61,7 @@ def verify(
     `witnesses` are whose cosignatures count, and how many are enough; `require_witness` makes it a finding if no
     checkpoint has enough.
     `tsa_roots` are root certificates of time stamp authorities; without any, who issued the log's time stamps is not
-    checked. Back-dating counts as ruled out if no entry can be dated back by more than `dated_within`.
+    checked. `policy` says up to which distance between entries and stamps back-dating counts as ruled out.
     `quick_from` (`Verdict.memory` of an earlier run) spares reading again what that run verified, unless anything
     is off. `proofs_only` leaves out decoding entries (links, leaves, tree and signatures remain). `processes` is
     the number of workers for large logs (default: one for each processor). `patience` is in seconds: 0 for a log
@@ -83,7 +82,7 @@ def verify(
         witnesses=witnesses,
         demanded=require_witness,
         tsa_roots=tsa_roots,
-        dated_within=dated_within,
+        dated_within=DATED_WITHIN if policy is None else 2 * policy.timestamp.span,
     )
     workers = processes or os.cpu_count() or 1
     try:
