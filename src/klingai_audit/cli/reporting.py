@@ -15,7 +15,7 @@ from klingai_audit.cli.session import Session, SessionArgument, escaped
 if TYPE_CHECKING:
     from klingai_audit.index import Index
     from klingai_audit.ledger.reader import LogReader
-    from klingai_audit.report.build import Report
+    from klingai_audit.report.making import Report
     from klingai_audit.trust.verdict import Verdict
 
 EXIT_BROKEN: Final = 4
@@ -53,8 +53,8 @@ def report(
     Exit code 0, or 4 if the log does not verify; the report is written all the same.
     """
     from klingai_audit.cli.trusting import check_log
-    from klingai_audit.report.build import format_of
     from klingai_audit.report.charts import require_extra
+    from klingai_audit.report.making import format_of
     from klingai_audit.report.scope import read_frameworks
 
     form = None if output is None else format_of(output)
@@ -156,7 +156,7 @@ def _compose(session: Session, verdict: Verdict, **terms: Any) -> Report:
     """Make the report from the session's places. Raises: LogDamaged if a broken log cannot even be read."""
     from klingai_audit.config import open_reader, open_subjects
     from klingai_audit.errors import KlingAuditError, LogDamaged, UsageError
-    from klingai_audit.report.build import compose
+    from klingai_audit.report.making import compose
 
     reader = open_reader(session.places)
     try:

@@ -5,6 +5,6 @@
 
 from __future__ import annotations
 
-from klingai_audit.report.build import Rendered, Report, build, compose
+from klingai_audit.report.making import Rendered, Report, build, compose
 
 __all__ = ["Rendered", "Report", "build", "compose"]

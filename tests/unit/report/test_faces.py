@@ -14,7 +14,7 @@ import pytest
 from klingai_audit.config import Places, open_reader
 from klingai_audit.errors import MissingExtra, UsageError
 from klingai_audit.report import build
-from klingai_audit.report.build import format_of
+from klingai_audit.report.making import format_of
 from klingai_audit.report.table import HEAD, harmless
 from tests.support.hostile import TEXTS, hostile_log
 from tests.unit.report.conftest import UNTIL, opened
