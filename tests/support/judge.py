@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 EMPTY = hashlib.sha256(b"").digest()
 LAST = ("seq", "logged_at", "prev_hash")
-NAMES = re.compile(r"audit-\d{4}-\d\d-\d\d\.jsonl|checkpoint|checkpoints/\d{20}|tree/(0|[1-9]\d*)")
+NAMES = re.compile(r"audit-\d{4}-\d\d-\d\d\.jsonl|checkpoint|checkpoints/\d{20}(\.tsr)?|tree/(0|[1-9]\d*)")
 
 
 def leaf(entry: bytes) -> bytes:
@@ -208,9 +208,18 @@ def _kept(
     levels: list[list[bytes]],
 ) -> None:
     named = {e["seq"] + 1 for e in entries if e["event_type"] in ("signing_key_rotated", "log_closed")}
-    expected = sorted(n for n in {*named, *range(every, size + 1, every)} if n <= size)
-    found = sorted(int(name.split("/")[1]) for name in files if name.startswith("checkpoints/"))
+    stamps = {e["metadata"]["size"]: e for e in entries if e["event_type"] == "checkpoint_timestamped"}
+    expected = sorted(n for n in {*named, *stamps, *range(every, size + 1, every)} if n <= size)
+    kept = {name for name in files if name.startswith("checkpoints/")}
+    found = sorted(int(name.split("/")[1]) for name in kept if not name.endswith(".tsr"))
     assert expected == found, "kept checkpoints"
+    assert {f"checkpoints/{n:020}.tsr" for n in stamps} == {name for name in kept if name.endswith(".tsr")}, "stamps"
+    for number, entry in stamps.items():
+        name = f"checkpoints/{number:020}"
+        digests = [hashlib.sha256(files[file]).hexdigest() for file in (name, f"{name}.tsr")]
+        assert digests == [entry["metadata"]["checkpoint"], entry["metadata"]["token"]], f"the stamp of {number}"
+        assert bytes.fromhex(digests[0]) in files[f"{name}.tsr"], "the stamp is of something else"
+        assert number <= entry["seq"]
     for number in found:
         assert number == _checkpoint(files[f"checkpoints/{number:020}"], log_key, epochs, levels)
 

@@ -77,8 +77,9 @@ require_checkpoint = true
 epoch_rotation = "daily"
 
 [timestamp]
-# Address of an RFC 3161 time stamp authority, and its root certificates: a PEM file, relative to this one.
+# Address of an RFC 3161 time stamp authority, for `klingai-audit timestamp`.
 tsa = ""
+# The root certificates that its stamps must lead to: a PEM file, relative to this one.
 roots = ""
 # How often you have the log stamped (30m, 12h, 1d). Back-dating counts as ruled out up to twice this.
 interval = "24h"

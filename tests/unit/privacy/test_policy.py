@@ -15,14 +15,15 @@ from klingai_audit.privacy.policy import EVENT_CLASSES, Policy
 def test_default_text_is_the_default() -> None:
     """Every setting of the default text is written out, and leaving it out gives the same."""
     written, empty = Policy.default(), Policy.parse(b"")
-    assert (empty.privacy, empty.failure, empty.verify, empty.retention) == (
+    assert (empty.privacy, empty.failure, empty.verify, empty.timestamp, empty.retention) == (
         written.privacy,
         written.failure,
         written.verify,
+        written.timestamp,
         written.retention,
     )
     tables = tomllib.loads(Policy.DEFAULT_TEXT)
-    assert ["privacy", "failure", "verify", "retention"] == list(tables)
+    assert ["privacy", "failure", "verify", "timestamp", "retention"] == list(tables)
     for name, table in tables.items():
         assert list(getattr(written, name).__struct_fields__) == list(table), name
 
