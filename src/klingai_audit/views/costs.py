@@ -15,13 +15,14 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from klingai_audit.errors import UsageError
+from klingai_audit.ledger.line import event_type_of
 from klingai_audit.privacy.subjects import SubjectTable
+from klingai_audit.views.costs_sql import TYPES, add_amount, amounts_sql, counts_sql, ranges_sql
 from klingai_audit.views.entry import People
 from klingai_audit.views.ledger import Compared, Reconciled, compare_with_ledger
-from klingai_audit.views.orders import TOLD_TYPES, LoggedTask, Order, Orders
+from klingai_audit.views.orders import LoggedTask, Order, Orders
 from klingai_audit.views.prices import PriceList
 from klingai_audit.views.times import format_instant, parse_instant
-from klingai_audit.views.told import rows_sql
 
 if TYPE_CHECKING:
     from klingai_audit.index import Index
@@ -31,8 +32,11 @@ __all__ = ["DIMENSIONS", "CostRow", "Costs", "Period", "costs", "costs_by_index"
 DIMENSIONS: Final = ("team", "project", "key", "model", "actor", "day")
 """What costs can be grouped by; `key` is a credential's fingerprint, `day` a UTC day."""
 
-LEAD: Final = dt.timedelta(days=31)
-"""How long before a period entries are looked at: the provider keeps tasks for 30 days."""
+LEAD: Final = dt.timedelta(days=2)
+"""How long before a period entries are looked at: a task takes minutes, and clocks differ by less."""
+
+TAIL: Final = dt.timedelta(days=31)
+"""How long after a period ends are looked for: the provider shows tasks for 30 days."""
 
 _MONTH: Final = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])", re.ASCII)
 _TIMESTAMP: Final = slice(75, 102)
@@ -208,10 +212,10 @@ def costs(
     """
     period = period_of(month, since, until, now or dt.datetime.now(dt.UTC))
     orders, reconciled = Orders(), Reconciled()
-    edge = format_instant(_before(period.since, LEAD))
+    first, last = map(format_instant, _looked_at(period))
     for line in lines:
         reconciled.add_line(line)
-        if line[_TIMESTAMP] >= edge:
+        if first <= line[_TIMESTAMP] < last and event_type_of(line) in TYPES:
             orders.add_line(line)
     return costs_of(orders, reconciled, by, period, prices=prices, subjects=subjects)
 
@@ -229,12 +233,29 @@ def costs_by_index(
 
     Raises: UsageError for an unknown dimension.
     """
-    orders, reconciled = Orders(), Reconciled()
-    edge = _before(period.since, LEAD).replace(tzinfo=None)
-    orders.add_rows(index.rows(rows_sql(TOLD_TYPES), [edge]))
+    dimensions = _known(by)
+    looked_at = _naive(*_looked_at(period))
+    ordered = _naive(period.since, period.until)
+    rows: dict[tuple[str | None, ...], CostRow] = {}
+    outside = 0
+    for row in index.rows(counts_sql(dimensions), [*looked_at, *ordered]):
+        *group, tasks, completed, failed, unknown, strange = row
+        made = CostRow(group=tuple(group), tasks=tasks, completed=completed, failed=failed, open=unknown)
+        rows[made.group] = made
+        outside += strange
+    for *group, unit, amount in index.rows(amounts_sql(dimensions), [*looked_at, *ordered]):
+        add_amount(rows[tuple(group)].amounts, unit, amount)
+
+    def spent(begin: dt.datetime, end: dt.datetime) -> dict[str, Decimal]:
+        sums: dict[str, Decimal] = {}
+        for unit, amount in index.rows(ranges_sql(), [*looked_at, *_naive(begin, end)]):
+            add_amount(sums, unit, amount)
+        return sums
+
+    reconciled = Reconciled()
     seqs = index.rows("SELECT seq FROM events WHERE event_type IN ('reconciled', 'api_key_rotated') ORDER BY seq")
     reconciled.add_lines(read_one(seq) for (seq,) in seqs)
-    return costs_of(orders, reconciled, by, period, prices=prices, subjects=subjects)
+    return _made(dimensions, period, rows, outside, reconciled, spent, prices, subjects)
 
 
 def costs_of(
@@ -247,6 +268,28 @@ def costs_of(
     subjects: SubjectTable | None = None,
 ) -> Costs:
     """Add up what was ordered in a period. Raises: UsageError for an unknown dimension."""
+    dimensions = _known(by)
+    rows: dict[tuple[str | None, ...], CostRow] = {}
+    charged: list[tuple[dt.datetime, Mapping[str, Decimal]]] = []
+    outside = 0
+    for task in _spent(orders, period):
+        group = tuple(_value(task, name) for name in dimensions)
+        rows.setdefault(group, CostRow(group=group)).add(task.ended, task.charges)
+        outside += not task.ordered
+        if task.charges:
+            charged.append((task.at, task.charges))
+
+    def spent(begin: dt.datetime, end: dt.datetime) -> dict[str, Decimal]:
+        sums: dict[str, Decimal] = {}
+        for moment, charges in charged:
+            for unit, amount in charges.items() if begin <= moment < end else ():
+                sums[unit] = sums.get(unit, Decimal(0)) + amount
+        return sums
+
+    return _made(dimensions, period, rows, outside, reconciled, spent, prices, subjects)
+
+
+def _known(by: Sequence[str]) -> tuple[str, ...]:
     dimensions = tuple(dict.fromkeys(by))
     unknown = [name for name in dimensions if name not in DIMENSIONS]
     if unknown or not dimensions:
@@ -254,24 +297,33 @@ def costs_of(
             f"Costs cannot be grouped by {unknown[0]!r}." if unknown else "Costs are grouped by nothing.",
             do=f"Use one or more of: {', '.join(DIMENSIONS)}.",
         )
-    rows: dict[tuple[str | None, ...], CostRow] = {}
+    return dimensions
+
+
+def _made(
+    by: tuple[str, ...],
+    period: Period,
+    rows: Mapping[tuple[str | None, ...], CostRow],
+    outside: int,
+    reconciled: Reconciled,
+    spent: Callable[[dt.datetime, dt.datetime], Mapping[str, Decimal]],
+    prices: PriceList | None,
+    subjects: SubjectTable | None,
+) -> Costs:
     total = CostRow(group=())
-    spent: list[tuple[dt.datetime, Mapping[str, Decimal]]] = []
-    outside = 0
-    for task in _spent(orders, period):
-        group = tuple(_value(task, name) for name in dimensions)
-        rows.setdefault(group, CostRow(group=group)).add(task.ended, task.charges)
-        total.add(task.ended, task.charges)
-        outside += not task.ordered
-        if task.charges:
-            spent.append((task.at, task.charges))
-    units = sorted(total.amounts, key=lambda unit: (not unit.endswith("units"), unit))
+    for row in rows.values():
+        total.tasks += row.tasks
+        total.completed += row.completed
+        total.failed += row.failed
+        total.open += row.open
+        for unit, amount in row.amounts.items():
+            total.amounts[unit] = total.amounts.get(unit, Decimal(0)) + amount
     return Costs(
-        by=dimensions,
+        by=by,
         period=period,
         rows=tuple(rows[group] for group in sorted(rows, key=_place)),
         total=total,
-        units=tuple(units),
+        units=tuple(sorted(total.amounts, key=lambda unit: (not unit.endswith("units"), unit))),
         outside=outside,
         prices=prices or PriceList.load(),
         compared=compare_with_ledger(reconciled, spent, period.since, period.until),
@@ -280,9 +332,15 @@ def costs_of(
     )
 
 
-def _before(moment: dt.datetime, lead: dt.timedelta) -> dt.datetime:
-    first = dt.datetime.min.replace(tzinfo=dt.UTC)
-    return moment - lead if moment - first > lead else first
+def _naive(*moments: dt.datetime) -> list[dt.datetime]:
+    return [moment.astimezone(dt.UTC).replace(tzinfo=None) for moment in moments]
+
+
+def _looked_at(period: Period) -> tuple[dt.datetime, dt.datetime]:
+    """Return the times of entries that may tell of the period's tasks."""
+    first, last = dt.datetime.min.replace(tzinfo=dt.UTC), dt.datetime.max.replace(tzinfo=dt.UTC)
+    begin = period.since - LEAD if period.since - first > LEAD else first
+    return begin, period.until + TAIL if last - period.until > TAIL else last
 
 
 def _spent(orders: Orders, period: Period) -> Iterator[LoggedTask]:

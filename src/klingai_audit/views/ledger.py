@@ -6,7 +6,7 @@ Allowed callers: views, report, cli.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
@@ -114,11 +114,11 @@ class Compared:
 
 def compare_with_ledger(
     reconciled: Reconciled,
-    spent: Iterable[tuple[dt.datetime, Mapping[str, Decimal]]],
+    spent: Callable[[dt.datetime, dt.datetime], Mapping[str, Decimal]],
     since: dt.datetime,
     until: dt.datetime,
 ) -> Compared | None:
-    """Compare what was spent when, with what the run says that covers most of each day; None if no run covers any."""
+    """Compare what was spent, as `spent(begin, end)` says, with the run that covers most of each day; None without."""
     first = since.replace(hour=0, minute=0, second=0, microsecond=0)
     count = -((first - until) // _DAY)
     days = {
@@ -127,15 +127,24 @@ def compare_with_ledger(
     if not days:
         return None
     log: dict[str, Decimal] = {}
-    for moment, charges in spent:
-        found = days.get(moment.replace(hour=0, minute=0, second=0, microsecond=0))
-        if found is not None and found[1][0] <= moment < found[1][1]:
-            _add(log, charges)
+    for begin, end in _joined(part for _, part in days.values()):
+        _add(log, spent(begin, end))
     ledger: dict[str, Decimal] = {}
     for day, (run, _) in days.items():
         _add(ledger, run.days.get(day.date().isoformat(), {}))
     settled = sum(end - begin == _DAY and run.as_of >= end + SETTLED for run, (begin, end) in days.values())
     return Compared(len(days), settled, count, tuple(sorted({run.seq for run, _ in days.values()})), log, ledger)
+
+
+def _joined(parts: Iterable[tuple[dt.datetime, dt.datetime]]) -> list[tuple[dt.datetime, dt.datetime]]:
+    """Join parts, in order, that begin where the one before ends."""
+    joined: list[tuple[dt.datetime, dt.datetime]] = []
+    for begin, end in parts:
+        if joined and joined[-1][1] == begin:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((begin, end))
+    return joined
 
 
 def _days(first: dt.datetime, count: int) -> Iterator[dt.datetime]:

@@ -19,7 +19,6 @@ from klingai_audit.event.types import EVENT_TYPES
 from klingai_audit.kling.rows import UNKNOWN_PACK
 from klingai_audit.views.charge import END_TYPES
 from klingai_audit.views.entry import EntryView, People
-from klingai_audit.views.told import TakenRow, Told
 
 __all__ = [
     "TOLD_TYPES",
@@ -147,12 +146,7 @@ class Orders:
         if line[_TYPE_AT : line.find(b'"', _TYPE_AT)] in _TOLD:
             self.add(EntryView(line, _NOBODY))
 
-    def add_rows(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Take in rows of the index that answer `views.told.rows_sql`, in log order."""
-        for row in rows:
-            self.add(TakenRow(*row))
-
-    def add(self, entry: Told) -> None:
+    def add(self, entry: EntryView) -> None:
         """Take in one entry."""
         told = entry.metadata
         if told.get("phase") == "intent":
@@ -172,7 +166,7 @@ class Orders:
         if task_id is not None:
             self._see(entry, told, task_id, order)
 
-    def _intend(self, entry: Told, told: Mapping[str, Any]) -> None:
+    def _intend(self, entry: EntryView, told: Mapping[str, Any]) -> None:
         first = _text(told.get("resend_of")) or entry.event_id
         order = self.orders.get(first)
         if order is None:
@@ -192,7 +186,7 @@ class Orders:
         order.sent += 1
         order.seqs.append(entry.seq)
 
-    def _answered_without_task(self, entry: Told, told: Mapping[str, Any], order: Order) -> None:
+    def _answered_without_task(self, entry: EntryView, told: Mapping[str, Any], order: Order) -> None:
         if entry.outcome == "unknown":
             order.lost = True
         elif entry.outcome == "success" and entry.event_id not in self._unnamed_ids:
@@ -204,7 +198,7 @@ class Orders:
                 _end(task, entry, told)
                 self.unnamed.append(task)
 
-    def _see(self, entry: Told, told: Mapping[str, Any], task_id: str, order: Order | None) -> None:
+    def _see(self, entry: EntryView, told: Mapping[str, Any], task_id: str, order: Order | None) -> None:
         task = self.tasks.get(task_id)
         if task is None:
             task = self.tasks[task_id] = LoggedTask(task_id=task_id, seen=entry.timestamp)
@@ -262,7 +256,7 @@ def _amounts(charges: Any) -> Iterator[tuple[str, Decimal]]:
             yield unit_name(kind, package=charge.get("package_type"), currency=charge.get("currency")), Decimal(amount)
 
 
-def _end(task: LoggedTask, entry: Told, told: Mapping[str, Any]) -> None:
+def _end(task: LoggedTask, entry: EntryView, told: Mapping[str, Any]) -> None:
     task.ended = "succeeded" if entry.outcome == "success" else "failed"
     task.ended_at = _moment(told.get("provider_updated_at")) or entry.timestamp
     task.charges = amounts_of(told.get("charge"))
@@ -270,7 +264,7 @@ def _end(task: LoggedTask, entry: Told, told: Mapping[str, Any]) -> None:
         task.charges = {}
 
 
-def _task_of(entry: Told, told: Mapping[str, Any]) -> str | None:
+def _task_of(entry: EntryView, told: Mapping[str, Any]) -> str | None:
     """Return the provider's task id that an entry names."""
     if entry.event_type == "resource_created":
         return _text(told.get("task_id"))
@@ -281,7 +275,7 @@ def _starts(event_type: str) -> bool:
     return event_type.endswith("_generation_started")
 
 
-def _who(entry: Told, told: Mapping[str, Any]) -> Who:
+def _who(entry: EntryView, told: Mapping[str, Any]) -> Who:
     return Who(
         actor=entry.actor_id, team=entry.team, project=entry.project,
         key=_text(told.get("key_fingerprint")), model=_text(told.get("model")), product=entry.resource_type,

@@ -209,7 +209,7 @@ def intend(world, **more):
     """Leave an intent without an outcome, as a captured client that was killed leaves it."""
     world.audit.log(
         "prompt_submitted", resource_type="video", action="text_to_video",
-        metadata={"phase": "intent", "deadline_s": 60, **more},
+        metadata={"phase": "intent", "deadline_s": 60, "generation": "legacy", **more},
     ).wait()  # fmt: skip
 
 
@@ -310,6 +310,25 @@ def test_an_access_key_reads_the_older_lists(world):
     assert (1, "legacy_lists") == (result.matched, result.lists[0])
 
 
+def test_what_an_access_key_cannot_see(world):
+    """Tasks of the new generation are in no older list: the ledger decides, and what is not there stays open."""
+    order(world)
+    order(world, "doomed")
+    intend(world, generation="new")
+    world.clock.advance(600)
+    result = world.reconcile(client=world.client(**PAIR))
+    assert (["unverifiable", "dangling_unresolved"], 1) == (kinds(result), result.matched)
+
+
+def test_refusals_for_being_too_fast_are_waited_out(world):
+    """Lists, ledgers and packs are asked for again."""
+    order(world)
+    for method, path in (("POST", "/tasks"), ("POST", "/account/billing/package"), ("GET", "/account/costs")):
+        world.sim.fail_next(method, path, code=1302, times=2)
+    assert ([], 1) == (kinds(world.reconcile()), 1)
+    assert 3 == len(world.sim.calls("GET", "/account/costs"))
+
+
 def test_many_pages(world):
     """More tasks and deductions than one page holds; single tasks are asked for twenty at a time."""
     with world.client() as kling:
@@ -337,3 +356,14 @@ def test_the_entry(world):
     shown = result.to_json()
     assert json.loads(json.dumps(shown)) == shown
     assert (True, 4, entry.seq) == (shown["recorded"], shown["exit"], shown["seq"])
+
+
+def test_units_of_each_pack_stand_apart(world):
+    """A try-on draws on a pack of its own: in the log, in the ledger and in the sums."""
+    with world.client() as kling:
+        task = kling.virtual_try_on("https://example.com/human.jpg", cloth="https://example.com/cloth.jpg")
+        world.settle()
+        task.refresh()
+    result = world.reconcile()
+    assert ([], 1) == (kinds(result), result.matched)
+    assert result.log_sums == result.ledger_sums == {"try_on units": 1}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from klingai_audit import acting
 from klingai_audit.errors import UsageError
 from klingai_audit.event.types import EventType
-from klingai_audit.kling.errors import KlingOutcomeUnknown
+from klingai_audit.kling.errors import KlingOutcomeUnknown, KlingPolicyViolation
 from klingai_audit.kling.simulator import Wallet
 from klingai_audit.views.costs import DIMENSIONS, costs, period_of
 from klingai_audit.views.prices import PriceList
@@ -263,17 +263,17 @@ def test_an_empty_log():
     assert json.loads(json.dumps(found.to_json()))["rows"] == []
 
 
-STEPS = ["a", "b", "wait", "image", "around", "look", "lost", "day"]
+STEPS = ["a", "b", "wait", "image", "speech", "around", "look", "lost", "unseen", "refused", "own", "day"]
 
 
 def test_the_index_says_the_same_as_the_log():
     """Costs by the index are those that a scan of the log gives, for every way of grouping."""
-    check_index(["a", "b", "image", "around", "look", "a", "lost", "day"])
+    check_index([*STEPS, "a", "look", "b"])
 
 
 @pytest.mark.slow
-@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.sampled_from(STEPS), min_size=3, max_size=9))
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.sampled_from(STEPS), min_size=3, max_size=12))
 def test_the_index_says_the_same_of_many_histories(steps):
     """The same, of random histories."""
     check_index(steps)
@@ -292,12 +292,22 @@ def check_index(steps):
             elif step == "image":
                 with world.client() as kling:
                     kling.generate_image("a lake")
+            elif step == "speech":
+                with acting("other@example.com", team="c"), world.client() as kling:
+                    kling.text_to_speech("hello", voice_id="oversea_male1")
+            elif step == "refused":
+                with world.client() as kling, pytest.raises(KlingPolicyViolation):
+                    kling.text_to_video("forbidden", model="kling-3.0")
+            elif step == "own":
+                end = EventType.VIDEO_GENERATION_COMPLETED
+                charge = [{"charge_type": "cash", "amount": "0.7", "currency": "EUR"}]
+                world.audit.log(end, resource_type="video", resource_id="own", metadata={"charge": charge})
             elif step == "around":
                 world.around()
             elif step == "look":
                 world.reconcile()
             else:
-                world.sim.fail_next("POST", "/text-to-video/*", drop=True)
+                world.sim.fail_next("POST", "/text-to-video/*", drop=True, after_accept=step == "unseen")
                 world.sim.fail_next("GET", "/tasks", drop=True)
                 with world.client(retries=1) as kling, pytest.raises(KlingOutcomeUnknown):
                     kling.text_to_video("lost", model="kling-3.0")
