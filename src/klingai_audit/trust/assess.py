@@ -187,6 +187,9 @@ def _by_witnesses(name: ThreatName, grounds: Grounds, did: str, so: str = "") ->
 
 
 def _foreign_key(grounds: Grounds) -> Threat:
+    if grounds.pinned and not grounds.size:
+        by = f"nothing in the log is signed by the key {grounds.key_id} from {grounds.key_source}"
+        return _threat("foreign_key", by, "Restore the checkpoint from a copy.")
     if grounds.pinned:
         by = f"key {grounds.key_id} from {grounds.key_source}"
         if grounds.key_source == _KEYS_FOLDER:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from klingai_audit.ledger.line import parse_members
 from klingai_audit.tlog.merkle import EMPTY_ROOT, leaf_hash
+from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
 from klingai_audit.trust.expected import Expected
 from klingai_audit.trust.lines import Fault, examine
 from klingai_audit.trust.place import Range, Scanned, SlowLine
@@ -24,10 +25,12 @@ __all__ = ["Diagnosis", "LineReader", "diagnose"]
 
 @dataclass(slots=True)
 class _Last:
-    """The line before: its leaf hash, and its index if it states one."""
+    """The line before: its leaf hash, its index if it states one, and the entry that it is, if it is a signed one."""
 
     leaf: bytes = EMPTY_ROOT
     seq: int | None = -1
+    signed: int | None = None
+    place: int = 0  # where the next line should stand
 
 
 @dataclass(slots=True)
@@ -151,7 +154,7 @@ class LineReader:
         self.found.lines += report.lines
         self.found.own += report.own
         self.found.sealed = report.sealed
-        self.last, self.signed = _Last(report.last_leaf, end - 1), (end - 1, report.last_time)
+        self.last, self.signed = _Last(report.last_leaf, end - 1, end - 1, end), (end - 1, report.last_time)
         return True
 
     def take(self, line: SlowLine) -> None:
@@ -161,24 +164,32 @@ class LineReader:
         leaf = leaf_hash(line.data)
         found.lines += 1
         found.sealed = members is not None and members.seal is not None
-        seq = None if members is None else members.seq
+        stated = None if members is None else members.seq
         linked = members is not None and members.prev_hash == self.last.leaf
+        here = len(line.data) <= MAX_ENTRY_BYTES and expected.leaf(self.last.place) == leaf
+        seq = self.last.place if here else stated
         proven = None if seq is None else expected.leaf(seq)
-        if members is None or seq is None or seq >= expected.size or (proven is not None and proven != leaf):
+        if seq is None or seq >= expected.size or (proven is not None and proven != leaf):
             foreign = Foreign(line.file.name, line.line, seq, line.data, linked, line.ended, line.size)
             found.items.append(foreign)
-        else:
-            if proven is None:
-                self._check_link(line, seq, linked=linked)
-            self._signed(line, seq, members.logged_at, faults)
-        self.last = _Last(leaf, seq)
+            self.last = _Last(leaf, stated, None, self.last.place + 1)
+            return
+        if proven is None:
+            self._check_link(line, seq, linked=linked)
+        elif self.last.signed == seq - 1 and members is not None and not linked:
+            self._broken_link(line, seq, "the later one was signed with another link than that")
+        if stated not in (None, seq):
+            faults = [*faults, ("entry_malformed", f"The entry states that it is entry {stated}.")]
+        time = self.signed[1] or line.file.day if members is None else members.logged_at
+        self._signed(line, seq, time, faults)
+        self.last = _Last(leaf, stated, None if proven is None else seq, seq + 1)
 
     def _signed(self, line: SlowLine, seq: int, time: str, faults: list[Fault]) -> None:
         """Take a line that is entry `seq`, as far as anything tells."""
         file, number = line.file.name, line.line
         if line.data[118:].startswith((b"log_", b"signing_key_rotated", b"clock_", b"gap_")):
             self.found.own.append((seq, line.data))
-        for kind, what in faults:
+        for kind, what in faults[:1]:
             self.faults.append(Finding(kind, f"Entry {seq}: {what}", seq, file=file, line=number))
         if self.signed[0] == seq - 1 and time < self.signed[1]:
             message = f"Entry {seq} was logged at {time}, before the entry that precedes it ({self.signed[1]})."
@@ -201,10 +212,10 @@ class LineReader:
     def _check_link(self, line: SlowLine, seq: int, *, linked: bool) -> None:
         if linked or self.last.seq is None or self.last.seq != seq - 1:
             return
-        message = (
-            f"The link between entries {seq - 1} and {seq} is broken: one of the two was changed after the "
-            f"other was written."
-        )
+        self._broken_link(line, seq, "one of the two was changed after the other was written")
+
+    def _broken_link(self, line: SlowLine, seq: int, why: str) -> None:
+        message = f"The link between entries {seq - 1} and {seq} is broken: {why}."
         begin = max(0, seq - 1)
         self.links.append(Finding("link_broken", message, begin, seq + 1, line.file.name, line.line))
 

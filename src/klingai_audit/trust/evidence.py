@@ -157,13 +157,15 @@ def check_kept_set(
     named: Mapping[int, str],
     damaged: Callable[[int], bool],
     borne_out: Collection[int],
+    signed: Collection[int],
 ) -> Iterator[Finding]:
     """Compare the names of kept checkpoints with what docs/format.md, section 8 asks for up to `size`.
 
     None is missed beyond the `lines` that there are, whatever size a checkpoint states.
 
     `named` maps sizes that entries ask for to the entries' type; where entries are damaged, none is missed. Kept ones
-    beyond `size` whose root the lines have are `borne_out`: nothing is gone.
+    beyond `size` whose root the lines have are `borne_out`: nothing is gone. Those that are not `signed` by the log
+    prove nothing, whatever size they bear.
     """
     wanted = dict.fromkeys(
         range(KEPT_INTERVAL, min(size, lines) + 1, KEPT_INTERVAL), f"every {KEPT_INTERVAL}th entry has one"
@@ -185,6 +187,9 @@ def check_kept_set(
                     f"alone was set back. Open the log for writing once."
                 )
                 yield Finding("checkpoint_behind", message, size, other, name)
+            elif other in ahead and other not in signed:
+                message = f"{name} is kept for more entries than checkpoint signs, and no signature of it counts."
+                yield Finding("kept_unexpected", message, file=name)
             elif other in ahead:
                 message = (
                     f"{name} is signed for {other} entries, but checkpoint only for {size}, and the lines that there "

@@ -111,6 +111,7 @@ class Judge:
         self.findings += [*reading.findings, *unsigned, *faults, *tree]
         # Steps 6 and 7: first entry and epochs.
         if not state.damaged(0):
+            entry = next((FirstEntry(line) for seq, line in state.own if seq == 0), entry)  # its file may be renamed
             self.findings += entry.check(terms.trusted, terms.epoch_key, state.place)
         for seq, line in state.own:
             if seq and _is_type(line, "log_created"):
@@ -130,7 +131,8 @@ class Judge:
         asked = named if stamped.unfinished is None else {**named, stamped.unfinished: "a time stamp"}
         if head is not None:
             borne_out = [a.size for a in anchors if a.size > size and state.reach(a.size) == a.root]
-            kept = check_kept_set(first, last, size, reading.scanned.lines, asked, state.damaged, borne_out)
+            signed = {anchor.size for anchor in anchors}
+            kept = check_kept_set(first, last, size, reading.scanned.lines, asked, state.damaged, borne_out, signed)
             tolerated = any(finding.kind == "unpublished" for finding in unsigned)
             self.findings += [f for f in kept if not (tolerated and f.kind == "checkpoint_behind")]
         # Step 1 comes late: a stray file may have turned out to hold entries.

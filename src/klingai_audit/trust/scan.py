@@ -23,6 +23,7 @@ from klingai_audit.ledger.line import parse_members
 from klingai_audit.tlog.hashing import fold_tile, hash_leaves
 from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
 from klingai_audit.trust.chunk import Intent, Read, Report, Silence, Task
+from klingai_audit.trust.lines import examine
 
 __all__ = ["HEARTBEAT_LIMIT", "OWN_TYPES", "Line", "find_silences", "scan"]
 
@@ -60,6 +61,7 @@ _HEX: Final = bytes.maketrans(b"123456789abcdef", b"000000000000000")
 _TIME_FORM: Final = b"0000-00-00T00:00:00.000000Z"
 _ID_FORM: Final = b"00000000-0000-0000-0000-000000000000"
 _TIME_BYTES: Final = 27
+_LONG_NUMBER: Final = re.compile(rb"[:\[,]-?[0-9]{16}").search
 _LONGEST: Final = 1e15
 _LATEST: Final = "9999-12-31T23:59:59.999999Z"
 _DAY_END: Final = "T23:59:59.999999Z"
@@ -215,6 +217,8 @@ class _Scanner:
         events: list[Line] = _decode_lines(block)
         if _encode_lines(events) != block:
             raise _Doubt
+        if _LONG_NUMBER(block) and any(examine(line)[1] for line in lines if _LONG_NUMBER(line)):
+            raise _Doubt  # msgspec takes integers of any size
         seq = self.seq
         if [event.seq for event in events] != list(range(seq, seq + len(lines))):
             raise _Doubt

@@ -104,8 +104,9 @@ def _missing(gap: Gap, changed: int, expected: Expected) -> Iterator[Finding]:
         place = (before.file, before.line + before.count) if before else (None, None)
         message = f"The log ends before its signed size {expected.size}: {span} are gone."
         yield Finding("tail_cut", message, begin, end, *place)
-    elif before is not None and after is not None and before.file != after.file and after.line == 1:
-        message = f"{span.capitalize()} are gone between {before.file} and {after.file}{_days_between(before, after)}"
+    elif before is not None and after is not None and after.line == 1 and (days := _days_between(before, after)) > 0:
+        between = f"between {before.file} and {after.file}: the file(s) of up to {days} day(s) between them"
+        message = f"{span.capitalize()} are gone {between} are missing."
         yield Finding("file_missing", message, begin, end, after.file, after.line)
     else:
         place = (after.file, after.line) if after else (None, None)
@@ -114,13 +115,12 @@ def _missing(gap: Gap, changed: int, expected: Expected) -> Iterator[Finding]:
         yield Finding("entry_missing", message, begin, end, *place)
 
 
-def _days_between(before: Run, after: Run) -> str:
+def _days_between(before: Run, after: Run) -> int:
+    """Days between the days of two files, 0 if there are none or a file states no day."""
     first, last = day_of(before.file), day_of(after.file)
-    if first and last:
-        days = (dt.date.fromisoformat(last) - dt.date.fromisoformat(first)).days - 1
-        if days > 0:
-            return f": the file(s) of up to {days} day(s) between them are missing."
-    return "."
+    if not first or not last:
+        return 0
+    return (dt.date.fromisoformat(last) - dt.date.fromisoformat(first)).days - 1
 
 
 def moved_findings(order: Order, days: Mapping[str, str], logged: Mapping[str, set[str]]) -> Iterator[Finding]:
