@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "serve-log": ("publishing:serve_log", "Serve the log as C2SP tlog-tiles."),
     "timestamp": ("stamping:timestamp", "Have the log time-stamped by an RFC 3161 authority."),
     "drill": ("trusting:drill", "Attack a copy of the log and see what is caught."),
+    "backup": ("backing:backup", "Copy the log, while writers run, and verify the copy."),
     "recover": ("writing:recover", "Take the log up again after a crash or a failed sync."),
     "import": ("importing:import_files", "Take over logs that the two published recipes wrote."),
     "users add": ("admin:users_add", "Declare a user."),

@@ -74,7 +74,7 @@ def consistency(
     from klingai_audit.trust.proofs import check_consistency, prove_consistency
 
     reader = open_reader(session.places)
-    note = None if _SEQ.fullmatch(old) else _read(Path(old))
+    note = None if _SEQ.fullmatch(old) else read_file(Path(old))
     size = int(old) if note is None else _size_of(note)
     trusted = _log_key(session, reader.origin, key)
     if note is not None and size > reader.size:
@@ -121,17 +121,17 @@ def check(
     from klingai_audit.tlog.submission import AddCheckpoint
     from klingai_audit.trust.proofs import check_consistency, check_entry_proof, origin_of_proof
 
-    data = _read(file)
+    data = read_file(file)
     trusted = _log_key(session, origin_of_proof(data), key)
     if not data.startswith(b"c2sp.org/"):
         if old is None:
             raise UsageError("A proof of consistency begins at a checkpoint.", do="Name the one you kept: --old FILE")
-        before, after = check_consistency(AddCheckpoint.parse(data), _read(old), [trusted])
+        before, after = check_consistency(AddCheckpoint.parse(data), read_file(old), [trusted])
         told: dict[str, Any] = {"kind": "consistency", "old": before.size, "new": after.size}
         words = f"the first {before.size:,} of {after.size:,} entries are what the older checkpoint covered."
         line = b""
     else:
-        given = None if entry is None else _read(entry).removesuffix(b"\n")
+        given = None if entry is None else read_file(entry).removesuffix(b"\n")
         proven = check_entry_proof(data, [trusted], given)
         line = proven.entry
         told = {"kind": "inclusion", "seq": proven.index, "tree_size": proven.checkpoint.size}
@@ -196,7 +196,8 @@ def _size_of(note: bytes) -> int:
     return parse_checkpoint(parse_note(note).text).size
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file with a proof or a checkpoint. Raises: UsageError."""
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -111,13 +112,31 @@ def log(
         session.say((f"  event_id {receipt.event_id}, leaf hash {digest}", "dim"))
 
 
-def recover(*, session: SessionArgument) -> None:
-    """Take the log up again after a crash or a failed sync.
+def recover(
+    *,
+    restored: Annotated[
+        bool, Parameter(help="The log came out of a backup: leave it as it is, begin a successor with --into.")
+    ] = False,
+    into: Annotated[Path | None, Parameter(help="Where the successor's log is to be.")] = None,
+    known: Annotated[
+        tuple[Path, ...], Parameter(help="A later checkpoint of the old log that somebody kept; may be repeated.")
+    ] = (),
+    reason: Annotated[str | None, Parameter(help="What happened, for the successor's entry.")] = None,
+    session: SessionArgument,
+) -> None:
+    """Take the log up again after a crash or a failed sync; with --restored, after a backup was put back.
 
     What no writer acknowledged is put aside, never deleted; what contradicts a signature is damage and left as it is.
     """
     from klingai_audit.upkeep.recover import recover as take_up
 
+    if restored:
+        from klingai_audit.cli.backing import succeed
+
+        succeed(session, into, known, reason)
+        return
+    if into is not None or known or reason is not None:
+        raise UsageError("--into, --known and --reason belong to --restored.", do="Add it, or leave them out.")
     places = session.places
     done = take_up(places)
     if session.as_json:
