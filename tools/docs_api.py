@@ -47,6 +47,8 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
     "api-read": (
         "klingai_audit.views.plan:Filter",
         "klingai_audit.views.entry:EntryView",
+        "klingai_audit.index:Index",
+        "klingai_audit.index:Table",
         "klingai_audit.views.activity:Activity",
         "klingai_audit.views.activity:Former",
         "klingai_audit.views.groups:Grouped",

@@ -9,7 +9,17 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from tools import docs_api, docs_calls, docs_cli, docs_events, docs_exports, docs_findings, docs_policy, docs_rules
+from tools import (
+    docs_api,
+    docs_calls,
+    docs_cli,
+    docs_events,
+    docs_exports,
+    docs_findings,
+    docs_policy,
+    docs_rules,
+    docs_sql,
+)
 from tools.docs_pages import fill, sections_of
 
 __all__ = ["PARTS", "current", "pages"]
@@ -32,6 +42,9 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "detection-rules": docs_rules.rules,
     "detection-members": docs_rules.members,
     **docs_exports.PARTS,
+    "sql-columns": docs_sql.columns,
+    "sql-functions": docs_sql.functions,
+    "sql-table-functions": docs_sql.table_functions,
     "error-tree": lambda: docs_api.error_tree("klingai_audit.errors"),
     "kling-errors": lambda: docs_api.error_table("klingai_audit.kling.errors"),
 }

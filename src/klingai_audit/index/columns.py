@@ -177,14 +177,14 @@ COLUMNS: Final = (
     Column(
         "pack_type",
         "VARCHAR",
-        "Pack type of `units`: `video`, `image`, …; `unnamed` if the entry names none, `several` if it names more.",
+        f"Pack type of `units`: `video`, `image`, …; `{UNKNOWN_PACK}` if nobody knows it, `several` if there are more.",
         _only(*_PACK),
     ),
     Column("cash", _MONEY, "Cash charged, if all is in one currency; else see `charges`.", _sum(*_CASH)),
     Column(
         "currency",
         "VARCHAR",
-        "Currency of `cash`; `unnamed` if the entry names none, `several` if it names more.",
+        "Currency of `cash`; `unnamed` if the entry names none, `several` if there are more.",
         _only(*_CASH),
     ),
     Column(
@@ -207,13 +207,13 @@ _SHAPE: Final = (
     '[{"charge_type":"VARCHAR","amount":"JSON","package_type":"VARCHAR","currency":"VARCHAR","cash_type":"VARCHAR"}]'
 )
 _AMOUNT: Final = r'"-?[0-9]{1,18}(\.[0-9]{1,9})?"'
-_PACKAGE: Final = "nullif(x.package_type, '')"
+_PACKAGE: Final = f"coalesce(nullif(x.package_type, ''), '{UNKNOWN_PACK}')"
 _ITEM: Final = (
     "{'unit': CASE WHEN x.charge_type = 'unit' THEN "
-    f"concat(coalesce({_PACKAGE}, '{UNKNOWN_PACK}'), ' units') ELSE concat_ws(' ',"
+    f"concat({_PACKAGE}, ' units') ELSE concat_ws(' ',"
     " coalesce(nullif(x.currency, ''), nullif(x.charge_type, ''), 'unknown'), nullif(x.cash_type, '')) END,"
     f" 'amount': CASE WHEN regexp_full_match(x.amount, '{_AMOUNT}') THEN CAST(trim(x.amount, '\"') AS {_MONEY}) END,"
-    f" 'pack': CASE WHEN x.charge_type = 'unit' THEN coalesce({_PACKAGE}, 'unnamed') END,"
+    f" 'pack': CASE WHEN x.charge_type = 'unit' THEN {_PACKAGE} END,"
     " 'currency': CASE WHEN x.charge_type IS DISTINCT FROM 'unit' THEN coalesce(nullif(x.currency, ''), 'unnamed') END}"
 )
 _TYPED: Final = ", ".join(f"CAST({name} AS TIMESTAMP) AS {name}" for name in _TIMES)
