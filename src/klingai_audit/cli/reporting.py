@@ -62,7 +62,7 @@ def report(
         require_extra()
     named = read_frameworks(tuple(map(escaped, framework)))
     verdict = check_log(session, key=key, first_use=trust_first_key, proofs_only=True)
-    made = _compose(
+    made = make_report(
         session,
         verdict,
         days=days,
@@ -72,27 +72,16 @@ def report(
         high_risk=high_risk,
         people="pseudonym" if pseudonyms else "mask",
     )
-    if output is None or form is None:
-        rendered, told = made.render("json"), {"format": "json"}
-    else:
-        rendered, told = made.render(form), {"format": form, "file": escaped(str(output))}
-    facts = {
-        "command": made.scope.command,
-        "format": told["format"],
-        "sha256": rendered.digest,
-        "tree_size": made.scope.size,
-        "integrity_ok": verdict.integrity_ok,
-    }
-    recorded = _record(session, facts, verdict, asked=record)
     if output is not None and form is not None:
-        data = made.render(form, recorded=recorded).data
-        _write(output, data)
-        _tell_written(session, made, {**told, "bytes": len(data), **facts, "recorded": recorded})
-    elif session.as_json:
-        sys.stdout.buffer.write(made.render("json", recorded=recorded).data)
-        session.remark("", recorded=recorded)
+        told = write_report(session, made, output, record=record)
+        _tell_written(session, made, told)
     else:
-        _tell_summary(session, made, recorded=recorded)
+        recorded = _record(session, made, {"format": "json", "sha256": made.digest("json")}, asked=record)
+        if session.as_json:
+            sys.stdout.buffer.write(made.render("json", recorded=recorded).data)
+            session.remark("", recorded=recorded)
+        else:
+            _tell_summary(session, made, recorded=recorded)
     return 0 if verdict.integrity_ok else EXIT_BROKEN
 
 
@@ -152,8 +141,11 @@ def sample(
     _tell_recorded(session, recorded=recorded)
 
 
-def _compose(session: Session, verdict: Verdict, **terms: Any) -> Report:
-    """Make the report from the session's places. Raises: LogDamaged if a broken log cannot even be read."""
+def make_report(session: Session, verdict: Verdict, **terms: Any) -> Report:
+    """Make a report of the session's log, on which `verdict` is; `terms` are those of `klingai_audit.report.compose`.
+
+    Raises: UsageError; LogDamaged if a broken log cannot even be read.
+    """
     from klingai_audit.config import open_reader, open_subjects
     from klingai_audit.errors import KlingAuditError, LogDamaged, UsageError
     from klingai_audit.report.making import compose
@@ -204,20 +196,34 @@ def _population(session: Session, reader: LogReader, selection: Selection, query
     return sorted(seq for seq in named if seq < end)
 
 
-def _record(session: Session, facts: dict[str, Any], verdict: Verdict, *, asked: bool) -> bool:
+def write_report(session: Session, made: Report, output: Path, *, record: bool = False) -> dict[str, Any]:
+    """Record a report if that is asked for or policy, write it to `output`, and return what `--json` prints of it.
+
+    Raises: UsageError, MissingExtra; AuditUnavailable if it cannot be recorded: then nothing is written.
+    """
+    from klingai_audit.report.making import format_of
+
+    form = format_of(output)
+    told: dict[str, Any] = {"format": form, "sha256": made.digest(form)}
+    recorded = _record(session, made, told, asked=record)
+    data = made.render(form, recorded=recorded).data
+    _write(output, data)
+    facts = {"command": made.scope.command, **told, "tree_size": made.scope.size}
+    holds = made.facts["integrity"]["holds"]
+    return {"file": escaped(str(output)), "bytes": len(data), **facts, "integrity_ok": holds, "recorded": recorded}
+
+
+def _record(session: Session, made: Report, told: dict[str, Any], *, asked: bool) -> bool:
     """Append that the report was made; a log that cannot be written any more stays unrecorded."""
     from klingai_audit.cli.recording import record_act
     from klingai_audit.errors import KlingAuditError
 
-    metadata = {
-        "command": "report",
-        **{name: facts[name] for name in facts if name != "command"},
-        "made": facts["command"],
-    }
+    holds = made.facts["integrity"]["holds"]
+    facts = {"made": made.scope.command, **told, "tree_size": made.scope.size, "integrity_ok": holds}
     try:
-        return record_act(session, "report_generated", metadata, asked=asked)
+        return record_act(session, "report_generated", {"command": "report", **facts}, asked=asked)
     except KlingAuditError:
-        if verdict.integrity_ok:
+        if holds:
             raise
         return False
 

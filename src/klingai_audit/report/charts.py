@@ -6,9 +6,11 @@ beside a table with the same numbers, so it is hidden from screen readers but fo
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from klingai_audit.errors import MissingExtra
@@ -227,12 +229,17 @@ def _colour(field: str, used: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def draw(name: str, spec: Mapping[str, Any]) -> str:
-    """Return a specification as SVG that scales with its place; `name` tells its ids from those of other charts."""
+@lru_cache(maxsize=32)
+def _convert(spec: str) -> str:
+    """Return what vl-convert makes of a specification; the faces of one report share their charts."""
     import vl_convert
 
-    whole = {"$schema": _SCHEMA, "config": _CONFIG, **spec}
-    svg = vl_convert.vegalite_to_svg(whole, vl_version=_VERSION, allowed_base_urls=[])
+    return vl_convert.vegalite_to_svg(json.loads(spec), vl_version=_VERSION, allowed_base_urls=[])
+
+
+def draw(name: str, spec: Mapping[str, Any]) -> str:
+    """Return a specification as SVG that scales with its place; `name` tells its ids from those of other charts."""
+    svg = _convert(json.dumps({"$schema": _SCHEMA, "config": _CONFIG, **spec}, sort_keys=True))
     head, rest = svg.split(">", 1)
     width, height = _SIZE.search(head).groups()  # type: ignore[union-attr]  # vl-convert states both
     head = (

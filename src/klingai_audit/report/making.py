@@ -54,12 +54,21 @@ class Report:
     note: Callable[[Mapping[str, Any]], None] | None = field(default=None, repr=False, compare=False)
     """Records that the report was made; None where this process holds no writer."""
 
+    _drawn: dict[Format, bytes] = field(default_factory=dict, repr=False, compare=False)
+
+    def digest(self, format: Format) -> str:
+        """Return the SHA-256, in hex, of the part that anyone with the log can make again. Raises: MissingExtra."""
+        from klingai_audit.report.faces import draw
+
+        if format not in self._drawn:
+            self._drawn[format] = draw(self.scope, self.facts, format)
+        return hashlib.sha256(self._drawn[format]).hexdigest()
+
     def render(self, format: Format, *, recorded: bool | None = None) -> Rendered:
         """Draw the report; `recorded` tells whether it became an entry of the log. Raises: MissingExtra (html, pdf)."""
         from klingai_audit.report.faces import draw
 
-        plain = draw(self.scope, self.facts, format)
-        digest = hashlib.sha256(plain).hexdigest()
+        digest, plain = self.digest(format), self._drawn[format]
         if self.machine is None or format == "csv":
             return Rendered(plain, digest)
         machine = {**self.machine, "sha256_without_this_section": digest, "recorded": bool(recorded)}
@@ -77,11 +86,10 @@ class Report:
         Raises: UsageError, MissingExtra; AuditUnavailable if it cannot be recorded: then nothing is written.
         """
         form = format_of(path)
-        rendered = self.render(form)
         if self.note is not None:
-            self.note({"made": self.scope.command, "format": form, "sha256": rendered.digest,
-                       "tree_size": self.scope.size, "integrity_ok": self.facts["integrity"]["holds"]})  # fmt: skip
-            rendered = self.render(form, recorded=True)
+            told = {"made": self.scope.command, "format": form, "sha256": self.digest(form)}
+            self.note({**told, "tree_size": self.scope.size, "integrity_ok": self.facts["integrity"]["holds"]})
+        rendered = self.render(form, recorded=self.note is not None)
         OPS.replace(Path(path), rendered.data, mode=0o644)
         return rendered.digest
 
