@@ -27,6 +27,7 @@ MAY_WRITE = {
     PACKAGE + "upkeep/drill.py": "the copy lies in a temporary folder",
     PACKAGE + "testing/events.py": "a log in memory has its keys in a temporary folder",
     PACKAGE + "index/folder.py": "a reader without a writable state folder gets a temporary index",
+    PACKAGE + "upkeep/backup.py": "removes an unfinished copy, which has a name that no other file has",
     PACKAGE + "detect/trials.py": "a rule is tried on a log in memory, its keys in a temporary folder",
     PACKAGE + "config.py": "a reader without a writable state folder gets a temporary one",
 }
@@ -41,6 +42,11 @@ OWN_IMPORTS = {
 
 FACES = (PACKAGE + "cli/", PACKAGE + "kling/simulator/")
 """Packages whose `__init__` is all that others see; their modules keep no `__all__`."""
+
+MAY_BE_LONG = {
+    PACKAGE + "standalone/klingai_audit_verify.py": "a verifier that an auditor carries is one file",
+}
+"""Files of src that may have more lines than `MAX_LINES`, and why."""
 
 SYSTEM_CALLS = {"open", "close", "truncate", "rename", "unlink", "mkdir", "rmdir"}
 """Methods of `durable.FileOps` that are one system call of the same name and need no further words."""
@@ -101,7 +107,7 @@ class Source:
 def check_length(source: Source) -> Iterator[Breach]:
     """A source file has at most 400 lines."""
     lines = source.text.count("\n")
-    if lines > MAX_LINES:
+    if lines > MAX_LINES and source.path not in MAY_BE_LONG:
         yield source.breach(MAX_LINES + 1, "length", f"{lines} lines, at most {MAX_LINES}: split it by meaning")
 
 

@@ -28,7 +28,7 @@ from klingai_audit.tlog.checkpoint import Checkpoint, open_checkpoint, parse_che
 from klingai_audit.tlog.note import parse_note
 from klingai_audit.trust.verify import verify
 
-__all__ = ["Backup", "Succession", "back_up", "succeed"]
+__all__ = ["Backup", "Progress", "Succession", "back_up", "succeed"]
 
 _CHUNK: Final = 1 << 20
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
