@@ -96,7 +96,7 @@ def draw_groups(session: Session, found: Grouped) -> None:
     session.say((f"The last {days}, by {found.by}; in brackets the {days} before", "dim"))
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(found.by, overflow="fold")
-    for name in ("events", "", "blocked", "failed", "ended well", "unusual hours", "charged", "last (UTC)"):
+    for name in ("events", "", "acts", "blocked", "failed", "ended well", "unusual hours", "charged", "last (UTC)"):
         table.add_column(
             name, justify="left" if name in ("", "charged", "last (UTC)") else "right", no_wrap=name != "charged"
         )
@@ -105,6 +105,7 @@ def draw_groups(session: Session, found: Grouped) -> None:
             Text(inert(found.shown(group))),
             f"{group.events:,}",
             Text("" if found.by == "day" else f"({group.previous:,})", style="dim"),
+            f"{group.acts:,}",
             Text(_count(group, "blocked"), style=OUTCOME_STYLES["blocked"]),
             Text(_count(group, "failure"), style=OUTCOME_STYLES["failure"]),
             "" if group.success_rate is None else f"{group.success_rate:.0%}",

@@ -20,10 +20,13 @@ from klingai_audit.views.plan import Filter
 from klingai_audit.views.query import query
 from klingai_audit.views.rhythm import BASELINE, NOT_BEGUN, Rhythm
 
-__all__ = ["MAX_DAYS", "RESULT_TYPES", "Activity", "Former", "activity", "rate"]
+__all__ = ["MAX_DAYS", "NO_ACTS", "RESULT_TYPES", "Activity", "Former", "activity", "rate"]
 
 RESULT_TYPES: Final = END_TYPES | {"rate_limit_exceeded", "policy_violation", "access_denied"}
 """Event types that say how an order came out."""
+
+NO_ACTS: Final = NOT_BEGUN | {"api_key_used"}
+"""Event types that are no acts: what is only seen, and what is noted beside an act."""
 
 MAX_DAYS: Final = 36_500
 """Longest period in days (a century), so that a typo is a message and not an overflow."""
@@ -206,7 +209,7 @@ class _Tally:
 
 def _is_act(entry: EntryView) -> bool:
     """Tell whether an entry is the first word of something that its actor did."""
-    return entry.event_type not in NOT_BEGUN | {"api_key_used"} and "intent" not in entry.metadata
+    return entry.event_type not in NO_ACTS and "intent" not in entry.metadata
 
 
 def _stored(actor: str, people: People) -> str | None:

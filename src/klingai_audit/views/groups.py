@@ -15,11 +15,11 @@ from typing import Any, Final
 from klingai_audit.errors import UsageError
 from klingai_audit.event.context import OWN_ACTOR, UNKNOWN_ACTOR
 from klingai_audit.privacy.subjects import SubjectTable
-from klingai_audit.views.activity import MAX_DAYS, RESULT_TYPES, rate
+from klingai_audit.views.activity import MAX_DAYS, NO_ACTS, RESULT_TYPES, rate
 from klingai_audit.views.entry import People
 from klingai_audit.views.rhythm import BASELINE, MIN_DAYS, MIN_DAYS_OF_HOUR, NOT_BEGUN
 
-__all__ = ["GROUPINGS", "Group", "Grouped", "activity_by"]
+__all__ = ["GROUPINGS", "Group", "Grouped", "Rows", "activity_by"]
 
 GROUPINGS: Final[Mapping[str, str]] = {
     "actor": "actor_id",
@@ -44,6 +44,7 @@ class Group:
 
     value: str | None
     events: int = 0
+    acts: int = 0
     previous: int = 0
     by_type: dict[str, int] = field(default_factory=dict)
     by_outcome: dict[str, int] = field(default_factory=dict)
@@ -89,6 +90,7 @@ class Grouped:
                     self.by: group.value,
                     **({"actor_shown": self.shown(group)} if self.by == "actor" else {}),
                     "total_events": group.events,
+                    "acts": group.acts,
                     "previous_events": group.previous,
                     "by_type": group.by_type,
                     "by_outcome": group.by_outcome,
@@ -144,6 +146,8 @@ def activity_by(
             group.ended_well += count if outcome == "success" else 0
         group.first = first if group.first is None else min(group.first, first)
         group.last = last if group.last is None else max(group.last, last)
+    for value, count in rows(_ACTS.format(column=column), _naive(since, until)):
+        group_of(value).acts = count
     for value, unit, amount in rows(_CHARGES.format(column=column), _naive(since, until)):
         group_of(value).charges[unit] = amount.normalize() + 0
     for value, count in rows(_UNUSUAL.format(column=column), _naive(since - BASELINE, since, since, until)):
@@ -154,11 +158,17 @@ def activity_by(
 
 
 _NOT_BEGUN: Final = ", ".join(f"'{name}'" for name in sorted(NOT_BEGUN))
+_NO_ACTS: Final = ", ".join(f"'{name}'" for name in sorted(NO_ACTS))
 _PEOPLE: Final = f"first AND actor_id IS DISTINCT FROM '{OWN_ACTOR}'"
 _BEGUN: Final = f"first AND actor_id NOT IN ('{OWN_ACTOR}', '{UNKNOWN_ACTOR}') AND event_type NOT IN ({_NOT_BEGUN})"
 _COUNTS: Final = (
     "SELECT {column}, event_type, outcome, timestamp < ?, count(*), min(timestamp), max(timestamp) FROM events"  # noqa: S608  names of ours
     f" WHERE {_PEOPLE} AND timestamp >= ? AND timestamp < ? GROUP BY ALL"
+)
+_ACTS: Final = (
+    "SELECT {column}, count(*) FROM events"  # noqa: S608  names of ours
+    f" WHERE {_PEOPLE} AND event_type NOT IN ({_NO_ACTS}) AND NOT json_exists(metadata, '$.intent')"
+    " AND timestamp >= ? AND timestamp < ? GROUP BY ALL"
 )
 _CHARGES: Final = (
     "SELECT value, charge.unit, sum(charge.amount) FROM (SELECT {column} AS value, unnest(charges) AS charge"  # noqa: S608  names of ours

@@ -17,7 +17,7 @@ from klingai_audit.views.groups import GROUPINGS, activity_by
 from klingai_audit.views.query import Filter, query
 
 DAY = dt.timedelta(days=1)
-TYPES = ["prompt_submitted", "video_generation_completed", "policy_violation", "x_thing"]
+TYPES = ["prompt_submitted", "api_key_used", "video_generation_completed", "policy_violation", "x_thing"]
 EVENTS = st.lists(
     st.tuples(
         st.sampled_from(TYPES),
@@ -38,7 +38,7 @@ def write(audit, now, events):
         charge = [{"charge_type": "unit", "amount": "1.25", "package_type": "video"}]
         audit.log(
             kind, actor, outcome=outcome, team=team, timestamp=when,
-            metadata={"charge": charge, "model": "m1" if hour % 2 else "m2"},
+            metadata={"charge": charge, "model": "m1" if hour % 2 else "m2", **({"intent": "i"} if hour % 3 else {})},
         )  # fmt: skip
     audit.flush()
 
@@ -72,7 +72,7 @@ def check(events):
                     assert (min(times), max(times)) == (group.first, group.last)
         for group in activity_by(audit.index.rows, "actor", days=30, now=now).groups:
             one = activity(audit.entries(), group.value, days=30, now=now, subjects=audit.subjects)
-            assert (one.total_events, one.previous.total_events) == (group.events, group.previous)
+            assert (one.total_events, one.acts, one.previous.total_events) == (group.events, group.acts, group.previous)
             assert (one.success_rate, sum((one.unusual or {}).values())) == (group.success_rate, group.unusual)
 
 
