@@ -103,7 +103,7 @@ class Costs:
         return tuple(unit for unit in self.units if unit.endswith("units") and unit not in self.prices.units)
 
     def list_price(self, row: CostRow) -> str:
-        """Return what a group's units cost by the list, as decimal text; empty if some unit has no price there."""
+        """Return what a group's units cost by the list, as decimal text; empty if one has no price there."""
         price = self.prices.price(row.amounts)
         return "" if price is None else _plain(price)
 

@@ -55,9 +55,9 @@ class PriceList:
             raise UsageError(f"{path} is not TOML: {exc}.") from exc
 
     def price(self, amounts: Mapping[str, Decimal]) -> Decimal | None:
-        """Return what the units among `amounts` cost by this list; None if a unit among them has no price."""
-        units = {unit: amount for unit, amount in amounts.items() if unit.endswith("units") and amount}
-        if not units.keys() <= self.units.keys():
+        """Return what the units among `amounts` cost by this list; None if one has no price, or if there are none."""
+        units = {unit: amount for unit, amount in amounts.items() if unit.endswith("units")}
+        if not units or not units.keys() <= self.units.keys():
             return None
         return sum((amount * self.units[unit] for unit, amount in units.items()), Decimal(0))
 
