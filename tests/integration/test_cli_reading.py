@@ -125,6 +125,24 @@ def test_a_cursor_goes_on_where_the_page_ended(cli):
     assert 2 == cli("query", "--team", "studio-b", "--cursor", cursor).code
 
 
+def test_entries_as_csv_and_parquet(cli, tmp_path):
+    """The same entries in columns; what would be a formula in a spreadsheet is none; one form at a time."""
+    import csv
+    import io
+
+    import duckdb
+
+    answer = cli("query", "--csv", "--team", "studio-a")
+    rows = list(csv.DictReader(io.StringIO(answer.out.decode())))
+    assert (0, ["2", "3", "4"]) == (answer.code, [row["seq"] for row in rows])
+    assert ("us***@example.com", "prompt_submitted") == (rows[0]["actor"], rows[0]["event_type"])
+    path = tmp_path / "found.parquet"
+    assert 0 == cli("query", "--parquet", str(path), "--type", "x_note", "--resolve").code
+    (found,) = duckdb.sql(f"SELECT seq, actor, action FROM '{path}'").fetchall()
+    assert (6, "boss@example.org") == found[:2]
+    assert 2 == cli("query", "--csv", "--json").code
+
+
 def test_global_options_before_the_command(place, cli):
     """`--log` and `--json` count wherever they stand."""
     answer = cli("--json", "--keys", str(place / "audit.keys"), "query", "--outcome", "blocked")

@@ -1,4 +1,4 @@
-"""`query --sql`: the answer to one SELECT, as a table, JSON, CSV or Parquet."""
+"""`query --sql`: the answer to one SELECT, as a table, JSON, CSV or Parquet; and entries in the latter two."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 from klingai_audit.cli.session import Session, escaped
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from klingai_audit.index import Table
+    from klingai_audit.views.entry import ActorStyle, EntryView
 
 _NARROWEST: Final = 9
 _LONGEST: Final = 400
@@ -23,6 +26,25 @@ _PLAIN_TYPE: Final = re.compile(
     r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|BOOLEAN|DATE|TIMESTAMP|DECIMAL\(\d+,\d+\)"
 )
 _SAFE_INTEGER: Final = 2**53
+_MEMBERS: Final = (
+    "event_id",
+    "event_type",
+    "outcome",
+    "actor_id",
+    "actor_type",
+    "on_behalf_of",
+    "team",
+    "project",
+    "resource_type",
+    "resource_id",
+    "action",
+    "ip_address",
+    "ip_ref",
+    "user_agent",
+    "correlation_id",
+    "request_id",
+)
+"""Members of an entry that are columns as they are stored."""
 
 
 def answer_sql(
@@ -57,6 +79,33 @@ def answer_sql(
         session.remark(f"There are more rows than these {len(found.rows):,} (--limit).", more=True)
     words = "This was recorded in the log." if recorded else "Not recorded in the log (--record does)."
     session.remark(words, recorded=recorded)
+
+
+def write_entries(session: Session, entries: Iterable[EntryView], style: ActorStyle, parquet: Path | None) -> int:
+    """Print entries as CSV, or write them to a Parquet file; `actor` is the person in that style. Return how many."""
+    import msgspec
+
+    from klingai_audit.index import Table
+
+    rows = [
+        (
+            entry.seq,
+            entry.timestamp,
+            entry.logged_at,
+            entry.actor(style),
+            *(getattr(entry, name) for name in _MEMBERS),
+            msgspec.json.encode(entry.metadata).decode() if entry.metadata else None,
+        )
+        for entry in entries
+    ]
+    types = ("UBIGINT", "TIMESTAMP", "TIMESTAMP", *("VARCHAR" for _ in range(len(_MEMBERS) + 2)))
+    found = Table(("seq", "timestamp", "logged_at", "actor", *_MEMBERS, "metadata"), types, rows)
+    if parquet is None:
+        sys.stdout.write(csv_of(found))
+    else:
+        write_parquet(found, parquet)
+        session.remark(f"Written to {escaped(str(parquet))}: {len(rows):,} entries.", rows=len(rows))
+    return len(rows)
 
 
 def json_of(found: Table) -> dict[str, Any]:

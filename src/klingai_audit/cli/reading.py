@@ -34,8 +34,8 @@ def query(
     reverse: Annotated[bool, Parameter(help="Newest first.")] = False,
     duplicates: Annotated[bool, Parameter(help="Also entries whose event_id was seen before.")] = False,
     sql: Annotated[str | None, Parameter(help="Answer one SELECT on the view events (docs/sql.md) instead.")] = None,
-    csv: Annotated[bool, Parameter(help="With --sql: print CSV.")] = False,
-    parquet: Annotated[Path | None, Parameter(help="With --sql: write a Parquet file.")] = None,
+    csv: Annotated[bool, Parameter(help="Print CSV.")] = False,
+    parquet: Annotated[Path | None, Parameter(help="Write a Parquet file.")] = None,
     resolve: Resolve = False,
     record: Record = False,
     session: SessionArgument,
@@ -53,10 +53,8 @@ def query(
             raise UsageError("--sql goes with --limit, --csv, --parquet and --record only.", do="Say the rest in SQL.")
         answer_sql(session, sql, limit=limit, csv=csv, parquet=parquet, record=record)
         return
-    if csv or parquet is not None:
-        raise UsageError(
-            "--csv and --parquet go with --sql.", do="Whole entries: klingai-audit export --format csv|parquet"
-        )
+    if csv + session.as_json + (parquet is not None) > 1:
+        raise UsageError("Only one of --csv, --parquet and --json can be had.", do="Leave the others out.")
     wanted = selection.to_filter(limit=limit, reverse=reverse, duplicates=duplicates)
     reader, subjects = _open(session)
     size = reader.size
@@ -71,7 +69,12 @@ def query(
             page = take_page(source, reader.entry, size, wanted, subjects, sort=sort, cursor=cursor)
             found, following = page.entries, page.cursor
         recorded = record_read(session, "query", selection.given(), size, subjects, asked=record)
-        printed = _print_entries(session, found, resolve=resolve)
+        if csv or parquet is not None:
+            from klingai_audit.cli.asking import write_entries
+
+            printed = write_entries(session, found, "id" if resolve else "mask", parquet)
+        else:
+            printed = _print_entries(session, found, resolve=resolve)
     if not session.as_json and not printed:
         session.remark("No entry matches.")
     _tell_recorded(session, recorded, following)
