@@ -22,7 +22,7 @@ from tools import (
 )
 from tools.docs_pages import fill, sections_of
 
-__all__ = ["PARTS", "current", "pages"]
+__all__ = ["COPIES", "PARTS", "current", "pages"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,6 +50,9 @@ PARTS: Mapping[str, Callable[[], str]] = {
 }
 """Name of a generated part -> what makes it."""
 
+COPIES: Mapping[str, str] = {"docs/format.md": "src/klingai_audit/bundle/format.md"}
+"""Page -> the same page as a file of the package: bundles hand it out."""
+
 
 def pages(root: Path = ROOT) -> Iterator[Path]:
     """Yield the pages that have generated parts."""
@@ -69,6 +72,12 @@ def main(arguments: list[str]) -> int:
         print(path.relative_to(ROOT).as_posix())
         if "--check" not in arguments:
             path.write_text(text, encoding="utf-8")
+    for path, copy in COPIES.items():
+        if (ROOT / path).read_bytes() != (ROOT / copy).read_bytes():
+            stale.append((ROOT / copy, ""))
+            print(copy)
+            if "--check" not in arguments:
+                (ROOT / copy).write_bytes((ROOT / path).read_bytes())
     return 1 if stale and "--check" in arguments else 0
 
 

@@ -39,6 +39,14 @@ def test_page_is_current(path: Path) -> None:
     assert docs_reference.current(path) == path.read_text(encoding="utf-8")
 
 
+def test_copies_are_current() -> None:
+    """What the package carries of the documentation is the documentation."""
+    stale = [
+        page for page, copy in docs_reference.COPIES.items() if (ROOT / page).read_bytes() != (ROOT / copy).read_bytes()
+    ]
+    assert [] == stale
+
+
 def test_every_part_stands_on_one_page() -> None:
     """Nothing that can be generated is left out, and nothing stands twice."""
     placed = [part for path in PAGES for part in docs_pages.sections_of(path.read_text(encoding="utf-8"))]

@@ -49,7 +49,7 @@ def prove(
     )
     data = proof.format()
     _write(OPS, output, data)
-    told = {"seq": seq, "file": escaped(str(output)), "bytes": len(data), "tree_size": _size_of(proof.checkpoint)}
+    told = {"seq": seq, "file": escaped(str(output)), "bytes": len(data), "tree_size": size_of(proof.checkpoint)}
     if session.as_json:
         session.emit({**told, "recorded": recorded})
         return
@@ -75,8 +75,8 @@ def consistency(
 
     reader = open_reader(session.places)
     note = None if _SEQ.fullmatch(old) else read_file(Path(old))
-    size = int(old) if note is None else _size_of(note)
-    trusted = _log_key(session, reader.origin, key)
+    size = int(old) if note is None else size_of(note)
+    trusted = trusted_log_key(session, reader.origin, key)
     if note is not None and size > reader.size:
         open_checkpoint(note, trusted.name, [trusted])
         raise InconsistentCheckpoints(
@@ -109,20 +109,28 @@ def consistency(
 
 
 def check(
-    file: Annotated[Path, Parameter(name="FILE", help="What prove or consistency wrote.")],
+    file: Annotated[Path, Parameter(name="FILE", help="What prove, consistency or bundle wrote.")],
     /,
     *,
     key: Key = None,
     entry: Annotated[Path | None, Parameter(help="The entry's bytes, where the proof does not hold them.")] = None,
     old: Annotated[Path | None, Parameter(help="The older checkpoint, for a proof of consistency.")] = None,
+    witnesses: Annotated[
+        Path | None, Parameter(help="A policy file with the witnesses you trust, for a bundle (C2SP tlog-policy).")
+    ] = None,
     session: SessionArgument,
 ) -> None:
-    """Check a proof with a public key; needs no log. Exit 4 if it does not hold."""
+    """Check a proof or a bundle with a public key; needs no log. Exit 4 if it does not hold."""
+    if _is_zip(file):
+        from klingai_audit.cli.bundling import check_bundle_file
+
+        check_bundle_file(session, file, key, witnesses)
+        return
     from klingai_audit.tlog.submission import AddCheckpoint
     from klingai_audit.trust.proofs import check_consistency, check_entry_proof, origin_of_proof
 
     data = read_file(file)
-    trusted = _log_key(session, origin_of_proof(data), key)
+    trusted = trusted_log_key(session, origin_of_proof(data), key)
     if not data.startswith(b"c2sp.org/"):
         if old is None:
             raise UsageError("A proof of consistency begins at a checkpoint.", do="Name the one you kept: --old FILE")
@@ -156,7 +164,7 @@ def _show_entry(session: Session, line: bytes) -> None:
     draw_entry(session, EntryView(line), None, "pseudonym")
 
 
-def _log_key(session: Session, origin: str, given: str | None) -> VerifierKey:
+def trusted_log_key(session: Session, origin: str, given: str | None) -> VerifierKey:
     """Return the key to check with: the one given, else this machine's memory of the origin, else the keys folder's."""
     from klingai_audit.errors import Malformed, StorageError
     from klingai_audit.ledger.keys import read_public_key
@@ -189,7 +197,16 @@ def _seq_of(reader: LogReader, what: str) -> int:
     raise UsageError(f"No entry has the event id {what!r}.", do="Give a seq or an event id; klingai-audit query")
 
 
-def _size_of(note: bytes) -> int:
+def _is_zip(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(4) == b"PK\x03\x04"
+    except (OSError, ValueError):
+        return False
+
+
+def size_of(note: bytes) -> int:
+    """Return the size that a checkpoint states, unverified. Raises: Malformed."""
     from klingai_audit.tlog.checkpoint import parse_checkpoint
     from klingai_audit.tlog.note import parse_note
 

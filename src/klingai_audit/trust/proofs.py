@@ -29,6 +29,7 @@ __all__ = [
     "origin_of_proof",
     "prove_consistency",
     "prove_entry",
+    "stated_seq",
 ]
 
 _SEQ: Final = re.compile(rb',"seq":(0|[1-9][0-9]{0,15}),"logged_at":"')
@@ -87,11 +88,16 @@ def check_entry_proof(data: bytes, keys: Sequence[VerifierKey], entry: bytes | N
     origin = keys[0].name
     checkpoint = verify_proof(proof, proven, origin, keys)
     _, _, signed = open_checkpoint(proof.checkpoint, origin, keys)
-    decode_event(proven)
-    stated = _SEQ.findall(proven)
-    if not stated or int(stated[-1]) != proof.index:
+    if stated_seq(proven) != proof.index:
         raise InvalidProof(f"The entry proven at index {proof.index} states another seq.")
     return ProvenEntry(proven, proof.index, checkpoint, signed)
+
+
+def stated_seq(entry: bytes) -> int | None:
+    """Return the index that an entry states of itself. Raises: Malformed for what is no entry."""
+    decode_event(entry)
+    stated = _SEQ.findall(entry)
+    return int(stated[-1]) if stated else None
 
 
 def check_consistency(proof: AddCheckpoint, old: bytes, keys: Sequence[VerifierKey]) -> tuple[Checkpoint, Checkpoint]:
