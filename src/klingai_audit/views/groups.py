@@ -31,7 +31,7 @@ GROUPINGS: Final[Mapping[str, str]] = {
 }
 """What activity can be grouped by -> the column of `events`; `day` is a UTC day."""
 
-_Rows = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
+Rows = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
 """A SELECT over `events` and its parameters -> its rows."""
 
 
@@ -106,7 +106,7 @@ class Grouped:
 
 
 def activity_by(
-    rows: _Rows,
+    rows: Rows,
     by: str,
     *,
     days: int = 30,
