@@ -49,7 +49,7 @@ def draw_activity(session: Session, activity: Activity) -> None:
     acts = f" ({activity.acts:,} act{'' if activity.acts == 1 else 's'})" if activity.total_events else ""
     days = f"{activity.period_days} day{'' if activity.period_days == 1 else 's'}"
     known = "" if activity.actor_id is None or activity.actor_id == activity.actor else f" ({inert(activity.actor_id)})"
-    session.say((inert(activity.actor), "bold"), f"{known}: {events}{acts} in the last {days}")
+    session.tell((inert(activity.actor), "bold"), f"{known}: {events}{acts} in the last {days}", hanging=2)
     former = activity.previous
     if former is not None and former.total_events:
         session.say((f"in the {days} before: {former.total_events:,}{_share(former.success_rate)}", "dim"))
@@ -60,12 +60,12 @@ def draw_activity(session: Session, activity: Activity) -> None:
     session.show(activity_table(activity))
     if any(activity.generations.values()):
         told = ", ".join(f"{count:,} {name}" for name, count in activity.generations.items() if count)
-        session.say(f"orders: {told}")
+        session.tell(f"orders: {told}", hanging=2)
     if activity.success_rate is not None:
         session.say(f"ended well: {activity.success_rate:.0%} of what ended or was refused")
     if activity.unusual:
         hours = ", ".join(f"{hour:02}h ({count:,})" for hour, count in sorted(activity.unusual.items()))
-        session.say(("outside this person's usual hours (UTC): ", "yellow"), hours)
+        session.tell(("outside this person's usual hours (UTC): ", "yellow"), hours, hanging=2)
 
 
 def _share(rate: float | None) -> str:
