@@ -23,6 +23,8 @@ from klingai_audit.index.lines import Stale
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.stores.directory import DirectoryStore
 from klingai_audit.stores.memory import MemoryStore
+from klingai_audit.views.charge import ChargeSum
+from klingai_audit.views.entry import EntryView
 from tests.support.logsmith import Smith
 from tests.unit.views.lines import NOW, event_id, line, pseudonym
 
@@ -176,6 +178,19 @@ def test_odd_texts_come_through(tmp_path):
     lines = [line(seq, team=text, metadata={"x": nested}) for seq, text in enumerate(texts)]
     with Index.open(stored(lines), tmp_path) as made:
         assert texts == [row[0] for row in made.rows("SELECT team FROM events ORDER BY seq")]
+
+
+def test_units_of_an_unknown_pack_are_told_as_that(tmp_path):
+    """Units without a pack, and cash without a currency, are of their own kind, as in the other views."""
+    units = line(0, event_type="task_completed", metadata={"charge": [{"charge_type": "unit", "amount": "1"}]})
+    cash = line(1, event_type="task_completed", metadata={"charge": [{"charge_type": "cash", "amount": "2"}]})
+    with Index.open(stored([units, cash]), tmp_path) as made:
+        found = made.rows("SELECT charges[1].unit, units, pack_type, cash, currency FROM events ORDER BY seq")
+    sums = [ChargeSum(), ChargeSum()]
+    for total, entry in zip(sums, (units, cash), strict=True):
+        total.add(EntryView(entry))
+    assert [("unknown pack units", 1, "unknown pack", None, None), ("cash", None, None, 2, "unnamed")] == found
+    assert [{"unknown pack units": "1"}, {"cash": "2"}] == [total.to_json() for total in sums]
 
 
 def test_an_empty_log_has_an_empty_view(tmp_path):
