@@ -137,7 +137,7 @@ class Judge:
             self.findings += [f for f in kept if not (tolerated and f.kind == "checkpoint_behind")]
         # Step 1 comes late: a stray file may have turned out to hold entries.
         self.findings += check_strays(first, last, state.renamed)
-        # Step 9: memory.
+        # Step 10: memory.
         self.findings += forgotten
         if whole is None and not self.findings:
             message = "The quick pass over the log failed, and the slow one found no cause. Please report this."

@@ -15,6 +15,7 @@ from klingai_audit.trust.verdict import Finding, Verdict
 from klingai_audit.trust.verify import verify
 from klingai_audit.upkeep.attacks import ATTACKS, Attack
 from klingai_audit.upkeep.copy import Impossible, LogCopy
+from klingai_audit.upkeep.stamp_attacks import stamp_attacks
 from klingai_audit.upkeep.thefts import thefts
 
 __all__ = ["DrillResult", "Drilled", "Progress", "drill"]
@@ -105,7 +106,9 @@ def drill(
             return verify(copy.store, key=trusted.vkey, key_source=trusted.source, remembered=remembered, patience=0.0)
 
         _refuse_damaged(judge())
-        plan = list(attacks) if attacks is not None else [*ATTACKS, *thefts(_keys(places), remembered=bool(remembered))]
+        plan = [*ATTACKS, *stamp_attacks(copy), *thefts(_keys(places), remembered=bool(remembered))]
+        if attacks is not None:
+            plan = list(attacks)
         results = []
         for number, attack in enumerate(plan):
             if progress is not None:
