@@ -58,7 +58,7 @@ class Team:
     def generation(
         self, who: tuple[str, str | None], model: str, end: str = "success", charge: Any = None, product: str = "video"
     ) -> str:
-        """One generation: `end` is success, failure, refused, open or dangling."""
+        """One generation: `end` is success, failure, refused, open, dangling or lost."""
         self.tasks += 1
         task = f"8312{self.tasks:08d}"
         act = f"text_to_{product}"
@@ -82,6 +82,10 @@ class Team:
                 metadata={**named, "code": code},
                 **about,
             )
+            return task
+        if end == "lost":
+            kind = f"{product}_generation_started"
+            self.put(kind, who, resource_type=product, action=act, outcome="unknown", metadata=named, **about)
             return task
         self.put(
             f"{product}_generation_started", who, resource_type=product, resource_id=task, action=act,

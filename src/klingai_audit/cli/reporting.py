@@ -263,6 +263,8 @@ def _tell_summary(session: Session, made: Report, *, recorded: bool) -> None:
     session.say((inert(summary["verdict"]), "bold green" if summary["holds"] else "bold red"))
     period = facts["period"]
     session.say((f"{facts['period_days']:,} days, {period['since']} to {period['until']}", "dim"))
+    if not summary["acts"]:
+        session.say("No act is recorded in this period.")
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")

@@ -159,7 +159,7 @@ def stacked(
     """
     used = [part for part in parts if any(counts.get(part) for _, counts in rows)] or list(parts[:1])
     values = [
-        {"k": f"{position:02d}", "l": label, "p": part.replace("_", " "), "n": counts.get(part, 0), "i": order}
+        {"k": f"{position:02d}", "l": label, "p": _name(part), "n": counts.get(part, 0), "i": order}
         for position, (label, counts) in enumerate(rows)
         for order, part in enumerate(used)
     ]
@@ -218,8 +218,12 @@ def _ticks(most: int) -> list[int]:
     return list(range(0, most + 1, step))
 
 
+def _name(part: str) -> str:
+    return "needs a human" if part == "needs_human" else part.replace("_", " ")
+
+
 def _colour(field: str, used: Sequence[str]) -> dict[str, Any]:
-    domain = [part.replace("_", " ") for part in used]
+    domain = [_name(part) for part in used]
     legend = {} if len(used) > 1 else {"legend": None}
     return {
         "field": field,

@@ -132,13 +132,14 @@ def _anchoring(found: Mapping[str, Any]) -> Check:
 
 
 def _completeness(facts: Mapping[str, Any], *, empty: bool) -> Check:
-    queries = ("Q10", "Q11", "Q12", "Q21", "Q24")
+    queries = ("Q10", "Q11", "Q12", "Q21", "Q24", "Q28")
     if empty:
         return Check("S3", "not_checked", "The log has no entry.", queries)
     sequence, tasks, life = facts["sequence"], facts["tasks"], facts["life"]
     silences = len(facts["integrity"]["silences"])
     gaps = [
         _many(tasks["overdue"], "announced act has no outcome", "announced acts have no outcome"),
+        _many(tasks["unknown"], "order has an unknown outcome", "orders have an unknown outcome"),
         _many(tasks["two_ends"], "task has two different ends", "tasks have two different ends"),
         _many(life["open_gaps"], "gap was not closed", "gaps were not closed"),
         _many(silences, "silence over an hour with a writer open", "silences over an hour with a writer open"),

@@ -274,6 +274,15 @@ def opened(ask: Asker, people: People, scope: Scope) -> dict[str, Any]:
         "1 ORDER BY 2",
         "log",
     )
+    lost = ask.ask(
+        "Q28",
+        "orders of which nobody knows whether they were accepted",
+        f"WITH lost AS (SELECT seq, timestamp, action, actor_id, model, correlation_id {{log}} "  # noqa: S608  names of ours
+        f"AND event_type IN {quoted(_STARTED)} AND phase IS NULL AND outcome = 'unknown' AND task_id IS NULL), "
+        "known AS (SELECT DISTINCT correlation_id {log} AND task_id IS NOT NULL AND correlation_id IS NOT NULL) "
+        "SELECT seq, timestamp, action, actor_id, model FROM lost ANTI JOIN known USING (correlation_id) ORDER BY seq",
+        "log",
+    )
     waiting = named(("seq", "timestamp", "event_type", "action", "actor_id", "deadline_s"), intents)
     for intent, row in zip(waiting, intents, strict=True):
         intent["overdue"] = _overdue(row[1], row[5], scope.until)
@@ -282,7 +291,9 @@ def opened(ask: Asker, people: People, scope: Scope) -> dict[str, Any]:
         "overdue": sum(intent["overdue"] for intent in waiting),
         "pending": sum(not intent["overdue"] for intent in waiting),
         "two_ends": len(twice),
+        "unknown": len(lost),
         "tasks": shown(named(("seq", "timestamp", "task_id", "actor_id", "model"), tasks), people, scope),
+        "unknown_orders": shown(named(("seq", "timestamp", "action", "actor_id", "model"), lost), people, scope),
         "intents": shown(waiting, people, scope),
         "ended_twice": named(("task_id", "first_seq", "last_seq"), twice),
     }

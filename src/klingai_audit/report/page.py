@@ -74,6 +74,8 @@ def _verdict(summary: Mapping[str, Any], scope: Scope) -> dict[str, str]:
     more = "It cannot tell what the log never saw."
     if summary["not_ruled_out"]:
         more = f"Not ruled out: {'; '.join(summary['not_ruled_out'])}. {more}"
+    if not summary["acts"]:
+        more = f"No act is recorded in this period. {more}"
     return {"tone": "good", "words": summary["verdict"], "more": more}
 
 

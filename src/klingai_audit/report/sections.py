@@ -300,6 +300,13 @@ def _tasks(data: Mapping[str, Any]) -> Section:
             total=tasks["overdue"],
         ),
     ]  # fmt: skip
+    if tasks["unknown_orders"]:
+        rows = [[number(row["seq"]), moment(row["timestamp"]), *(cell(row[n]) for n in ("action", "model", "actor"))]
+                for row in tasks["unknown_orders"][:MAX_ROWS]]  # fmt: skip
+        parts.append(
+            table("Orders with an unknown outcome", ["Entry>", "Ordered (UTC)", "Action", "Model", "Actor"], rows,
+                  source=source_of(data, "Q28"), total=tasks["unknown"])
+        )  # fmt: skip
     if tasks["ended_twice"]:
         rows = [[Cell(shown(row["task_id"], 40), mono=True), number(row["first_seq"]), number(row["last_seq"])]
                 for row in tasks["ended_twice"][:MAX_ROWS]]  # fmt: skip
@@ -307,6 +314,6 @@ def _tasks(data: Mapping[str, Any]) -> Section:
             table("Tasks with two different ends", ["Task", "First>", "Last>"], rows, source=source_of(data, "Q12"),
                   total=tasks["two_ends"])
         )  # fmt: skip
-    if not tasks["open"] and not waiting and not tasks["two_ends"]:
+    if not any((tasks["open"], waiting, tasks["two_ends"], tasks["unknown"])):
         parts = [note("Every task has its end, every announced act its outcome.")]
     return Section("tasks", "Open tasks and acts", lead, parts)

@@ -36,7 +36,7 @@ def summarise(sections: Mapping[str, Any], checks: Mapping[str, Check]) -> dict[
         "refused": totals["outcomes"]["blocked"],
         "security_events": sections["security"]["total"],
         "open_tasks": tasks["open"],
-        "acts_without_outcome": tasks["overdue"],
+        "acts_without_outcome": tasks["overdue"] + tasks["unknown"],
         "charges": costs["totals"],
         "charges_unknown": costs["open"],
         "attention": attention,

@@ -101,6 +101,7 @@ def _lists(data: Mapping[str, Any]) -> Iterator[_Row]:
         yield "tasks", "", f"intents_{name}", data["tasks"][name], "Q11"
     for row in data["tasks"]["tasks"]:
         yield "open_task", row["task_id"], "seq", row["seq"], "Q10"
+    yield "tasks", "", "orders_unknown", data["tasks"]["unknown"], "Q28"
     for row in data["tasks"]["intents"]:
         yield "open_intent", row["event_type"], "seq", row["seq"], "Q11"
     for row in data["administration"]["by_type"]:

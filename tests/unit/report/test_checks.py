@@ -55,6 +55,7 @@ def test_completeness_passes_without_gaps(report, facts):
         ("sequence", "missing", 2, "failed"),
         ("integrity", "holds", False, "failed"),
         ("tasks", "two_ends", 1, "partly"),
+        ("tasks", "unknown", 1, "partly"),
         ("life", "open_gaps", 1, "partly"),
         ("integrity", "silences", [{}], "partly"),
     ],

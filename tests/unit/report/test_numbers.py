@@ -10,6 +10,7 @@ import pytest
 
 from klingai_audit.errors import UsageError
 from klingai_audit.report import build
+from tests.support.reportlog import PEOPLE, Team
 from tests.unit.report.conftest import UNTIL, opened
 
 END = ("_generation_completed", "_generation_failed")
@@ -120,6 +121,19 @@ def test_open_ends_are_listed_by_entry(facts, counted):
         tasks["open"],
         tasks["overdue"],
     )
+
+
+def test_orders_that_nobody_knows_about_are_listed(tmp_path):
+    """An order whose answer was lost is named; one whose task turned up later is not."""
+    team = Team(tmp_path)
+    team.generation(PEOPLE[0], "kling-3.0-turbo", "lost")
+    team.generation(PEOPLE[0], "kling-3.0-turbo", "lost")
+    first, found = team.audit.query(event_type="video_generation_started")
+    team.put("video_generation_started", PEOPLE[0], resource_type="video", resource_id="831", action="find_task",
+             correlation_id=found.correlation_id)  # fmt: skip
+    tasks = build(team.audit, days=10, until=UNTIL).to_json()["tasks"]
+    team.close()
+    assert (1, [first.seq]) == (tasks["unknown"], [row["seq"] for row in tasks["unknown_orders"]])
 
 
 def test_people_are_masks_beside_pseudonyms(facts):
