@@ -75,6 +75,7 @@ __all__ = [
     "print_verdict",
     "read_argument",
     "run",
+    "stamp_fault",
     "subtract",
     "verify_log",
 ]
@@ -243,6 +244,11 @@ BROKEN = {
     "kept_unexpected": (),
     "epoch_signature": (),
     "memory_invalid": (),
+    "stamp_missing": ("back_dating",),
+    "stamp_malformed": ("back_dating",),
+    "stamp_changed": ("back_dating",),
+    "stamp_moved": ("back_dating",),
+    "stamp_unexpected": (),
 }
 """Kinds of findings that make the exit code 4, and the threats that each shows."""
 
@@ -593,6 +599,7 @@ def _members_fault(found):
 
 _DAY = re.compile(r"audit-([0-9]{4}-[0-9]{2}-[0-9]{2})\.jsonl\Z")
 _KEPT = re.compile(r"checkpoints/([0-9]{20})\Z")
+_STAMP = re.compile(r"checkpoints/([0-9]{20})\.tsr\Z")
 _TREE = re.compile(r"tree/(0|[1-9][0-9]*)\Z")
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
@@ -619,7 +626,7 @@ class Folder:
 
     def __init__(self, path):
         self.path = path
-        self.days, self.kept, self.tree, self.strays, self.lengths = [], {}, {}, [], {}
+        self.days, self.kept, self.tree, self.strays, self.lengths, self.stamps = [], {}, {}, [], {}, {}
         self.odd, self.unreadable, self.has_checkpoint = [], [], False
         try:
             entries = list(os.scandir(path))
@@ -654,6 +661,8 @@ class Folder:
             self.kept[int(kept.group(1))] = name
         elif tree:
             self.tree[name[5:]] = name
+        elif _STAMP.match(name):
+            self.stamps[int(name[12:32])] = name
         else:
             self.strays.append(name)
 
@@ -879,7 +888,7 @@ class StoredTree:
 
 
 class Own:
-    """An entry that verification needs: log_created, signing_key_rotated, log_closed. `root` is of those before it."""
+    """An entry that verification needs, see `_OWN`. `root` is that of the entries before it."""
 
     def __init__(self, seq, kind, found, root, file, line):
         metadata = found.get("metadata") if isinstance(found, dict) else None
@@ -889,7 +898,7 @@ class Own:
             self.metadata = metadata if isinstance(metadata, dict) else {}
 
 
-_OWN = {b"log_created": "log_created", b"signing_key_rotated": "signing_key_rotated", b"log_closed": "log_closed"}
+_OWN = {name.encode(): name for name in ("log_created", "signing_key_rotated", "log_closed", "checkpoint_timestamped")}
 
 
 def own_kind(data):
@@ -1601,6 +1610,7 @@ class Verifier:
         self.covered = self.remembers = self.anchored = False
         self.missing = []
         self.damaged = False
+        self.stamped, self.stamps = set(), 0
         self.tail = None
 
     def say(self, kind, message, *place, **more):
@@ -1643,6 +1653,7 @@ class Verifier:
             self.first_entry()
             self.rotations()
             self.check_epochs(newest, kept)
+            self.time_stamps(kept)
             self.check_kept(kept, newest)
             self.check_memory(memory, newest)
         for name in sorted(set(folder.unreadable)):
@@ -1800,7 +1811,7 @@ class Verifier:
                 text = "The log holds something that is no part of a log."
                 if name.endswith(".jsonl.gz"):
                     text = "It looks like a sealed day of a later version, which this verifier does not read."
-                elif name == "checkpoint.cosigned" or name.endswith(".tsr"):
+                elif name == "checkpoint.cosigned":
                     text = "It looks like evidence of a later version, which this verifier does not check."
                 self.say("file_unexpected", text, file=name)
 
@@ -2136,6 +2147,57 @@ class Verifier:
             if finding is not None:
                 self.found.append(finding)
 
+    def time_stamps(self, kept):
+        """Step 9, as far as digests tell: who issued a token, and when, is not checked here."""
+        stamps = []
+        for own in self.own:
+            if own.kind != "checkpoint_timestamped" or own.seq >= self.size:
+                continue
+            fault = stamp_fault(own)
+            if fault:
+                self.say(
+                    "stamp_malformed",
+                    "Entry {} tells of a time stamp, but {}.".format(own.seq, fault),
+                    own.seq,
+                    file=own.file,
+                    line=own.line,
+                )
+            else:
+                stamps.append(own.metadata)
+        self.stamped = {one["size"] for one in stamps}
+        for one in stamps:
+            size, name = one["size"], "checkpoints/{:020}.tsr".format(one["size"])
+            if size not in kept:
+                continue
+            if size not in self.folder.stamps:
+                self.say("stamp_missing", "A time stamp that an entry names is gone.", file=name)
+                continue
+            token = self.folder.read_note(name)
+            if token is None:
+                continue
+            self.stamps += 1
+            if hashlib.sha256(kept[size].data).hexdigest() != one["checkpoint"]:
+                self.say("stamp_moved", "An entry tells of a time stamp of another checkpoint.", file=name)
+            elif hashlib.sha256(token).hexdigest() != one["token"] or len(token) > MAX_NOTE:
+                self.say("stamp_changed", "It is not the time stamp that an entry names.", file=name)
+        self.unnamed_stamps(kept)
+
+    def unnamed_stamps(self, kept):
+        """A writer may have been stopped, once, before the entry that names its newest token."""
+        if self.damaged:
+            return
+        after = max(self.stamped, default=0)
+        for size, name in sorted(self.folder.stamps.items()):
+            if size in self.stamped:
+                continue
+            if size in kept and after < size <= self.size:
+                text = "No entry names this time stamp: a writer was stopped just before, or somebody put it there."
+                self.say("stamp_unfinished", text, file=name)
+                self.stamped.add(size)
+                after = self.size
+            else:
+                self.say("stamp_unexpected", "No entry names this time stamp.", file=name)
+
     def check_kept(self, kept, newest):
         """Step 8."""
         if newest is not None:
@@ -2151,7 +2213,9 @@ class Verifier:
         due = set(
             range(KEPT_EVERY, min(self.size, self.walk.total + len(self.folder.kept) * KEPT_EVERY + 1) + 1, KEPT_EVERY)
         )
-        due.update(own.seq + 1 for own in self.own if own.kind != "log_created" and own.seq < self.size)
+        named = ("signing_key_rotated", "log_closed")
+        due.update(own.seq + 1 for own in self.own if own.kind in named and own.seq < self.size)
+        due.update(self.stamped)
         there = self.folder.kept
         for size in sorted(due - set(there)):
             if size <= self.size and "checkpoints" not in self.folder.unreadable:
@@ -2264,6 +2328,11 @@ class Verifier:
                     ("Get a copy of the log with its checkpoint."),
                 )
             return "ruled_out", "the log key that was given, {}".format(self.key.key_id.hex()), ""
+        if threat == "back_dating" and self.stamps:
+            text = "{} kept beside checkpoints; who issued them, and when, is not checked here".format(
+                count(self.stamps, "time stamp")
+            )
+            return "not_checked", text, "openssl ts -verify takes the files as they are: docs/format.md, section 9.6."
         texts = {
             "fork": (
                 "nothing here tells whether others are shown the same log",
@@ -2283,6 +2352,21 @@ class Verifier:
             "quantum": ("all signatures are Ed25519", "Keep checkpoints elsewhere, with their dates."),
         }
         return ("not_ruled_out", *texts[threat])
+
+
+def stamp_fault(own):
+    """Say what is wrong with a checkpoint_timestamped entry, None if nothing is (section 9.6)."""
+    metadata = own.metadata
+    if list(metadata) != ["size", "checkpoint", "token", "tsa", "gen_time"]:
+        return "it has other members"
+    size, texts = metadata["size"], list(metadata.values())[1:]
+    if isinstance(size, bool) or not isinstance(size, int) or not all(isinstance(one, str) for one in texts):
+        return "a member is not of its type"
+    if not all(re.match(r"[0-9a-f]{64}\Z", one) for one in texts[:2]):
+        return "a digest is none"
+    if not 0 < size <= own.seq:
+        return "it names a size that does not come before it"
+    return None
 
 
 def subtract(begin, end, ranges):
