@@ -292,7 +292,7 @@ def draw_drill(session: Session, result: DrillResult) -> None:
     session.say((f"{caught} of {tried} attacks caught", colour), ", each called by its name and place.")
     for attack in result.attacks:
         if attack.skipped is not None:
-            session.say((f"  not tried: {inert(attack.words)} ({inert(attack.skipped)})", "dim"))
+            session.tell((f"not tried: {inert(attack.words)} ({inert(attack.skipped)})", "dim"), indent=2, hanging=2)
 
 
 def draw_verdict(session: Session, verdict: dict[str, Any]) -> None:
