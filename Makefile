@@ -10,10 +10,12 @@
 #   make lock        choose dependency versions anew (UPGRADE=1: the newest allowed)
 #   make clean       remove what the above made
 # Another interpreter: make test PYTHON=python3.12. Another folder for it: VENV=.venv-312.
+# The fast tests run in as many processes as there are cores; in one, to debug them: WORKERS=0.
 
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+WORKERS ?= auto
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -30,7 +32,7 @@ demo-full: $(VENV)/.report
 	@$(BIN)/klingai-audit demo --dir demo
 
 test: check
-	@$(BIN)/python -m pytest -q -m "not slow" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.test $(VENV)/.thirdparty
 	@$(BIN)/python -m pytest -q -m slow $(PYTEST_ARGS)

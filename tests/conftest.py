@@ -22,9 +22,11 @@ ELSEWHERE = re.compile(r"only on (macOS|Python)\b")
 
 @pytest.fixture(scope="session", autouse=True)
 def _neutral_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Take home, user state and own variables from tests and their children; put clocks in an odd time zone."""
+    """Take home, user state, own variables and the terminal's size (which `pytest -n` sets) from tests and their
+    children; put clocks in an odd time zone.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("KLINGAI_", "XDG_"))]:
+        for name in [name for name in os.environ if name.startswith(("KLINGAI_", "XDG_", "COLUMNS", "LINES"))]:
             patch.delenv(name)
         home = tmp_path_factory.mktemp("home")
         patch.setenv("HOME", str(home))
