@@ -9,7 +9,6 @@ from tools.docs_pages import escape, table
 __all__ = ["CALLERS", "LATER", "aliases", "codes", "types"]
 
 LATER = (
-    "checkpoint_timestamped",
     "content_unsealed",
     "gap_opened",
     "legal_hold_released",

@@ -12,13 +12,20 @@ from klingai_audit.privacy.policy import (
     Policy,
     PrivacyPolicy,
     RetentionPolicy,
+    TimestampPolicy,
     VerifyPolicy,
 )
 from tools.docs_pages import table
 
 __all__ = ["CALLS", "OTHERS", "TABLES", "classes", "default_file", "settings"]
 
-TABLES = {"privacy": PrivacyPolicy, "failure": FailurePolicy, "verify": VerifyPolicy, "retention": RetentionPolicy}
+TABLES = {
+    "privacy": PrivacyPolicy,
+    "failure": FailurePolicy,
+    "verify": VerifyPolicy,
+    "timestamp": TimestampPolicy,
+    "retention": RetentionPolicy,
+}
 """Table of the file -> the struct that reads it."""
 
 CALLS = {

@@ -26,7 +26,7 @@ from klingai_audit.trust.witnessed import is_quiet
 
 __all__ = ["Stamper", "Stamping"]
 
-Why = Literal["stamped", "nothing new", "not due", "somebody else was faster"]
+_Why = Literal["stamped", "nothing new", "not due", "somebody else was faster"]
 
 _CLOCK: Final = "Set this machine's clock, or ask another authority. Nothing was written."
 
@@ -35,7 +35,7 @@ _CLOCK: Final = "Set this machine's clock, or ask another authority. Nothing was
 class Stamping:
     """What one run did. `size` is that of the newest checkpoint; `stamps` are the entries written, in order."""
 
-    why: Why
+    why: _Why
     size: int
     stamps: tuple[Stamp, ...] = ()
 
@@ -76,7 +76,7 @@ class Stamper:
             raise AuditUnavailable(f"{self._store.url} has no checkpoint to stamp.")
         size = parse_checkpoint(parse_note(note).text).size
         last = stamps[-1] if stamps else self._last()
-        why: Why = "stamped"
+        why: _Why = "stamped"
         if last is not None and (last.size >= size or is_quiet(self._store.read_entries(last.size, size))):
             why = "nothing new"
         elif last is not None and interval is not None and self._now() - _moment(last) < interval:
