@@ -81,7 +81,7 @@ def _settings() -> Iterator[tuple[str, str, str]]:
 def _values(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return ", ".join(f"`{_toml(value)}`" for value in get_args(hint))
-    return {bool: "`true`, `false`"}.get(hint, "a list of names")
+    return {bool: "`true`, `false`", str: "a text"}.get(hint, "a list of names")
 
 
 def _toml(value: object) -> str:
