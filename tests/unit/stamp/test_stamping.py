@@ -406,7 +406,8 @@ class TestPolicy:
             log(audit)
         policy = tmp_path / "audit.keys" / "policy.toml"
         (tmp_path / "audit.keys" / "roots.pem").write_bytes(tsa.root.read_bytes())
-        policy.write_text(policy.read_text().replace('tsa = ""\nroots = ""', f'tsa = "{url}"\nroots = "roots.pem"'))
+        text = policy.read_text().replace('tsa = ""', f'tsa = "{url}"').replace('roots = ""', 'roots = "roots.pem"')
+        policy.write_text(text)
         with AuditLog.open(tmp_path / "audit") as audit:
             stamp_now(audit, time_authority(audit.policy, audit.places.keys))
             verdict = audit.verify()
