@@ -91,6 +91,7 @@ def check_log(
     witnesses: Path | None = None,
     require_witness: bool = False,
     tsa_roots: Path | None = None,
+    compare: bool = True,
     progress: Progress | None = None,
 ) -> Verdict:
     """Verify the session's log with what is known here: the trusted key, other places' keys, the remembered head.
@@ -130,9 +131,10 @@ def check_log(
         require_witness=require_witness,
         quick_from=recall(memory) if quick and memory is not None else None,
         proofs_only=proofs_only,
+        compare=compare,
         progress=progress,
     )
-    if memory is not None and not proofs_only:
+    if memory is not None and compare and not proofs_only:
         remember(memory, verdict.memory)
     return verdict
 

@@ -125,7 +125,7 @@ def build(
     acting); `save` records it. `now` is for tests.
     Raises: UsageError; LogNotFound; AuditUnavailable.
     """
-    verdict = audit.verify(proofs_only=True)
+    verdict = audit.verify(compare=False)
     made = compose(
         audit.reader,
         verdict,

@@ -53,7 +53,7 @@ class Terms:
     `tolerant`: lines that no checkpoint covers are a note if they link to the log and end with a seal.
     `witnesses` is the policy that cosignatures are judged by; `demanded`: that its quorum is missing is a finding.
     `tsa_roots` stand behind time stamps that count; `dated_within` is the distance up to which they rule out
-    back-dating.
+    back-dating. `compare` looks for notes that take more than one entry.
     """
 
     trusted: VerifierKey | None
@@ -68,6 +68,7 @@ class Terms:
     demanded: bool = False
     tsa_roots: Roots | None = None
     dated_within: dt.timedelta = DATED_WITHIN
+    compare: bool = True
 
 
 def missing_log(store: Store, terms: Terms) -> Verdict:
@@ -146,7 +147,7 @@ class Judge:
             self.findings = [finding for finding in self.findings if finding.kind not in _GONE]
         broken = any(finding.severity == "broken" for finding in self.findings)
         if not broken:
-            self.findings += find_notes(reading.scanned, terms.now, decoded=reading.decode)
+            self.findings += find_notes(reading.scanned, terms.now, decoded=reading.decode and terms.compare)
         grounds = Grounds(
             size=size if anchors else 0,
             reached=bool(anchors) and state.root(size) is not None,

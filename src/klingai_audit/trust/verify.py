@@ -47,6 +47,7 @@ def verify(
     tsa_roots: Roots | None = None,
     quick_from: Memory | None = None,
     proofs_only: bool = False,
+    compare: bool = True,
     processes: int | None = None,
     progress: Progress | None = None,
     now: dt.datetime | None = None,
@@ -63,7 +64,8 @@ def verify(
     `tsa_roots` are root certificates of time stamp authorities; without any, who issued the log's time stamps is not
     checked. `policy` says up to which distance between entries and stamps back-dating counts as ruled out.
     `quick_from` (`Verdict.memory` of an earlier run) spares reading again what that run verified, unless anything
-    is off. `proofs_only` leaves out decoding entries (links, leaves, tree and signatures remain). `processes` is
+    is off. `proofs_only` leaves out decoding entries (links, leaves, tree and signatures remain). `compare` False
+    leaves out the notes that compare entries (acts without an outcome, equal ids, two ends). `processes` is
     the number of workers for large logs (default: one for each processor). `patience` is in seconds: 0 for a log
     that surely has no writer.
     Raises: LogNotFound if there is nothing and nothing is remembered; UsageError for a key that is none;
@@ -83,6 +85,7 @@ def verify(
         demanded=require_witness,
         tsa_roots=tsa_roots,
         dated_within=DATED_WITHIN if policy is None else 2 * policy.timestamp.span,
+        compare=compare,
     )
     workers = processes or os.cpu_count() or 1
     try:

@@ -129,6 +129,16 @@ def test_equal_ids_and_two_ends_are_notes(tmp_path, monkeypatch, chunk):
     assert notes(smith, tmp_path) == [("equal_event_id", 43, 44), ("two_ends", 44, 45)]
 
 
+def test_notes_that_compare_entries_can_be_left_out(tmp_path):
+    """`compare=False` keeps notes on silence, and leaves out those on acts and ids, which the index answers faster."""
+    smith = Smith().create()
+    end = smith.event("video_generation_completed", event_id=smith.end_id("t", "succeeded"), resource_id="t")
+    smith.batch(end)
+    quiet(smith, 3).batch(end)
+    smith.closed()
+    assert notes(smith, tmp_path, compare=False) == [("heartbeat_gap", 2, 3)]
+
+
 def test_equal_ends_of_an_id_are_not_two_ends(tmp_path):
     """Four pollers may see one end; only different ends differ."""
     smith = Smith().create()
