@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 from decimal import Decimal
 
@@ -356,6 +357,9 @@ def test_the_entry(world):
     shown = result.to_json()
     assert json.loads(json.dumps(shown)) == shown
     assert (True, 4, entry.seq) == (shown["recorded"], shown["exit"], shown["seq"])
+    content = {name: shown[name] for name in list(shown)[: list(shown).index("exit")]}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert shown["digest"] == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_units_of_each_pack_stand_apart(world):
