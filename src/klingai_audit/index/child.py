@@ -70,7 +70,8 @@ def refusal_of(tree: Any, allowed: dict[str, list[str]]) -> str | None:
                 return "only SELECT is allowed"
         if node.get("class") in ("FUNCTION", "WINDOW") and "function_name" in node:
             name = str(node["function_name"]).lower()
-            if node.get("schema") or node.get("catalog") or (name not in functions and name not in table_functions):
+            elsewhere = node.get("schema") not in (None, "", "main") or node.get("catalog")
+            if elsewhere or (name not in functions and name not in table_functions):
                 return f"the function {name} is not allowed"
     return None
 

@@ -201,7 +201,10 @@ class Index:
                 pass
         self.refresh()
         with self._cursor() as cursor:
-            return fetch(cursor, sql, params)
+            try:
+                return fetch(cursor, sql, params)
+            except duckdb.IOException as exc:
+                raise self._lost() from exc
 
     def sql(self, text: str, *, limit: int = ROW_LIMIT, seconds: float = SECONDS, memory: int = MEMORY) -> Table:
         """Run one SELECT of a user over the view `events` (docs/sql.md).
@@ -224,7 +227,13 @@ class Index:
                 )
             except Gone:
                 self.refresh()
-        raise StorageError("Segments of the index keep vanishing.", do="Find out what removes them; see --state.")
+        raise self._lost()
+
+    def _lost(self) -> StorageError:
+        return StorageError(
+            f"Files of the index in {self._folder.path} cannot be read.",
+            do="Find out what removes or changes them; the index is derived and may be deleted.",
+        )
 
     def _current(self) -> Manifest:
         with self._mutex:
@@ -246,6 +255,8 @@ class Index:
         Raises, while iterating: `klingai_audit.index.lines.Stale` for the first that the log does not have as the
         index has it; StorageError.
         """
+        import duckdb
+
         told_again = self.repeats if fold else frozenset[int]()
         size = self.size
         steps = (size, *(max(0, size - step) for step in _WINDOWS), 0) if newest else (size, 0)
@@ -257,7 +268,10 @@ class Index:
                 conditions += [f"seq >= {begin}"] if begin else []
                 conditions += [f"seq < {end}"] if end != size else []
                 sql = f"SELECT seq, event_id FROM stored{' WHERE ' if conditions else ''}{' AND '.join(conditions)}"
-                cursor.execute(f"{sql} ORDER BY seq {'DESC' if newest else 'ASC'}", list(params))
+                try:
+                    cursor.execute(f"{sql} ORDER BY seq {'DESC' if newest else 'ASC'}", list(params))
+                except duckdb.IOException as exc:
+                    raise self._lost() from exc
                 yield from self._lines.read(_in_batches(cursor, told_again))
 
     @property

@@ -6,6 +6,7 @@ with their SHA-256; one whose bytes changed is never read.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import os
@@ -15,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from klingai_audit.durable import PRIVATE_MODE, FileOps, read_optional
+from klingai_audit.durable import NO_FORK, PRIVATE_MODE, FileOps, read_optional
 
 __all__ = [
     "MANIFEST",
@@ -117,15 +118,33 @@ def user_key(ops: FileOps) -> bytes | None:
     base = os.environ.get("XDG_STATE_HOME")
     try:
         path = (Path(base) if base else Path("~/.local/state").expanduser()) / "klingai-audit" / "index.key"
-        for _ in range(2):
-            key = read_optional(path, limit=_KEY_BYTES, follow=False)
-            if key is not None and len(key) == _KEY_BYTES:
-                return key
+        key = _read_key(path)
+        if key is None:
             ops.make_folder(path.parent, 0o700)
-            ops.replace(path, secrets.token_bytes(_KEY_BYTES), mode=PRIVATE_MODE)
+            key = _make_key(path, ops)
     except (OSError, RuntimeError):  # RuntimeError: nobody's home
         return None
-    return None
+    return key
+
+
+def _read_key(path: Path) -> bytes | None:
+    key = read_optional(path, limit=_KEY_BYTES, follow=False)
+    return key if key is not None and len(key) == _KEY_BYTES else None
+
+
+def _make_key(path: Path, ops: FileOps) -> bytes:
+    """Make the key, unless another process was quicker."""
+    with NO_FORK:
+        fd = ops.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            key = _read_key(path)
+            if key is None:
+                key = secrets.token_bytes(_KEY_BYTES)
+                ops.replace(path, key, mode=PRIVATE_MODE)
+            return key
+        finally:
+            ops.close(fd)
 
 
 def identity_of(path: Path) -> tuple[int, ...]:
