@@ -98,6 +98,22 @@ def test_a_report_is_recorded_where_asked(place, ask):
     )  # fmt: skip
 
 
+def test_policy_can_record_every_report(place, ask):
+    """Where policy records reads, a report is recorded without being asked for."""
+    ask("policy", "set", "privacy.reads", "record")
+    _, out, _ = ask("report", "--until", UNTIL, "-o", "r.csv", "--json")
+    assert (True, 1) == (
+        json.loads(out)["recorded"],
+        sum(entry["event_type"] == "report_generated" for entry in entries(place)),
+    )
+
+
+def test_an_empty_beginning_is_said(place, ask):
+    """At size 0 there is nothing, and that is what the report says."""
+    code, out, _ = ask("report", "--at", "0", "--until", UNTIL)
+    assert (0, b"The log is empty.") == (code, out.splitlines()[0])
+
+
 def test_a_log_that_does_not_verify_is_reported_with_exit_4(place, ask):
     """The report of a changed log is written, says so, and supports nothing that rests on integrity."""
     file = next((place / "audit").glob("*.jsonl"))

@@ -67,6 +67,8 @@ def _concerns(finding: Finding, size: int) -> bool:
 
 
 def _words(broken: list[Finding], scope: Scope) -> str:
+    if not scope.size and not broken:
+        return "The log is empty."
     entries = f"{scope.size:,} {'entry' if scope.size == 1 else 'entries'}"
     if not broken:
         return f"No change found in {entries}."
