@@ -545,6 +545,7 @@ def test_a_builder_that_was_killed_leaves_nothing_in_the_way(tmp_path):
         assert [] == list(folder.glob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_reader_keeps_up_with_another_builder(tmp_path, small):
     """Segments that another process merges away while one reads are found again in the new ones."""
     smith = Smith().create().work(10)
