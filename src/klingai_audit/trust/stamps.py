@@ -121,6 +121,7 @@ class StampCheck:
     place: Callable[[int], tuple[str | None, int | None]]
     findings: list[Finding] = field(default_factory=list)
     _files: dict[int, LogFile] = field(default_factory=dict)
+    _tokens: frozenset[str] = frozenset()
     _unchecked: str = ""
     _unfinished: int | None = None
 
@@ -144,6 +145,7 @@ class StampCheck:
         names a token may be gone, and nothing is said about dates.
         """
         self._files = {found: file for file in last.kind("token") if (found := token_size(file.name)) is not None}
+        self._tokens = frozenset(stamp.token for stamp in known)
         good = [(stamp, token) for stamp in known if (token := self._check(stamp, kept)) is not None]
         if whole:
             self._check_unnamed(known, kept, size)
@@ -173,6 +175,19 @@ class StampCheck:
         if reply is None:
             self._find("stamp_missing", f"Entry {seq} names the time stamp {name}, which is gone.", None, name)
             return None
+        digest = hashlib.sha256(reply).hexdigest()
+        if hashlib.sha256(checkpoint).hexdigest() != stamp.checkpoint:
+            self._find("stamp_moved", f"Entry {seq} tells of a time stamp of another checkpoint.", None, name)
+        elif digest != stamp.token and digest in self._tokens:
+            self._find("stamp_moved", f"{name} is the time stamp of another checkpoint.", None, name)
+        elif digest != stamp.token:
+            self._find("stamp_changed", f"{name} is not the time stamp that entry {seq} names.", None, name)
+        else:
+            return self._check_token(stamp, checkpoint, reply, name)
+        return None
+
+    def _check_token(self, stamp: Stamp, checkpoint: bytes, reply: bytes, name: str) -> Token | None:
+        """Check a token that is the named one: whether the entry was right to name it."""
         try:
             token = parse_token(reply)
         except Malformed as exc:
@@ -180,12 +195,8 @@ class StampCheck:
             return None
         if token.digest != hashlib.sha256(checkpoint).digest():
             self._find("stamp_moved", f"{name} is a time stamp of something other than the file beside it.", None, name)
-        elif hashlib.sha256(checkpoint).hexdigest() != stamp.checkpoint:
-            self._find("stamp_moved", f"Entry {seq} tells of a time stamp of another checkpoint.", seq)
-        elif hashlib.sha256(reply).hexdigest() != stamp.token:
-            self._find("stamp_changed", f"{name} is not the time stamp that entry {seq} names.", None, name)
         elif (token.name, token.stated) != (stamp.tsa, stamp.gen_time):
-            self._find("stamp_changed", f"Entry {seq} states another authority or time than {name}.", seq)
+            self._find("stamp_changed", f"Entry {stamp.seq} states another authority or time than {name}.", None, name)
         elif self._trusts(token, name):
             return token
         return None
@@ -229,12 +240,17 @@ class StampCheck:
             if checkpoint is None or reply is None or at <= begin or at > size:
                 self._find("stamp_unexpected", f"No entry names the time stamp {file.name}.", None, file.name)
                 continue
+            digest = hashlib.sha256(checkpoint).digest()
+            if digest not in reply:
+                message = f"{file.name} is a time stamp of something other than the file beside it."
+                self._find("stamp_moved", message, None, file.name)
+                continue
             try:
                 token = parse_token(reply)
             except Malformed as exc:
                 self._find("stamp_malformed", f"{file.name} is no time stamp: {exc.message}", None, file.name)
                 continue
-            if token.digest != hashlib.sha256(checkpoint).digest():
+            if token.digest != digest:
                 message = f"{file.name} is a time stamp of something other than the file beside it."
                 self._find("stamp_moved", message, None, file.name)
             elif self._trusts(token, file.name):
