@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 from klingai_audit.errors import Malformed, StorageError
 from klingai_audit.event.types import EVENT_TYPES, canonical_type
 from klingai_audit.index.lines import Stale
-from klingai_audit.ledger.reader import LogReader
 from klingai_audit.views.charge import END_TYPES
 from klingai_audit.views.entry import People
 from klingai_audit.views.plan import CUSTOM_CATEGORY, Filter, stored_ids
@@ -23,6 +22,7 @@ from klingai_audit.views.times import parse_instant
 
 if TYPE_CHECKING:
     from klingai_audit.index import Index
+    from klingai_audit.ledger.reader import LogReader
 
 __all__ = ["WORTH_AN_INDEX", "Indexed"]
 
