@@ -175,7 +175,8 @@ def _signer(info: Value, certificates: Value | None) -> tuple[Value, list[tuple[
     fields.take(INTEGER)
     named = fields.take(SEQUENCE).fields()
     issuer, serial = named.take(SEQUENCE).whole, named.take(INTEGER).whole
-    fields.take(SEQUENCE)
+    if fields.take(SEQUENCE).fields().take(OID).oid() not in _DIGESTS:
+        raise Malformed("The time stamp is signed over a digest that is not of the SHA-2 family.")
     attributes = fields.take(_CONTEXT_0).fields(_CONTEXT_0)
     hashes: list[tuple[str, bytes]] = []
     for attribute in attributes:
