@@ -246,7 +246,11 @@ async function take(file) {
 function start() {
   const block = byId("evidence").textContent;
   byId("trust").addEventListener("submit", (event) => { event.preventDefault(); examine(); });
-  byId("file").addEventListener("change", (event) => { if (event.target.files.length > 0) take(event.target.files[0]); });
+  byId("file").addEventListener("change", (event) => {
+    const file = event.target.files[0];
+    event.target.value = ""; // so that the same name chosen again is looked at again
+    if (file !== undefined) take(file);
+  });
   const drop = byId("drop");
   for (const name of ["dragenter", "dragover"]) {
     document.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
