@@ -508,6 +508,8 @@ def decode_entry(entry):
     """Return (object, None) for an entry of section 2, else (None or object, (kind, what is wrong))."""
     if len(entry) > MAX_ENTRY:
         return None, ("entry_too_large", "it has more than {:,} bytes".format(MAX_ENTRY))
+    if entry[:1] != b"{":
+        return None, ("entry_malformed", "it is no object")
     try:
         text = entry.decode("utf-8")
     except UnicodeDecodeError:
@@ -528,9 +530,10 @@ def decode_entry(entry):
         return None, twice if twice[0] == "ledger_member" else ("entry_malformed", "an integer is out of range")
     if not isinstance(found, dict):
         return None, ("entry_malformed", "it is no object")
-    if not _REST.match(rest) or not _numbers_are_canonical(rest):
-        return found, ("entry_malformed", "it is not spelled canonically")
-    return found, _members_fault(found)
+    fault = _members_fault(found, _TAIL.search(entry, max(0, len(entry) - 300)) is not None)
+    if fault is None and (not _REST.match(rest) or not _numbers_are_canonical(rest)):
+        fault = ("entry_malformed", "it is not spelled canonically")
+    return found, fault
 
 
 def _nesting(rest):
@@ -566,14 +569,16 @@ def _twice(text):
     return "duplicate_member", "an object holds a name twice"
 
 
-def _members_fault(found):
+def _members_fault(found, ended):
     names = list(found)
     places = [_ORDER.get(name, -1) for name in names]
     ledger = [name for name in names if name in _LEDGER]
-    if ledger and names[-len(ledger) :] != ledger:
-        return "ledger_member", "a ledger member stands where it does not belong"
     if found.get("schema") is True or found.get("schema") != 1 or isinstance(found.get("schema"), float):
         return "unknown_version", "it is of another version than 1"
+    if not ended:
+        return "entry_malformed", "its ledger members are none"
+    if names[-len(ledger) :] != ledger:
+        return "ledger_member", "a ledger member stands where it does not belong"
     if -1 in places or places != sorted(places):
         return "entry_malformed", "it has other members than the format, or in another order"
     if any(name not in found for name in _ALWAYS):
@@ -1929,13 +1934,11 @@ class Verifier:
     def tell_gap(self, begin, end, lines, around, moved, with_entries):
         """Deal the lines of one gap to the stretches that are missing there."""
         ranges = list(subtract(begin, end, moved)) or [(begin, begin)]
-        dealt: dict = {first: [] for first, _ in ranges}
+        dealt, firsts = {first: [] for first, _ in ranges}, [first for first, _ in ranges]
         for line in lines:
-            home = ranges[-1][0]
-            for first, last in ranges:
-                if line.claims is not None and first <= line.claims < last:
-                    home = first
-            dealt[home].append(line)
+            at = -1 if line.claims is None else bisect.bisect_right(firsts, line.claims) - 1
+            claimed = at >= 0 and line.claims < ranges[at][1]
+            dealt[firsts[at if claimed else -1]].append(line)
         for first, last in ranges:
             here = dealt[first]
             changed = min(last - first, len(here))

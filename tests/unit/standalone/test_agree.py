@@ -1,0 +1,269 @@
+"""Both verifiers find the same in every log: good ones, every attack that is known, and damage at random."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from klingai_audit import AuditLog
+from klingai_audit.ledger.keys import KeyFolder
+from klingai_audit.upkeep.attacks import ATTACKS
+from klingai_audit.upkeep.copy import LogCopy
+from klingai_audit.upkeep.thefts import thefts
+from tests.support.both import ask_both, differences, disagreement, mutate, three_days
+from tests.support.logsmith import Smith, leaf_hash, write_files
+from tests.unit.trust import attacks as trust_attacks
+from tests.unit.trust import test_attacks as trust_tests
+from tests.unit.trust import test_epochs as epoch_tests
+from tests.unit.trust import test_lines as line_tests
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "v1"
+SMITH = three_days()
+GOOD = SMITH.files()
+KEY = SMITH.log_key.vkey
+FIRST, SECOND, THIRD = (name for name in sorted(GOOD) if name.startswith("audit"))
+
+
+def differs(folder: Path, smith: Smith, **changed: bytes) -> list[str]:
+    """In what the two differ about a log that its own writer made so."""
+    return disagreement(folder / "audit", smith.files() | changed, smith.log_key.vkey, smith.now)
+
+
+def test_golden_log():
+    """The released log: whole for both."""
+    package, single = ask_both(GOLDEN / "audit", (GOLDEN / "log.pub").read_text(), dt.datetime.now(dt.UTC))
+    assert [] == differences(package, single)
+    assert "ruled_out" == single.states["edit"]
+
+
+@pytest.mark.parametrize(
+    "known", [{}, {"remembered": SMITH.checkpoint(150, 1)}, {"epoch_key": SMITH.epoch_key(0).vkey}]
+)
+def test_good_log(tmp_path, known):
+    """With and without a memory and the first epoch's key."""
+    assert [] == disagreement(tmp_path / "audit", GOOD, KEY, SMITH.now, **known)
+
+
+def test_good_log_without_a_key(tmp_path):
+    """Trusting what the log says of itself."""
+    assert [] == disagreement(tmp_path / "audit", GOOD, None, SMITH.now)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", trust_tests.ATTACKS)
+def test_attack_on_files(tmp_path, name):
+    """Every attack of the package's own tests."""
+    files = dict(trust_attacks.GOOD)
+    trust_tests.ATTACKS[name][0](files)
+    assert [] == disagreement(tmp_path / "audit", files, trust_attacks.KEY, trust_attacks.SMITH.now)
+
+
+def test_attacks_of_the_drill(tmp_path):
+    """All of the drill, on a log that the product wrote: the same names, and all are noticed."""
+    with AuditLog.open(tmp_path / "audit") as audit:
+        for number in range(30):
+            audit.log("x_work", f"user{number % 3}@example.com", number=number)
+        audit.rotate_keys()
+        for number in range(10):
+            audit.log("x_work", f"user{number % 3}@example.com", number=number)
+        key = audit.vkey
+    head = (tmp_path / "audit" / "checkpoint").read_bytes()
+    copy = LogCopy(tmp_path / "audit", tmp_path / "drill")
+    now = dt.datetime.now(dt.UTC)
+    attacks = [*ATTACKS, *thefts(KeyFolder(tmp_path / "audit.keys"), remembered=True)]
+    found: dict[str, list[str]] = {}
+    for attack in attacks:
+        attack.act(copy)
+        package, single = ask_both(copy.log, key, now, remembered=head)
+        found[attack.name] = differences(package, single)
+        if not attack.expects & single.kinds:
+            found[attack.name].append(f"the single file says only {sorted(single.kinds)}")
+        copy.restore()
+    assert {} == {name: what for name, what in found.items() if what}
+    assert len(found) >= 40
+
+
+def rounds(folder: Path, seeds: range, edits: int) -> list[tuple[int, list[str], list[str]]]:
+    """Damage the good log at random and return where the two differ."""
+    found = []
+    for seed in seeds:
+        luck, files = random.Random(seed), dict(GOOD)
+        what = [mutate(files, luck) for _ in range(luck.randint(1, edits))]
+        if any(name.startswith("checkpoint") for name in files):  # else nothing is signed: docs/format.md, 10.1
+            differing = disagreement(folder / str(seed) / "audit", files, KEY, SMITH.now)
+            found += [(seed, what, differing)] if differing else []
+    return found
+
+
+def test_one_damage_at_random(tmp_path):
+    """Bits, truncations, lines and files."""
+    assert [] == rounds(tmp_path, range(12), 1)
+
+
+@pytest.mark.slow
+def test_one_damage_at_random_often(tmp_path):
+    """The same, a thousand times."""
+    assert [] == rounds(tmp_path, range(1000, 2000), 1)
+
+
+@pytest.mark.slow
+def test_several_damages_at_random(tmp_path):
+    """Up to three at once."""
+    assert [] == rounds(tmp_path, range(5000, 5600), 3)
+
+
+steps = st.lists(
+    st.sampled_from(["work", "work", "day", "rotate", "close", "open", "heartbeat", "gap", "wait", "step"]), max_size=14
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps=steps, late=st.integers(0, 100))
+def test_any_life_of_a_log(steps, late):
+    """Logs of any history: rotations, days, silences, gaps."""
+    smith = Smith().create()
+    for step in steps:
+        if step == "work":
+            smith.work(7)
+        elif step == "day":
+            smith.next_day()
+        elif step == "rotate":
+            smith.rotate()
+        elif step == "close":
+            smith.closed()
+        elif step == "open":
+            smith.opened("w2")
+        elif step == "heartbeat":
+            smith.batch(smith.event("log_heartbeat", {}))
+        elif step == "gap":
+            smith.batch(smith.event("gap_opened", {}))
+        elif step == "wait":
+            smith.now += dt.timedelta(minutes=90)
+        else:
+            smith.batch(smith.event("clock_stepped", {}))
+    with tempfile.TemporaryDirectory() as folder:
+        now = smith.now + dt.timedelta(minutes=late)
+        assert [] == disagreement(Path(folder) / "audit", smith.files(), smith.log_key.vkey, now)
+
+
+@pytest.mark.parametrize("name", epoch_tests.BAD_ROTATIONS)
+def test_bad_rotations(tmp_path, name):
+    """Every departure from section 7 by somebody with all keys."""
+    assert [] == differs(tmp_path, epoch_tests.BAD_ROTATIONS[name](Smith().create().work(5)).work(3).closed())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"format": 2}, {"policy": None}, {"epoch": 1}, {"more": 1}, {"origin": "log.example.com/other"}, {"log_key": "x"}],
+    ids=str,
+)
+def test_bad_first_entries(tmp_path, changes):
+    """Every departure of entry 0 from section 7."""
+    assert [] == differs(tmp_path, epoch_tests.begin(Smith(), **changes))
+
+
+def signed(entry: bytes) -> Smith:
+    """A log whose writer signed this line as its third entry."""
+    smith = Smith().create()
+    smith.entries.append(entry)
+    smith.days.append(smith.last_logged[:10])
+    smith.tree.append(leaf_hash(entry))
+    return smith.work(4).closed()
+
+
+@pytest.mark.parametrize("name", line_tests.FAULTY)
+def test_signed_entries_of_another_form(tmp_path, name):
+    """What a writer of one's own could sign: the same kind from both, and never called changed (but if too long)."""
+    smith = signed(line_tests.FAULTY[name][0])
+    assert [] == differs(tmp_path, smith)
+    _, single = ask_both(tmp_path / "audit", smith.log_key.vkey, smith.now)
+    assert ("too large" in name) == ("entry_changed" in single.kinds)
+
+
+@pytest.mark.parametrize(
+    ("number", "fine"),
+    [
+        (b"9007199254740992", True),
+        (b"9007199254740993", False),
+        (b"-9007199254740993", False),
+        (b"1" + b"0" * 400, False),
+        (b"1e16", True),
+        (b"1e+16", False),
+        (b"0.00001", True),
+        (b"1e-5", False),
+        (b"1e-6", True),
+        (b"1000000000000000.0", True),
+        (b"-0", False),
+        (b"-0.0", True),
+        (b"1e400", False),
+        (b"0.1000000000000000055", False),
+        (b"5e-324", True),
+        (b"1.50", False),
+    ],
+)
+def test_numbers_have_one_spelling(tmp_path, number, fine):
+    """Integers within 2^53, doubles in their shortest form; the package once took any integer."""
+    smith = Smith().create()
+    smith.batch(smith.event("x_note", {"a": 1}).replace(b'"a":1', b'"a":' + number))
+    assert [] == differs(tmp_path, smith.closed())
+    _, single = ask_both(tmp_path / "audit", smith.log_key.vkey, smith.now)
+    assert fine == ("entry_malformed" not in single.kinds)
+
+
+def test_a_link_that_was_signed_wrong(tmp_path):
+    """Root and leaves agree, the link does not: named by both as that."""
+    smith = Smith().create().work(8)
+    entry = smith.event("x_note", {})[:-1] + b',"seq":10,"logged_at":"%b","prev_hash":"%b"}' % (
+        smith.last_logged.encode(),
+        b"0" * 64,
+    )
+    smith.entries.append(entry)
+    smith.days.append(smith.last_logged[:10])
+    smith.tree.append(leaf_hash(entry))
+    assert [] == differs(tmp_path, smith.work(4).closed())
+    assert {"link_broken"} == ask_both(tmp_path / "audit", smith.log_key.vkey, smith.now)[0].kinds
+
+
+def test_first_day_under_another_name_accuses_no_epoch(tmp_path):
+    """Entry 0 is read where it stands; once the package read the first line of what was left."""
+    files = dict(GOOD)
+    files[FIRST + ".bak"] = files.pop(FIRST)
+    assert [] == disagreement(tmp_path / "audit", files, KEY, SMITH.now)
+    assert {"file_renamed"} == ask_both(tmp_path / "audit", KEY, SMITH.now)[0].kinds
+
+
+def test_end_of_a_day_is_no_missing_file(tmp_path):
+    """Between two neighbouring days no file can be gone."""
+    lines = GOOD[SECOND].splitlines(keepends=True)
+    files = GOOD | {SECOND: b"".join(lines[:-1])}
+    assert [] == disagreement(tmp_path / "audit", files, KEY, SMITH.now)
+    assert {"entry_missing"} == ask_both(tmp_path / "audit", KEY, SMITH.now)[0].kinds
+
+
+def test_rubbish_of_a_larger_size_is_no_rollback(tmp_path):
+    """Only what the log's key signed can say that there was more."""
+    files = GOOD | {f"checkpoints/{4096:020}": b"rubbish\n"}
+    assert [] == disagreement(tmp_path / "audit", files, KEY, SMITH.now)
+    package, _ = ask_both(tmp_path / "audit", KEY, SMITH.now)
+    assert ({"checkpoint_malformed", "kept_unexpected"}, "not_ruled_out") == (package.kinds, package.states["rollback"])
+
+
+def test_nothing_signed_rules_no_foreign_key_out(tmp_path):
+    """A pinned key that signed nothing here proves nothing."""
+    files = {name: data for name, data in GOOD.items() if not name.startswith("checkpoint")}
+    assert [] == disagreement(tmp_path / "audit", files, KEY, SMITH.now)
+    assert "not_ruled_out" == ask_both(tmp_path / "audit", KEY, SMITH.now)[0].states["foreign_key"]
+
+
+def test_both_can_differ(tmp_path):
+    """The comparison itself notices other kinds and other states."""
+    package, _ = ask_both(write_files(tmp_path / "a", GOOD), KEY, SMITH.now)
+    _, single = ask_both(write_files(tmp_path / "b", GOOD | {"notes": b""}), KEY, SMITH.now)
+    assert ["only the single file says file_unexpected"] == differences(package, single)[:1]
+    assert 2 == len(differences(package, single))
