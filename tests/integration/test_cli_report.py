@@ -189,6 +189,15 @@ def test_a_sampled_proof_checks_on_the_command_line(place, ask):
     assert (0, 2, 0) == (code, json.loads(out)["drawn"], checked)
 
 
+def test_the_command_beside_a_control_draws_its_entries(place, ask):
+    """The command that a control names runs as printed, and its population is the control's entries."""
+    ask("report", "--until", UNTIL, "-o", "r.json")
+    rows = json.loads((place / "r.json").read_bytes())["controls"]
+    row = next(row for row in rows if row["control_id"] == "asvs:16.3.3")
+    code, out, _ = ask(*row["proof_refs"][0].split()[1:], "--json")
+    assert (0, sum(row["entries"].values())) == (code, json.loads(out)["population"])
+
+
 def test_a_sample_is_recorded_with_its_population(place, ask):
     """`--record` appends seed, population and digest."""
     _, out, _ = ask("sample", "--seed", "s", "-n", "2", "-o", "s.csv", "--record", "--json")

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from klingai_audit.report.checks import Check, field_check
-from klingai_audit.report.scope import Scope
+from klingai_audit.report.scope import Scope, instant
 
 __all__ = [
     "VERDICTS",
@@ -27,6 +27,7 @@ __all__ = [
     "applies",
     "chosen",
     "count",
+    "describe",
     "frameworks",
     "judge",
     "strictest",
@@ -173,8 +174,32 @@ def _row(
         "verdict": verdict,
         "reasons": reasons,
         "attach": list(control.attach),
+        "proof_refs": [_draw(control, scope)] if control.events else [],
         "source": framework.source,
     }
+
+
+def _draw(control: Control, scope: Scope) -> str:
+    """Return the command that draws a sample of a control's entries, with their proofs."""
+    types = " ".join(f"--type {name}" for name in control.events)
+    edges = f"--since {instant(scope.since)} --until {instant(scope.until)} --at {scope.size}"
+    return f"klingai-audit sample --seed SEED {types} {edges} -o sample.csv"
+
+
+def describe(scope: Scope) -> list[dict[str, Any]]:
+    """Return what is to be known of each framework of the report; `applies` is false where nobody declared it."""
+    return [
+        {
+            "id": item.id,
+            "name": item.name,
+            "edition": item.edition,
+            "source": item.source,
+            "note": item.note,
+            "applies": applies(item, scope),
+            "applies_if": item.scope or None,
+        }
+        for item in chosen(scope)
+    ]
 
 
 def _verdict(

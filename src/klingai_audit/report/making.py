@@ -231,7 +231,7 @@ def _gather(
         "log": {"origin": scope.origin, "tree_size": scope.size, "root": scope.root},
         "command": scope.command,
         "people": scope.people,
-        "frameworks": list(scope.frameworks),
+        "frameworks": controls.describe(scope),
         "summary": summarise(sections, checks),
         **sections,
         "checks": [check.as_json() for check in checks.values()],

@@ -245,14 +245,13 @@ def _controls(data: Mapping[str, Any]) -> Section:
     ]
     drawn = charts.stacked("ctl", bars, VERDICTS, f"Controls by framework and verdict: {told}.", width=400, room=130)
     blocks = [chart("Controls by framework", drawn, half=False)]
+    about = {item["name"]: item for item in data["frameworks"]}
     for name, rows in grouped:
-        first = rows[0]
-        about = f"{name}: {first['edition']} (source: {first['source']})"
-        blocks.append(
-            table(
-                about, ["Clause", "Demand", "Verdict", "Why"], [_control(row) for row in rows], widths=(15, 29, 14, 42)
-            )
-        )
+        item = about[name]
+        title = f"{name}: {item['edition']} (source: {item['source']})"
+        columns = ["Clause", "Demand", "Verdict", "Why"]
+        cells = [_control(row) for row in rows]
+        blocks.append(table(title, columns, cells, source=item["note"], widths=(15, 29, 14, 42)))
     blocks.append(
         note(
             "Sources: v read in a primary text, 2 in secondary sources, k general knowledge, to be checked before use."
