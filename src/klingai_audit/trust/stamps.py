@@ -149,7 +149,7 @@ class StampCheck:
         good = [(stamp, token) for stamp in known if (token := self._check(stamp, kept)) is not None]
         if whole:
             self._check_unnamed(known, kept, size)
-        result = Stamped(known=tuple(known), count=len(good), unfinished=self._unfinished)
+        result = Stamped(known=tuple(known), count=len({stamp.size for stamp, _ in good}), unfinished=self._unfinished)
         if good:
             stamp, token = max(good, key=lambda one: one[0].size)
             result = replace(result, size=stamp.size, gen_time=token.gen_time, tsa=token.name)

@@ -106,7 +106,7 @@ def drill(
             return verify(copy.store, key=trusted.vkey, key_source=trusted.source, remembered=remembered, patience=0.0)
 
         _refuse_damaged(judge())
-        plan = [*ATTACKS, *stamp_attacks(copy), *thefts(_keys(places), remembered=bool(remembered))]
+        plan = [*ATTACKS, *stamp_attacks(copy, _keys(places)), *thefts(_keys(places), remembered=bool(remembered))]
         if attacks is not None:
             plan = list(attacks)
         results = []

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 
+from klingai_audit.errors import KlingAuditError
+from klingai_audit.ledger.keys import KeyFolder
+from klingai_audit.tlog.checkpoint import Checkpoint
+from klingai_audit.tlog.hashing import hash_leaves
+from klingai_audit.tlog.merkle import EMPTY_ROOT, CompactRange
+from klingai_audit.tlog.note import sign_note
 from klingai_audit.upkeep.attacks import Attack
-from klingai_audit.upkeep.copy import Impossible, LogCopy
+from klingai_audit.upkeep.copy import Impossible, LogCopy, target_of
+from klingai_audit.upkeep.forge import edited, forge, rechained
 from klingai_audit.upkeep.forged_stamp import forged_stamp
 
 __all__ = ["stamp_attacks"]
 
 
-def stamp_attacks(copy: LogCopy) -> list[Attack]:
+def stamp_attacks(copy: LogCopy, keys: KeyFolder) -> list[Attack]:
     """Return the attacks that this log offers something for: none if it has no time stamps."""
     if not _stamps(copy):
         return []
+
+    def rewrite(copy: LogCopy) -> None:
+        _rewrite(copy, keys)
+
     return [
         Attack("remove_stamp", "deletes a time stamp", frozenset({"stamp_missing"}), _remove),
         Attack("move_stamp", "puts a time stamp beside another checkpoint", frozenset({"stamp_moved"}), _move),
@@ -29,6 +41,12 @@ def stamp_attacks(copy: LogCopy) -> list[Attack]:
             "has a checkpoint stamped by an authority of its own",
             frozenset({"stamp_changed", "stamp_untrusted"}),
             _other_authority,
+        ),
+        Attack(
+            "rewrite_stamped",
+            "steals all keys and rewrites what was stamped, its checkpoint too",
+            frozenset({"stamp_moved"}),
+            rewrite,
         ),
         Attack(
             "add_stamp", "leaves a time stamp that nobody named", frozenset({"stamp_unexpected", "stamp_moved"}), _add
@@ -58,6 +76,34 @@ def _change(copy: LogCopy) -> None:
 def _other_authority(copy: LogCopy) -> None:
     name = _stamps(copy)[0]
     copy.put(name, forged_stamp(copy.read(name.removesuffix(".tsr")), dt.datetime.now(dt.UTC)))
+
+
+def _rewrite(copy: LogCopy, keys: KeyFolder) -> None:
+    """Everything fits afterwards, checkpoints and entries that name stamps included, but for the stamps themselves."""
+    sizes = [int(name.removeprefix("checkpoints/").removesuffix(".tsr")) for name in _stamps(copy)]
+    try:
+        log_key, epoch = keys.log_signer, keys.current
+    except KlingAuditError as exc:
+        raise Impossible("the private keys cannot be read here") from exc
+    if epoch.epoch:
+        raise Impossible("what was stamped was signed in an earlier epoch, whose keys are gone")
+    signed: dict[int, bytes] = {}
+
+    def work(lines: list[bytes]) -> None:
+        index = target_of(lines[: max(sizes)])
+        lines[index] = edited(lines[index])
+        for size in sizes:
+            lines[:size] = rechained(lines[:size], EMPTY_ROOT)
+            tree = CompactRange()
+            tree.extend(hash_leaves(lines[:size]))
+            signed[size] = sign_note(Checkpoint(log_key.name, size, tree.root()).text(), log_key, epoch.signer)
+            old = hashlib.sha256(copy.read(f"checkpoints/{size:020}")).hexdigest().encode()
+            new = hashlib.sha256(signed[size]).hexdigest().encode()
+            lines[size:] = [line.replace(old, new) for line in lines[size:]]
+
+    forge(copy, work, signers=lambda _size: (log_key, epoch.signer))
+    for size, note in signed.items():
+        copy.put(f"checkpoints/{size:020}", note)
 
 
 def _add(copy: LogCopy) -> None:

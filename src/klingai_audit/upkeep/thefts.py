@@ -137,6 +137,7 @@ def _roll_back(copy: LogCopy) -> None:
     for kept in copy.kept():
         if kept > size:
             copy.drop(f"checkpoints/{kept:020}")
+            copy.drop(f"checkpoints/{kept:020}.tsr")
     level, width = 0, size
     while (copy.whole / "tree" / str(level)).exists():
         if width:

@@ -23,7 +23,7 @@ from tests.support.tsa import Tsa, honest, serving
 
 pytest.importorskip("rfc3161_client", reason="the extra trust is not installed")
 
-STAMPS = ("remove_stamp", "move_stamp", "change_stamp", "other_authority", "add_stamp")
+STAMPS = ("remove_stamp", "move_stamp", "change_stamp", "other_authority", "rewrite_stamped", "add_stamp")
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +106,23 @@ def test_a_stamp_from_the_future(tmp_path: Path) -> None:
         roots = Roots.parse(token.signer.public_bytes(Encoding.PEM), "made up")
         verdict = verify(audit.reader.store, key=audit.vkey, tsa_roots=roots, patience=0, processes=1)
     assert ["stamp_untrusted"] == [finding.kind for finding in verdict.broken]
+
+
+@pytest.mark.slow
+def test_a_stamp_early_in_a_long_log(tmp_path: Path, tsa: Tsa) -> None:
+    """One stamp, much after it, and a rotation: nothing is missed, and what cannot be tried says why."""
+    with AuditLog.open(tmp_path / "audit") as audit, serving(honest(tsa)) as url:
+        audit.log("x_something", "service", actor_type="service").wait("published")
+        stamp_now(audit, TimeAuthority(url, read_roots(tsa.root)))
+        for _ in range(20):
+            audit.log("x_something", "service", actor_type="service").wait()
+    first = drill(Places.resolve(tmp_path / "audit"))
+    assert () == first.missed
+    assert {"rewrite_stamped", "other_authority"} <= {attack.attack for attack in first.tried}
+    with AuditLog.open(tmp_path / "audit") as audit:
+        audit.rotate_keys()
+    second = drill(Places.resolve(tmp_path / "audit"))
+    assert () == second.missed
+    skipped = {attack.attack: attack.skipped for attack in second.attacks if attack.skipped}
+    assert "earlier epoch" in (skipped["rewrite_stamped"] or "")
+    assert "only one" in (skipped["move_stamp"] or "")

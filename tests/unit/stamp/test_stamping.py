@@ -449,3 +449,40 @@ def test_a_damaged_stamp_is_not_adopted(audit: AuditLog, url: str, tsa: Tsa) -> 
     with pytest.raises(LogDamaged):
         stamp(audit, url, tsa)
     assert "stamp_moved" in kinds(check(audit, tsa))
+
+
+def test_somebody_else_was_faster(audit: AuditLog, tsa: Tsa) -> None:
+    """Two processes stamp the same checkpoint: the first stamp stays, the second is thrown away."""
+    store, size, note = audit.reader.store, audit.reader.size, audit.reader.checkpoint_note()
+    theirs = tsa.stamp(note)
+
+    def answer(handler: BaseHTTPRequestHandler, request: bytes) -> None:
+        with store.publication() as publication:
+            publication.put_kept(size, note)
+            publication.put_token(size, theirs)
+        send(handler, tsa.reply(request))
+
+    with serving(answer) as url:
+        done = stamp(audit, url, tsa)
+    assert ("somebody else was faster", ()) == (done.why, done.stamps)
+    assert theirs == files(audit)[0].read_bytes()
+
+
+def test_a_log_in_memory(url: str, tsa: Tsa) -> None:
+    """What needs no folder is stamped, too."""
+    with AuditLog.open("memory:") as audit:
+        log(audit)
+        (made,) = stamp(audit, url, tsa).stamps
+        assert audit.reader.store.read_token(made.size) is not None
+        assert ([], "ruled_out") == (kinds(check(audit, tsa)), check(audit, tsa).threat("back_dating").state)
+
+
+def test_a_handover_and_a_round_number_are_stamped_as_they_are(audit: AuditLog, url: str, tsa: Tsa) -> None:
+    """A checkpoint that is kept anyway is stamped as it lies there."""
+    audit.rotate_keys()
+    kept = audit.reader.store.read_kept(audit.reader.size)
+    assert kept is not None
+    (made,) = stamp(audit, url, tsa).stamps
+    assert hashlib.sha256(kept).hexdigest() == made.checkpoint
+    log(audit)
+    assert [] == kinds(check(audit, tsa))
