@@ -1351,7 +1351,7 @@ class Notes:
         self.found, self.writers, self.last, self.gaps = [], set(), None, []
         self.intents, self.by_cause, self.crowded = {}, {}, False
         bits = 1 << 20
-        while bits < bytes_of_log // 8 and bits < 1 << 27:
+        while bits < bytes_of_log // 4 and bits < 1 << 27:
             bits <<= 1
         self.bits, self.seen = bits, bytearray(bits // 8)
         self.repeated, self.siblings, self.origin = set(), {}, ""
@@ -1417,7 +1417,8 @@ class Notes:
     def _seen(self, event_id, add):
         digest = hashlib.sha256(event_id.encode()).digest()
         known = True
-        for at in (int.from_bytes(digest[:8], "big") % self.bits, int.from_bytes(digest[8:16], "big") % self.bits):
+        for begin in (0, 8, 16):
+            at = int.from_bytes(digest[begin : begin + 8], "big") % self.bits
             if not self.seen[at >> 3] >> (at & 7) & 1:
                 known = False
                 if add:
