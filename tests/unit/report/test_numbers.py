@@ -155,7 +155,7 @@ def test_every_question_states_population_and_tree_size(facts):
 def test_printed_questions_can_be_asked_again(small, facts):
     """The sandbox for users' SQL answers every printed question with as many rows as the report saw."""
     with opened(small) as audit:
-        for query in facts["queries"][:6]:
+        for query in facts["queries"][:4]:
             assert query["rows"] == len(audit.sql(query["sql"]).rows), query["id"]
 
 
