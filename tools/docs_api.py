@@ -68,6 +68,10 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         "klingai_audit.trust.verdict:Threat",
         "klingai_audit.trust.verdict:Finding",
         "klingai_audit.trust.verdict:Unsigned",
+        "klingai_audit.trust.authority:read_roots",
+        "klingai_audit.upkeep.stamping:time_authority",
+        "klingai_audit.upkeep.stamping:stamp_now",
+        "klingai_audit.stamp.run:Stamping",
     ),
     "api-privacy": (
         "klingai_audit.privacy.policy:Policy",
