@@ -188,18 +188,27 @@ class StampCheck:
 
     def _check_token(self, stamp: Stamp, checkpoint: bytes, reply: bytes, name: str) -> Token | None:
         """Check a token that is the named one: whether the entry was right to name it."""
-        try:
-            token = parse_token(reply)
-        except Malformed as exc:
-            self._find("stamp_malformed", f"{name} is no time stamp: {exc.message}", None, name)
+        token = self._parse(checkpoint, reply, name)
+        if token is None:
             return None
-        if token.digest != hashlib.sha256(checkpoint).digest():
-            self._find("stamp_moved", f"{name} is a time stamp of something other than the file beside it.", None, name)
-        elif (token.name, token.stated) != (stamp.tsa, stamp.gen_time):
+        if (token.name, token.stated) != (stamp.tsa, stamp.gen_time):
             self._find("stamp_changed", f"Entry {stamp.seq} states another authority or time than {name}.", None, name)
         elif self._trusts(token, name):
             return token
         return None
+
+    def _parse(self, checkpoint: bytes, reply: bytes, name: str) -> Token | None:
+        """Read a token that is over `checkpoint`; None with a finding if it is not."""
+        digest = hashlib.sha256(checkpoint).digest()
+        try:
+            token = parse_token(reply) if digest in reply else None
+        except Malformed as exc:
+            self._find("stamp_malformed", f"{name} is no time stamp: {exc.message}", None, name)
+            return None
+        if token is None or token.digest != digest:
+            self._find("stamp_moved", f"{name} is a time stamp of something other than the file beside it.", None, name)
+            return None
+        return token
 
     def _read(self, size: int, name: str) -> bytes | None:
         file = self._files.get(size)
@@ -240,20 +249,8 @@ class StampCheck:
             if checkpoint is None or reply is None or at <= begin or at > size:
                 self._find("stamp_unexpected", f"No entry names the time stamp {file.name}.", None, file.name)
                 continue
-            digest = hashlib.sha256(checkpoint).digest()
-            if digest not in reply:
-                message = f"{file.name} is a time stamp of something other than the file beside it."
-                self._find("stamp_moved", message, None, file.name)
-                continue
-            try:
-                token = parse_token(reply)
-            except Malformed as exc:
-                self._find("stamp_malformed", f"{file.name} is no time stamp: {exc.message}", None, file.name)
-                continue
-            if token.digest != digest:
-                message = f"{file.name} is a time stamp of something other than the file beside it."
-                self._find("stamp_moved", message, None, file.name)
-            elif self._trusts(token, file.name):
+            token = self._parse(checkpoint, reply, file.name)
+            if token is not None and self._trusts(token, file.name):
                 message = (
                     f"{file.name} fits its checkpoint, but no entry names it: a writer was stopped just before. "
                     f"Run once: klingai-audit timestamp"
