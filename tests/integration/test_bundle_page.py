@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from klingai_audit.bundle import empty_page
+from klingai_audit.bundle import build_bundle, empty_page
 from klingai_audit.bundle.archive import read_bundle
 from klingai_audit.tlog.keys import SignerKey
 from tests.support.bundles import BAD, HOSTILE, STRANGER, WITNESS, Made, changed, foreign, make, with_member
+from tests.support.forged import FORGED, LOG, Forgery
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -181,6 +182,22 @@ def test_what_was_changed_is_found(reader: Reader, made: Made, name: str) -> Non
     assert "out" not in reader.threats().values()
 
 
+def test_a_log_made_by_hand_is_green(reader: Reader) -> None:
+    """What the forgeries depart from is good, its witness included."""
+    reader.give(build_bundle(Forgery().evidence()))
+    assert ("good", "out") == (reader.trust(LOG.verifier.format(), WITNESS), reader.threats()["key_theft"])
+    assert "2026-09-21 14:13:20 UTC" in reader.page.inner_text("#facts")
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_what_was_forged_is_found(reader: Reader, name: str) -> None:
+    """All hashes are right, and what was signed is a lie: red, at the threat that it is."""
+    forgery, threat = FORGED[name]
+    reader.give(build_bundle(forgery().evidence()))
+    found = reader.trust(LOG.verifier.format(), WITNESS)
+    assert ("bad", "detected", 0) == (found, reader.threats()[threat], reader.greens())
+
+
 def test_evidence_of_another_log_is_found(reader: Reader, made: Made, other: Made) -> None:
     """An entry of another log with its own proof; all of another log under the key that the reader trusts."""
     assert "bad" == reader.give(foreign(made, other))
@@ -218,8 +235,9 @@ def test_damage_and_other_files_are_found(reader: Reader, made: Made, other: Mad
     at = made.data.index(b'{"format":"klingai-audit/bundle/v1"') + 100
     flipped = made.data[:at] + bytes([made.data[at] ^ 1]) + made.data[at + 1 :]
     listed = with_member(made.data, "entries.jsonl", read_bundle(other.data)["entries.jsonl"])
-    given = [reader.give(data) for data in (flipped, listed, b"PK\x03\x04", b"", b"{}", b"[" * 5000)]
-    assert ["bad"] * 6 == given
+    more = with_member(made.data, "entries-2.jsonl", b"{}\n")
+    given = [reader.give(data) for data in (flipped, listed, more, b"PK\x03\x04", b"", b"{}", b"[" * 5000)]
+    assert ["bad"] * 7 == given
     assert 0 == reader.greens()
     assert "good" == reader.give(read_bundle(made.data)["evidence.json"], "evidence.json")
 

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from klingai_audit.bundle.archive import MAX_BUNDLE_BYTES, derived_members, read_bundle
+from klingai_audit.bundle.archive import MAX_BUNDLE_BYTES, UNPROVEN, derived_members, read_bundle
 from klingai_audit.bundle.evidence import Evidence, Stamped, read_evidence
 from klingai_audit.bundle.page import embedded_evidence
 from klingai_audit.errors import InvalidProof, InvalidSignature, Malformed
@@ -85,7 +85,11 @@ def check_bundle(data: bytes, key: VerifierKey, policy: WitnessPolicy | None = N
 
 def _check_members(members: dict[str, bytes], evidence: Evidence) -> None:
     """The files for other software say the same as the evidence. Raises: Malformed."""
-    for name, content in derived_members(evidence).items():
+    derived = derived_members(evidence)
+    more = set(members) - set(derived) - UNPROVEN - {"evidence.json"}
+    if more:
+        raise Malformed(f"The bundle holds {min(more)!a}, which its evidence does not speak of.")
+    for name, content in derived.items():
         if members.get(name) != content:
             raise Malformed(f"The member {name} is not what evidence.json says.")
     page = members.get("verify.html")

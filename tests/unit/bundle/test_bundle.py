@@ -21,6 +21,7 @@ from klingai_audit.tlog.keys import SignerKey, VerifierKey
 from klingai_audit.tlog.policy import WitnessPolicy
 from klingai_audit.trust.proofs import check_entry_proof
 from tests.support.bundles import BAD, STRANGER, WITNESS, Made, changed, entry, foreign, make, with_member
+from tests.support.forged import FORGED, LOG, SEEN_AT, Forgery
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,26 @@ def test_what_was_changed_is_found(made: Made, key: VerifierKey, name: str) -> N
     """Evidence that is whole in its form and false in one place."""
     with pytest.raises(VerificationError):
         check_bundle(changed(made, BAD[name]), key)
+
+
+def test_a_log_made_by_hand_holds() -> None:
+    """What the forgeries depart from is good, its witness included."""
+    found = check_bundle(build_bundle(Forgery().evidence()), LOG.verifier, policy(WITNESS))
+    assert (2, ((4, SEEN_AT, (WITNESS.name,)),)) == (found.epochs, found.witnessed)
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_what_was_forged_is_found(name: str) -> None:
+    """All hashes are right, and what was signed is a lie."""
+    forgery, _ = FORGED[name]
+    with pytest.raises(VerificationError):
+        check_bundle(build_bundle(forgery().evidence()), LOG.verifier, policy(WITNESS))
+
+
+def test_a_file_that_was_slipped_in_is_found(made: Made, key: VerifierKey) -> None:
+    """A bundle holds no more than what was proven, and its own reading matter."""
+    with pytest.raises(Malformed):
+        check_bundle(with_member(made.data, "entries-2.jsonl", b"{}\n"), key)
 
 
 def test_evidence_of_another_log_is_found(made: Made, other: Made, key: VerifierKey) -> None:

@@ -2,6 +2,7 @@
 // --- the zip file: stored members only, each with its checksum ---
 
 const MAX_BYTES = 1 << 30;
+const UNPROVEN = ["README.txt", "evidence.json", "format.md", "klingai_audit_verify.py", "verify.html"];
 
 const CRC = Uint32Array.from({ length: 256 }, (_, number) => {
   let value = number;
@@ -61,7 +62,22 @@ function checkMembers(members, evidence) {
     const head = ["c2sp.org/tlog-proof@v1", `extra ${toBase64(bytesOf(one.entry))}`, `index ${one.seq}`, ...one.proof];
     wanted.set(`proofs/${String(one.seq).padStart(20, "0")}.tlog-proof`, `${head.join("\n")}\n\n${evidence.checkpoint}`);
   }
-  for (const [name, text] of wanted) {
-    must(members.has(name) && same(members.get(name), bytesOf(text)), `The file ${name} in the bundle is not what its evidence says.`);
+  const held = { signing_key_rotated: ["handovers", "handover"], checkpoint_witnessed: ["cosigned", "note"] };
+  for (const one of evidence.entries) {
+    const [folder, member] = held[typeOf(one.entry)] || [];
+    const note = folder === undefined ? undefined : metadataOf(one.entry)[member];
+    if (typeof note === "string") wanted.set(`${folder}/${String(one.seq).padStart(20, "0")}.note`, note);
+  }
+  const found = new Map([...wanted].map(([name, text]) => [name, bytesOf(text)]));
+  for (const one of evidence.stamps) {
+    const name = `checkpoints/${String(one.size).padStart(20, "0")}`;
+    found.set(name, bytesOf(one.checkpoint));
+    found.set(`${name}.tsr`, fromBase64(one.token));
+  }
+  for (const [name, content] of found) {
+    must(members.has(name) && same(members.get(name), content), `The file ${name} in the bundle is not what its evidence says.`);
+  }
+  for (const name of members.keys()) {
+    must(found.has(name) || UNPROVEN.includes(name), `The bundle holds a file ${name.slice(0, 80)} that its evidence does not speak of.`);
   }
 }
