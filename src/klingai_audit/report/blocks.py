@@ -134,9 +134,13 @@ def table(
         return Block("text", title, empty, source)
     count = len(rows) if total is None else total
     more = f"{count - len(rows):,} more in the JSON and CSV forms of this report." if count > len(rows) else ""
-    heads = [{"name": name.rstrip(">"), "align": "right" if name.endswith(">") else "left"} for name in columns]
+    heads = [{"name": name.rstrip(">"), "align": _align(name)} for name in columns]
     cells = [[item if isinstance(item, Cell) else Cell(str(item)) for item in row] for row in rows]
     return Block("table", title, "", source, heads, cells, more, wide=bool(widths), widths=widths)
+
+
+def _align(name: str) -> str:
+    return "right" if name.endswith(">") else "time" if name.endswith("(UTC)") else "left"
 
 
 def chart(title: str, drawn: Chart, *, source: str = "", half: bool = True) -> Block:
