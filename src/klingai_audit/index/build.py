@@ -22,6 +22,7 @@ from klingai_audit.index.engine import connect, quote
 from klingai_audit.index.lines import Block
 from klingai_audit.index.manifest import Part, Segment, digest_file, identity_of
 from klingai_audit.index.places import PLACES_SUFFIX, Places, pack_places
+from klingai_audit.index.scratch import Scratch
 from klingai_audit.tlog.merkle import leaf_hash
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ Progress = Callable[[int], None]
 class _Chunk:
     """Lines written for the engine to read: entries `[begin, end)`, each at its place, the last one's leaf hash."""
 
-    path: Path
+    scratch: Scratch | None
     begin: int
     end: int
     places: array[int]
@@ -72,7 +73,7 @@ class Builder:
         Raises: Malformed for a line that is no entry, or not the one that belongs there; OSError.
         """
         made: list[Segment] = []
-        workers = max(2, min(4, os.cpu_count() or 1))
+        workers = 1 + max(2, min(4, os.cpu_count() or 1))  # one waits for the disk
         with ThreadPoolExecutor(workers) as pool:
             under_way: deque[Future[Segment]] = deque()
             for chunk in self._chunks(blocks, begin, place):
@@ -93,43 +94,45 @@ class Builder:
         known = Places(self._folder, parts)
         places.extend(known.find(seq) or 0 for part in parts for seq in range(part.begin, part.end))
         first, last = parts[0], parts[-1]
-        return _Chunk(Path(), first.begin, last.end, places, last.places[1], last.leaf)
+        return _Chunk(None, first.begin, last.end, places, last.places[1], last.leaf)
 
     def _chunks(self, blocks: Iterator[Block], begin: int, place: int) -> Iterator[_Chunk]:
         rest: deque[Block] = deque()
         while True:
-            path = self._folder / f"lines-{begin}{TEMPORARY_SUFFIX}"
-            fd = self._ops.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_MODE)
+            scratch = Scratch(self._folder, f"lines-{begin}", self._ops)
             places, last = array("Q"), b""
+            wanted = SEGMENT_ENTRIES - begin % SEGMENT_ENTRIES
             try:
-                wanted = SEGMENT_ENTRIES - begin % SEGMENT_ENTRIES
                 while wanted and (block := rest.popleft() if rest else next(blocks, None)) is not None:
                     if len(block.lengths) > wanted:
                         block, after = _split(block, wanted)
                         rest.append(after)
-                    self._ops.write_all(fd, block.data)
+                    scratch.write(block.data)
                     steps = accumulate(block.lengths, initial=place)
                     places.extend(steps)
                     place = places.pop()
                     wanted -= len(block.lengths)
                     last = block.data[-block.lengths[-1] : -1]
-            finally:
-                self._ops.close(fd)
+            except BaseException:
+                scratch.discard()
+                raise
             if not places:
-                self._ops.unlink(path)
+                scratch.discard()
                 return
-            yield _Chunk(path, begin, begin + len(places), places, place, leaf_hash(last).hex())
+            yield _Chunk(scratch, begin, begin + len(places), places, place, leaf_hash(last).hex())
             begin += len(places)
 
     def _segment(self, chunk: _Chunk) -> Segment:
         import duckdb
 
+        path = chunk.scratch.path if chunk.scratch is not None else Path()
         try:
-            return self._write(read_sql(quote(str(chunk.path))), chunk)
+            return self._write(read_sql(quote(str(path))), chunk)
         except duckdb.Error as exc:
-            raise _find_bad_line(chunk.path) or exc from exc
+            raise _find_bad_line(path) or exc from exc
         finally:
-            self._ops.unlink(chunk.path)
+            if chunk.scratch is not None:
+                chunk.scratch.discard()
 
     def _write(self, sql: str, chunk: _Chunk) -> Segment:
         temporary = self._folder / f"segment-{chunk.begin}-{next(self._number)}{TEMPORARY_SUFFIX}"
@@ -146,8 +149,7 @@ class Builder:
                 do="Preserve the files as they are and run: klingai-audit verify",
             )
         part = self._place(temporary, f"{chunk.begin:012}-{chunk.end:012}")
-        places = (self._folder / part.name).with_suffix(PLACES_SUFFIX)
-        self._ops.replace(places, pack_places(chunk.places), mode=PRIVATE_MODE)
+        self._write_places((self._folder / part.name).with_suffix(PLACES_SUFFIX), chunk.places)
         return Segment(
             name=part.name,
             sha256=part.sha256,
@@ -157,6 +159,15 @@ class Builder:
             places=(chunk.places[0], chunk.place_after),
             leaf=chunk.leaf,
         )
+
+    def _write_places(self, path: Path, places: array[int]) -> None:
+        """Write positions; they are hints, and bear the name of the segment that they belong to."""
+        fd = self._ops.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_MODE)
+        try:
+            self._ops.write_all(fd, pack_places(places))
+            self._ops.sync(fd)
+        finally:
+            self._ops.close(fd)
 
     def find_repeats(self, made: Sequence[Segment], old: Sequence[Segment], known: Part | None) -> Part | None:
         """Return the durable list of entries whose event id stands in an earlier one, in `old` or among `made`.
