@@ -105,10 +105,10 @@ def test_metadata_is_what_an_index_accepts(metadata: Metadata) -> None:
     assert email.utils.parseaddr(metadata.author or "")[0] or metadata.author_email or metadata.author
 
 
-def test_core_needs_five_libraries_and_extras_are_real(metadata: Metadata) -> None:
+def test_core_needs_six_libraries_and_extras_are_real(metadata: Metadata) -> None:
     """The core stays small; an extra exists only once something needs it."""
     core = {item.name for item in metadata.requires_dist or [] if item.marker is None}
-    assert {"cryptography", "cyclopts", "httpx2", "msgspec", "rich"} == core
+    assert {"cryptography", "cyclopts", "duckdb", "httpx2", "msgspec", "rich"} == core
     for extra in metadata.provides_extra or []:
         assert [item for item in metadata.requires_dist or [] if _for_extra(item, extra)], extra
 
