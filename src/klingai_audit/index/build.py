@@ -41,6 +41,7 @@ _COPY: Final = (
 _WHOLE: Final = "".join(
     f" AND {name} IS NOT NULL" for name in ("event_id", "timestamp", "logged_at", "event_type", "outcome")
 )
+_MAX_BYTES: Final = 256 << 20
 _IDS_AT_ONCE: Final = 1 << 23
 
 Progress = Callable[[int], None]
@@ -101,9 +102,13 @@ class Builder:
         while True:
             scratch = Scratch(self._folder, f"lines-{begin}", self._ops)
             places, last = array("Q"), b""
-            wanted = SEGMENT_ENTRIES - begin % SEGMENT_ENTRIES
+            wanted, first = SEGMENT_ENTRIES - begin % SEGMENT_ENTRIES, place
             try:
-                while wanted and (block := rest.popleft() if rest else next(blocks, None)) is not None:
+                while (
+                    wanted
+                    and place - first < _MAX_BYTES
+                    and (block := rest.popleft() if rest else next(blocks, None)) is not None
+                ):
                     if len(block.lengths) > wanted:
                         block, after = _split(block, wanted)
                         rest.append(after)

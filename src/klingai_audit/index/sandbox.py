@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -114,8 +115,10 @@ def _ask_child(request: dict[str, Any], patience: float) -> dict[str, Any]:
         return {"error": "time"}
     except OSError as exc:
         raise StorageError(f"No process can be started to run SQL in: {exc.strerror}.") from exc
-    if not done.stdout:  # the system's limits ended it
-        return {"error": "time" if done.returncode == -24 else "memory"}
+    if not done.stdout:
+        if done.returncode >= 0:
+            return {"error": "lost"}
+        return {"error": "time" if done.returncode == -signal.SIGXCPU else "memory"}  # the system's limits ended it
     answer: dict[str, Any] = msgspec.msgpack.Decoder(ext_hook=_untag).decode(done.stdout)
     return answer
 
@@ -149,9 +152,11 @@ def _error_of(kind: str, message: str, seconds: float, memory: int) -> KlingAudi
             return UsageError(f"This SQL cannot be run: {message}.", do=f"Write one SELECT on events; {_HELP}")
         case "ConversionException" | "OutOfRangeException":
             return UsageError(
-                "A value in the log is not what the SQL takes it for.",
-                do="Use TRY_CAST, or look at the type of the column.",
+                "A value, in the SQL or in the log, is not of the type that the SQL takes it for.",
+                do="Check dates and casts; TRY_CAST passes over what does not fit.",
             )
+        case "lost":
+            return StorageError("The process in which SQL runs ended without an answer.", do="Run it again.")
         case _:
             return UsageError(f"The SQL is not understood: {_first_sentence(message)}.", do=_HELP)
 

@@ -17,7 +17,7 @@ import pytest
 
 from klingai_audit.durable import FileOps
 from klingai_audit.errors import Malformed, StorageError
-from klingai_audit.index import Index, build, columns, index
+from klingai_audit.index import Index, build, columns, index, lines
 from klingai_audit.index.columns import COLUMNS
 from klingai_audit.index.lines import Stale
 from klingai_audit.ledger.reader import LogReader
@@ -227,6 +227,19 @@ def test_it_follows_a_log_and_merges_small_segments(tmp_path, small):
     assert spans[0] == (0, small)
     assert all(begin // small == (end - 1) // small for begin, end in spans)
     assert sum(begin >= len(smith.entries) // small * small for begin, _ in spans) <= 9
+
+
+def test_large_entries_are_taken_in_smaller_steps(tmp_path, small, monkeypatch):
+    """Lines go through memory in pieces of a limited size; full segments are whole all the same."""
+    monkeypatch.setattr(build, "_MAX_BYTES", 4000)
+    monkeypatch.setattr(lines, "_BLOCK", 1 << 13)
+    smith = Smith().create().work(60)
+    smith.write(tmp_path / "audit")
+    with Index.open(reader_of(tmp_path / "audit"), tmp_path / "index") as made:
+        assert (ids_in(smith), smith.entries) == (ids(made), list(made.lines()))
+        assert [(at, at + small) for at in range(0, 48, small)] == [
+            (p.begin, p.end) for p in made._manifest.segments[:3]
+        ]
 
 
 def test_over_midnight_it_follows_into_the_next_file(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from klingai_audit.errors import UsageError
+from klingai_audit.errors import StorageError, UsageError
 from klingai_audit.index import Index, Table, rules
 from klingai_audit.index.engine import connect
 from klingai_audit.ledger.reader import LogReader
@@ -313,6 +313,19 @@ def test_a_huge_answer_is_refused(log):
 def test_limits_that_leave_nothing_are_refused(log, limits):
     """No row, no time, no memory: a sentence."""
     assert "limit" in refused(log, "SELECT 1", **limits)
+
+
+def test_a_child_that_never_began_is_not_blamed_on_the_query(log, monkeypatch, tmp_path):
+    """Where no process can answer, that is told as a failure of this machine."""
+    from klingai_audit.index import sandbox
+
+    (tmp_path / "child.py").write_text("raise SystemExit(1)")
+    monkeypatch.setattr(sandbox, "_CHILD", tmp_path / "child.py")
+    with pytest.raises(StorageError):
+        log.sql("SELECT 1")
+    monkeypatch.setattr(sandbox.sys, "executable", str(tmp_path / "nowhere"))
+    with pytest.raises(StorageError):
+        log.sql("SELECT 1")
 
 
 def test_the_child_sees_neither_secrets_nor_a_writable_disk(log, monkeypatch, tmp_path):
