@@ -58,6 +58,7 @@ def stamp(ledger: Ledger, near: Near) -> Stamping:
     stamper = Stamper(
         ledger.store,
         near,
+        vkey=ledger.vkey,
         publish=lambda: ledger.appender.flush(publish=True),
         append=append,
         now=lambda: dt.datetime.now(dt.UTC),

@@ -7,12 +7,11 @@ that names both. A run that is stopped in between is finished by the next one (d
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from klingai_audit.errors import AuditUnavailable, HeadConflict, LogDamaged, Malformed, StorageError
+from klingai_audit.errors import AuditUnavailable, HeadConflict, LogDamaged, StorageError
 from klingai_audit.event.types import EventType
 from klingai_audit.ledger.line import KEPT_INTERVAL, names_checkpoint, parse_members
 from klingai_audit.ledger.store import Store
@@ -22,12 +21,14 @@ from klingai_audit.tlog.note import parse_note
 from klingai_audit.trust.anchors import kept_size
 from klingai_audit.trust.stamps import TOLERANCE, Stamp, is_stamp, read_stamp, stamp_metadata, token_size
 from klingai_audit.trust.token import Token, parse_token
+from klingai_audit.trust.verify import verify
 from klingai_audit.trust.witnessed import is_quiet
 
 __all__ = ["Stamper", "Stamping"]
 
 _Why = Literal["stamped", "nothing new", "not due", "somebody else was faster"]
 
+_LEFT: Final = ("kept_unexpected", "stamp_unexpected")
 _CLOCK: Final = "Set this machine's clock, or ask another authority. Nothing was written."
 
 
@@ -44,7 +45,7 @@ class Stamper:
     """Stamps one log that this process holds open for writing.
 
     `publish` blocks until everything logged is under a signed checkpoint; `append` adds one of the log's own entries
-    (type, metadata) and returns its `seq` when it is published. `now` is the writer's clock.
+    (type, metadata) and returns its `seq` when it is published. `vkey` is the log's key, `now` the writer's clock.
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class Stamper:
         store: Store,
         authority: TimeAuthority,
         *,
+        vkey: str,
         publish: Callable[[], None],
         append: Callable[[str, Mapping[str, Any]], int],
         now: Callable[[], dt.datetime],
     ) -> None:
         self._store = store
         self._authority = authority
+        self._vkey = vkey
         self._publish = publish
         self._append = append
         self._now = now
@@ -112,29 +115,50 @@ class Stamper:
                     return stamp
         return None
 
+    # --- what a stopped run left ------------------------------------------------------------------
+
     def _finish(self) -> Iterator[Stamp]:
         """Name tokens that no entry names yet, and stamp checkpoints that were kept for a token that never came."""
+        while (size := self._leftover()) is not None:
+            self._check_leftovers()
+            if self._store.read_token(size) is not None:
+                yield self._adopt(size)
+                continue
+            stamp = self._stamp(size, self._store.read_kept(size) or b"")
+            if stamp is None:
+                return
+            yield stamp
+
+    def _leftover(self) -> int | None:
+        """Return the smallest size above all named ones that has a token, or a checkpoint for which no rule asks."""
         last = self._last()
         begin = 0 if last is None else last.size
         tokens = self._tokens()
         kept = (kept_size(file.name) for file in self._store.inspect() if file.kind == "kept")
         for size in sorted(size for size in {*kept, *tokens} if size is not None and size > begin):
-            if size in tokens:
-                yield self._adopt(size)
-            elif size % KEPT_INTERVAL and not any(map(names_checkpoint, self._store.read_entries(size - 1, size))):
-                stamp = self._stamp(size, self._store.read_kept(size) or b"")
-                if stamp is not None:
-                    yield stamp
+            asked = not size % KEPT_INTERVAL or any(map(names_checkpoint, self._store.read_entries(size - 1, size)))
+            if size in tokens or not asked:
+                return size
+        return None
+
+    def _check_leftovers(self) -> None:
+        """Whoever can write here could have put it there: nothing is named for ever that verification would not take.
+
+        Raises: LogDamaged.
+        """
+        verdict = verify(self._store, key=self._vkey, tsa_roots=self._authority.roots, now=self._now())
+        for finding in verdict.broken:
+            if finding.kind not in _LEFT:
+                raise LogDamaged(
+                    f"A run that stamped this log was stopped, and what lies there is not in order: {finding.message}",
+                    kind_of_damage=finding.kind,
+                )
 
     def _adopt(self, size: int) -> Stamp:
-        kept, reply = self._store.read_kept(size), self._store.read_token(size)
-        try:
-            token = parse_token(reply or b"")
-        except Malformed as exc:
-            raise LogDamaged(f"The time stamp of size {size} is none.", kind_of_damage="stamp_malformed") from exc
-        if kept is None or token.digest != hashlib.sha256(kept).digest():
-            raise LogDamaged(f"The time stamp of size {size} is of something else.", kind_of_damage="stamp_moved")
-        return self._name(size, kept, reply or b"", token)
+        kept, reply = self._store.read_kept(size) or b"", self._store.read_token(size) or b""
+        token = parse_token(reply)
+        self._check_clocks(token, size, adopting=True)
+        return self._name(size, kept, reply, token)
 
     # --- one stamp --------------------------------------------------------------------------------
 
@@ -157,10 +181,13 @@ class Stamper:
         seq = self._append(EventType.CHECKPOINT_TIMESTAMPED.value, metadata)
         return Stamp(seq=seq, **metadata)
 
-    def _check_clocks(self, token: Token, size: int) -> None:
-        """Refuse what verification would have to call a contradiction between the writer's clock and the stamp."""
+    def _check_clocks(self, token: Token, size: int, *, adopting: bool = False) -> None:
+        """Refuse what verification would have to call a contradiction between the writer's clock and the stamp.
+
+        A stamp of an earlier run (`adopting`) may be old.
+        """
         allowed = TOLERANCE + token.accuracy
-        moments = [self._now()]
+        moments = [min(self._now(), token.gen_time) if adopting else self._now()]
         for line in self._store.read_entries(size - 1, size):
             members = parse_members(line)
             if members is not None:

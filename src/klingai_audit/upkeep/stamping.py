@@ -48,5 +48,8 @@ def stamp_now(
     def now() -> dt.datetime:
         return dt.datetime.fromtimestamp(clock.now_ns() / _SECOND_NS, dt.UTC)
 
-    stamper = Stamper(audit.reader.store, authority, publish=lambda: audit.flush("published"), append=append, now=now)
+    def publish() -> None:
+        audit.flush("published")
+
+    stamper = Stamper(audit.reader.store, authority, vkey=audit.vkey, publish=publish, append=append, now=now)
     return stamper.run(interval)

@@ -486,3 +486,26 @@ def test_a_handover_and_a_round_number_are_stamped_as_they_are(audit: AuditLog, 
     assert hashlib.sha256(kept).hexdigest() == made.checkpoint
     log(audit)
     assert [] == kinds(check(audit, tsa))
+
+
+def test_a_stamp_of_a_stranger_is_not_adopted(audit: AuditLog, url: str, tsa: Tsa, other: Tsa) -> None:
+    """Who may write into the folder cannot have the log name what it must then call untrusted for ever."""
+    size, note = audit.reader.size, audit.reader.checkpoint_note()
+    with audit.reader.store.publication() as publication:
+        publication.put_kept(size, note)
+        publication.put_token(size, other.stamp(note))
+    with pytest.raises(LogDamaged, match="stopped") as caught:
+        stamp(audit, url, tsa)
+    assert "stamp_untrusted" == caught.value.kind_of_damage
+    assert size == audit.reader.size
+
+
+def test_a_checkpoint_of_a_stranger_is_not_stamped(audit: AuditLog, url: str, tsa: Tsa) -> None:
+    """Nor does it ask for a stamp on whatever lies in the folder of kept checkpoints."""
+    size, note = audit.reader.size, audit.reader.checkpoint_note()
+    with audit.reader.store.publication() as publication:
+        publication.put_kept(size, note.replace(b"\n\n", b"\nmore\n\n", 1))
+    asked = len(tsa.requests)
+    with pytest.raises(LogDamaged):
+        stamp(audit, url, tsa)
+    assert asked == len(tsa.requests)
