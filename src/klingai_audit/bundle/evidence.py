@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
@@ -29,6 +30,9 @@ __all__ = ["FORMAT", "MAX_ENTRIES", "Evidence", "Proven", "Stamped", "Step", "ga
 FORMAT: Final = "klingai-audit/bundle/v1"
 MAX_ENTRIES: Final = 10_000
 """Most chosen entries of one bundle: a browser holds and checks them all."""
+
+_NEAR: Final = 1024
+"""Entries that are at most so far apart are read in one go."""
 
 _HISTORY: Final = (
     EventType.SIGNING_KEY_ROTATED,
@@ -126,16 +130,35 @@ def gather(reader: LogReader, chosen: Iterable[int], lines: Iterable[bytes] | No
     stamps = [found for at in kept if (found := _stamp(reader, at)) is not None]
     seqs = sorted({0, *wanted, *(one.seq for one in (*rotations, *witnessed, *stamped))})
     sizes = {one.seq for one in rotations} | {_size_of(one) for one in witnessed} | {one.size for one in stamps}
-    hashes = node_reader(reader.store.read_hashes)
+    hashes = functools.cache(node_reader(reader.store.read_hashes))
+    texts = _read(reader, seqs)
     return Evidence(
         FORMAT,
         f"klingai-audit {version('klingai-audit')}",
         note.decode(),
         tuple(wanted),
-        tuple(Proven(seq, reader.entry(seq).decode(), _text(build_inclusion(seq, size, hashes))) for seq in seqs),
+        tuple(Proven(seq, texts[seq], _text(build_inclusion(seq, size, hashes))) for seq in seqs),
         tuple(Step(old, _text(build_consistency(old, size, hashes))) for old in sorted(sizes) if 0 < old < size),
         tuple(stamps),
     )
+
+
+def _read(reader: LogReader, seqs: Sequence[int]) -> dict[int, str]:
+    """Return the entries of these ascending seqs; what lies close together is read in one go."""
+    found: dict[int, str] = {}
+    at = 0
+    while at < len(seqs):
+        end = at + 1
+        while end < len(seqs) and seqs[end] - seqs[end - 1] <= _NEAR:
+            end += 1
+        wanted = set(seqs[at:end])
+        begin = seqs[at]
+        lines = enumerate(reader.entries(begin, seqs[end - 1] + 1), begin)
+        found |= {seq: line.decode() for seq, line in lines if seq in wanted}
+        at = end
+    if len(found) != len(seqs):
+        raise UsageError("Not all of these entries can be read.", do="klingai-audit verify")
+    return found
 
 
 def _text(proof: Sequence[bytes]) -> tuple[str, ...]:

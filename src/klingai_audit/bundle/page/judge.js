@@ -140,6 +140,7 @@ class Judge {
       this.keys.push(key);
       this.ends.push(one.seq + 1);
     }
+    this.chained = true;
   }
 
   async signatures(note, head, what) {
@@ -148,7 +149,9 @@ class Judge {
     const epoch = this.ends.filter((end) => end < head.size).length;
     const message = bytesOf(note.text);
     let all = true;
-    for (const [line, key, whose] of [[note.lines[0], this.logKey, "the log’s key"], [note.lines[1], this.keys[epoch], `epoch ${epoch}`]]) {
+    const wanted = [[note.lines[0], this.logKey, "the log’s key"]];
+    if (this.chained) wanted.push([note.lines[1], this.keys[epoch], `epoch ${epoch}`]); // else that is the finding
+    for (const [line, key, whose] of wanted) {
       const named = key !== undefined && line.name === key.name && line.id === key.id;
       const good = named ? await signed(key, message, line.blob, this.can) : false;
       all = this.sig(good, `${what} is not signed by ${whose}.`, "edit", "insert", "reorder", "head_cut") && all;
@@ -250,7 +253,7 @@ class Judge {
       case "key_theft": return covering ? seen("cosigned this history, which no stolen key can undo,") : open(`${this.ends.length === 0 ? "no epoch has ended" : `entries below ${this.ends[this.ends.length - 1]} were closed by ${count(this.ends.length, "handover", "handovers")}`}; what the current keys signed, a thief of them can sign anew`);
       case "back_dating": return this.evidence.stamps.length > 0
         ? { state: "cannot", by: `there are ${count(this.evidence.stamps.length, "time stamp", "time stamps")} of checkpoints of this log; who issued them and when, only openssl ts or klingai-audit verify can check` }
-        : open(covering ? `only that they existed by ${moment(covering.time)} is known; there are no time stamps` : "there are no time stamps; the log’s own clock never goes back");
+        : open(covering && this.state === "good" ? `only that they existed by ${moment(covering.time)} is known; there are no time stamps` : "there are no time stamps; the log’s own clock never goes back");
       case "foreign_key": return this.confirmed && this.state === "good" ? { state: "out", by: `key ${this.logKey.id} is the one that you entered` }
         : this.state === "cannot" ? { state: "cannot", by: "this browser cannot check the signatures" }
         : this.state === "bad" ? open("other parts of the evidence do not hold")

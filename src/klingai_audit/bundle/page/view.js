@@ -72,7 +72,7 @@ function addThreat(threat) {
   row.dataset.threat = threat.name;
   row.dataset.state = threat.state;
   const [words, tone] = TONES[threat.state];
-  row.append(make("th", threat.words), make("td", words, tone), make("td", `${threat.by}.`));
+  row.append(make("th", threat.words), make("td", words, tone), make("td", threat.by.endsWith(".") ? threat.by : `${threat.by}.`));
   row.cells[0].scope = "row";
 }
 
@@ -166,7 +166,7 @@ function drawFacts(judge) {
     ["Its fingerprint (SHA-256)", judge.fingerprint || "none", true],
     ["Checkpoint", `${count(judge.head.size, "entry", "entries")}, root ${toHex(judge.head.root)}`, true],
     ["Epochs of signing keys", String(judge.keys.length), false],
-    ["Witnessed", latest ? `size ${latest.size.toLocaleString("en")} by ${latest.names.join(", ")}, ${moment(latest.time)}` : "by nobody whose key you entered", false],
+    ["Witnessed", judge.state === "bad" ? "not told: the evidence does not hold" : latest ? `size ${latest.size.toLocaleString("en")} by ${latest.names.join(", ")}, ${moment(latest.time)}` : "by nobody whose key you entered", false],
   ];
   for (const [name, value, mono] of rows) {
     const told = make("dd");
