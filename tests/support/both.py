@@ -10,6 +10,7 @@ from pathlib import Path
 
 from klingai_audit.standalone import klingai_audit_verify as alone
 from klingai_audit.stores.directory import DirectoryStore
+from klingai_audit.tlog.policy import WitnessPolicy
 from klingai_audit.trust.verify import verify
 from tests.support.logsmith import Smith, write_files
 
@@ -31,11 +32,21 @@ def ask_both(
     *,
     remembered: bytes | None = None,
     epoch_key: str | None = None,
+    witnesses: bytes | None = None,
 ) -> tuple[Answer, Answer]:
     """What the package says of the log in `folder`, and what the single file says."""
     store = DirectoryStore(folder, folder.parent / "mark")
-    theirs = verify(store, key=key, now=now, remembered=remembered, epoch_key=epoch_key, patience=0.0, processes=1)
-    ours = alone.verify_log(str(folder), key, epoch_key, remembered, now=now)
+    theirs = verify(
+        store,
+        key=key,
+        now=now,
+        remembered=remembered,
+        epoch_key=epoch_key,
+        witnesses=None if witnesses is None else WitnessPolicy.parse(witnesses),
+        patience=0.0,
+        processes=1,
+    )
+    ours = alone.verify_log(str(folder), key, epoch_key, remembered, now=now, witnesses=witnesses)
     return (
         Answer(frozenset(f.kind for f in theirs.findings), {t.threat: t.state for t in theirs.threats}),
         Answer(frozenset(f.kind for f in ours.findings), {name: state for name, (state, *_) in ours.threats.items()}),

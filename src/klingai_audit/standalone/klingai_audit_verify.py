@@ -39,6 +39,7 @@ __all__ = [
     "Note",
     "Notes",
     "Own",
+    "Policy",
     "Run",
     "Signed",
     "StoredLevel",
@@ -48,6 +49,7 @@ __all__ = [
     "Verdict",
     "Verifier",
     "Walk",
+    "Witness",
     "canonical_float",
     "check_name",
     "check_proof",
@@ -63,6 +65,7 @@ __all__ = [
     "handover_fault",
     "inert",
     "is_day",
+    "is_quiet",
     "key_argument",
     "lines_of",
     "main",
@@ -78,6 +81,7 @@ __all__ = [
     "stamp_fault",
     "subtract",
     "verify_log",
+    "witnessed_sizes",
 ]
 
 FORMAT = 1
@@ -244,6 +248,8 @@ BROKEN = {
     "kept_unexpected": (),
     "epoch_signature": (),
     "memory_invalid": (),
+    "cosignature_invalid": ("fork",),
+    "witness_disagrees": ("fork", "key_holder"),
     "stamp_missing": ("back_dating",),
     "stamp_malformed": ("back_dating",),
     "stamp_changed": ("back_dating",),
@@ -346,6 +352,82 @@ def check_name(name):
     if not name or "+" in name or any(char.isspace() or char < " " for char in name):
         raise Malformed("a signer's name is none")
     return name
+
+
+class Witness:
+    """A witness's public key: Ed25519 cosignatures (type 0x04) are checked, those by ML-DSA-44 (0x06) are not."""
+
+    def __init__(self, vkey):
+        name, _, rest = vkey.partition("+")
+        stated, _, encoded = rest.partition("+")
+        data = decode_base64(encoded)
+        if (len(data), data[:1]) not in ((33, b"\x04"), (1313, b"\x06")):
+            raise Malformed("a witness's vkey holds no key of a kind that witnesses have")
+        self.name, self.public, self.checked = check_name(name), data[1:], data[0] == 4
+        self.key_id = hashlib.sha256(name.encode() + b"\n" + data).digest()[:4]
+        if stated != self.key_id.hex():
+            raise Malformed("a witness's key id is not that of its key")
+
+    def cosigned(self, text, blob):
+        """Tell whether these 72 bytes are this witness's time and cosignature of a checkpoint's text."""
+        if len(blob) != 72 or int.from_bytes(blob[:8], "big") >= 1 << 63:
+            return False
+        head = "cosignature/v1\ntime {}\n".format(int.from_bytes(blob[:8], "big")).encode()
+        return ed25519_verify(self.public, head + text, blob[8:])
+
+
+class Policy:
+    """Whose cosignatures count (C2SP tlog-policy): `witnesses` by (name, key id), and the quorum over them.
+
+    `named` has for each witness or group how many of which have to sign.
+    """
+
+    def __init__(self, data):
+        self.witnesses, self.named, self.quorum = {}, {}, None
+        keys, taken, quorums = set(), set(), 0
+        try:
+            lines = data.decode("utf-8").split("\n")
+        except UnicodeDecodeError:
+            raise Malformed("it is not UTF-8") from None
+        for line in lines:
+            words = line.replace("\t", " ").partition("#")[0].split()
+            if not words:
+                continue
+            if words[0] == "log" and len(words) in (2, 3):
+                Key(words[1])
+            elif words[0] == "witness" and len(words) in (3, 4) and self.is_free(words[1]):
+                witness = Witness(words[2])
+                if witness.public in keys:
+                    raise Malformed("one key stands there twice")
+                keys.add(witness.public)
+                self.witnesses[witness.name, witness.key_id] = witness
+                self.named[words[1]] = (1, [witness])
+            elif words[0] == "group" and len(words) > 3 and self.is_free(words[1]):
+                members = words[3:]
+                known = len(set(members)) == len(members) and all(member in self.named for member in members)
+                if not known or taken & set(members):
+                    raise Malformed("a group has members that are not there, or in another group")
+                taken.update(members)
+                due = {"all": str(len(members)), "any": "1"}.get(words[2], words[2])
+                if not _DECIMAL.match(due) or not 1 <= int(due) <= len(members):
+                    raise Malformed("a group asks for a number that it cannot have")
+                self.named[words[1]] = (int(due), [self.named[member] for member in members])
+            elif words[0] == "quorum" and len(words) == 2 and (words[1] == "none" or words[1] in self.named):
+                self.quorum, quorums = self.named.get(words[1]), quorums + 1
+            else:
+                raise Malformed("a line is none of a policy's")
+        if quorums != 1:
+            raise Malformed("it has not one line quorum")
+
+    def is_free(self, name):
+        """Tell whether a name may be given."""
+        return name not in self.named and name != "none"
+
+    def satisfied(self, witnesses, asked=None):
+        """Tell whether these witnesses are enough."""
+        due, members = asked or self.quorum
+        there = [one in witnesses if isinstance(one, Witness) else self.satisfied(witnesses, one) for one in members]
+        return sum(there) >= due
 
 
 class Note:
@@ -903,7 +985,36 @@ class Own:
             self.metadata = metadata if isinstance(metadata, dict) else {}
 
 
-_OWN = {name.encode(): name for name in ("log_created", "signing_key_rotated", "log_closed", "checkpoint_timestamped")}
+_OWN = {
+    b"log_created": "log_created",
+    b"signing_key_rotated": "signing_key_rotated",
+    b"log_closed": "log_closed",
+    b"checkpoint_timestamped": "checkpoint_timestamped",
+    b"checkpoint_witnessed": "checkpoint_witnessed",
+}
+_QUIET = (b"checkpoint_witnessed", b"checkpoint_timestamped", b"log_heartbeat", b"log_opened", b"log_closed")
+
+
+def is_quiet(data):
+    """Tell whether an entry is the log's own bookkeeping, which alone is no reason to ask witnesses again."""
+    head = _HEAD.match(data) if data is not None else None
+    return head is not None and head.group(2) in _QUIET
+
+
+def witnessed_sizes(folder):
+    """Return the sizes at which cosigned checkpoints stand in entries: their roots are needed on the way."""
+    sizes = set()
+    for name in folder.days:
+        try:
+            with folder.open(name) as file:
+                for line in lines_of(file):
+                    if own_kind(line.data) == "checkpoint_witnessed" and len(sizes) < 1_000_000:
+                        found, _ = decode_entry(line.data)
+                        size = (found or {}).get("metadata", {}).get("size")
+                        sizes.update([size] if isinstance(size, int) else [])
+        except (OSError, AttributeError):
+            continue
+    return sizes
 
 
 def own_kind(data):
@@ -924,7 +1035,7 @@ class Walk:
         self.total = self.later = 0
         self.overlong = False
         self.in_place, self.torn, self.oldest, self.sealed, self.last = True, False, None, False, None
-        self.last_leaf = EMPTY_ROOT
+        self.last_leaf, self.loud = EMPTY_ROOT, -1
         wanted = set(sizes)
         stored = StoredTree(folder)
         tree = Tree(stored.compare)
@@ -985,6 +1096,8 @@ class Walk:
                             else:
                                 last_time = members[1]
                             off += members[1][:10] != day
+                        if seq < covered and not is_quiet(line.data):
+                            self.loud = seq
                         kind = own_kind(line.data)
                         if kind and (kind != "log_closed" or seq < covered):
                             self.own.append(Own(seq, kind, found, tree.root(), name, number))
@@ -1197,7 +1310,7 @@ class Alignment:
 
     def __init__(self, folder, signed, size, names):
         self.size, self.items, self.own, self.faults = size, [], [], []
-        self.days = {}
+        self.days, self.loud = {}, -1
         expected, before, signed_before = 0, None, None
         for name in names:
             day = _DAY.match(name)
@@ -1241,6 +1354,8 @@ class Alignment:
         return None
 
     def _keep(self, seq, line, name, number):
+        if not is_quiet(line.data):
+            self.loud = max(self.loud, seq)
         kind = own_kind(line.data)
         if kind:
             found, _ = decode_entry(line.data)
@@ -1606,8 +1721,8 @@ class Verdict:
 class Verifier:
     """One verification of one folder. See `verify_log` for the arguments."""
 
-    def __init__(self, path, key, epoch_key, remembered, now, limits):
-        self.folder = Folder(path)
+    def __init__(self, path, key, epoch_key, remembered, now, limits, policy=None):
+        self.folder, self.policy, self.witnessed, self.unread = Folder(path), policy, None, False
         self.key, self.epoch_key, self.memory, self.now, self.limits = key, epoch_key, remembered, now, limits
         self.verdict = Verdict(str(path), None if key is None else key.vkey, "option")
         self.found = self.verdict.findings
@@ -1646,11 +1761,12 @@ class Verifier:
             verdict.size, verdict.origin = newest.size, newest.origin
         upto = [size for size in self.anchors if newest is None or size <= newest.size]
         self.size = max(upto, default=0)
-        sizes = set(self.anchors) | ({memory.size} if memory else set())
+        self.wanted = witnessed_sizes(folder) if self.policy else set()
+        sizes = set(self.anchors) | ({memory.size} if memory else set()) | self.wanted
         notes = Notes(sum(folder.lengths[name] for name in folder.days))
         notes.origin = newest.origin if newest is not None else ""
         self.walk = walk = Walk(folder, sizes, self.size, notes, self.limits)
-        self.roots, self.own = walk.roots, walk.own
+        self.roots, self.own, self.loud = walk.roots, walk.own, walk.loud
         verdict.total = walk.total
         if any(name in folder.unreadable for name in folder.days):
             self.own = []
@@ -1659,6 +1775,7 @@ class Verifier:
             self.first_entry()
             self.rotations()
             self.check_epochs(newest, kept)
+            self.witnesses()
             self.time_stamps(kept)
             self.check_kept(kept, newest)
             self.check_memory(memory, newest)
@@ -2020,7 +2137,8 @@ class Verifier:
         """Roots, own entries and tree files from the signed hashes instead of the lines as they stand."""
         stored = StoredTree(self.folder)
         tree = Tree(stored.compare)
-        sizes = set(self.roots) | set(self.anchors)
+        self.loud = placed.loud
+        sizes = set(self.roots) | set(self.anchors) | self.wanted
         befores = {own.seq for own in placed.own}
         roots, before = {}, {}
         upto = proven
@@ -2150,6 +2268,54 @@ class Verifier:
             finding = self.epochs.check(name, one, self.known_before(one.size - 1) and one.size <= self.size)
             if finding is not None:
                 self.found.append(finding)
+
+    def witnesses(self):
+        """Cosigned checkpoints in entries, by the policy that was given (section 9.5)."""
+        key = self.key or self.stated
+        if self.policy is None or key is None:
+            return
+        for own in self.own:
+            if own.kind != "checkpoint_witnessed" or own.seq >= self.size:
+                continue
+            place = {"file": own.file, "line": own.line}
+            try:
+                checkpoint, known = self.cosigned(own.metadata, key)
+            except Malformed as exc:
+                text = "Entry {} tells of witnesses, but: {}.".format(own.seq, exc)
+                self.say("cosignature_invalid", text, own.seq, **place)
+                continue
+            root = self.roots.get(checkpoint.size) if checkpoint.size <= self.size else None
+            if root is not None and root != checkpoint.root:
+                self.say("witness_disagrees", "Witnesses cosigned another history than this one.", own.seq, **place)
+            elif root is not None and self.policy.quorum and self.policy.satisfied(known):
+                found = (checkpoint.size, sorted(one.name for one in known))
+                self.witnessed = max(self.witnessed or found, found, key=lambda one: one[0])
+
+    def cosigned(self, metadata, key):
+        """Return the checkpoint of a checkpoint_witnessed entry and the known witnesses whose lines verify."""
+        try:
+            data = metadata["note"].encode("utf-8")
+        except (KeyError, AttributeError, UnicodeError):
+            raise Malformed("it holds no checkpoint") from None
+        checkpoint = Checkpoint(data, exact=False)
+        if checkpoint.origin != key.name or metadata.get("size") != checkpoint.size:
+            raise Malformed("the checkpoint is of another size or log")
+        if not checkpoint.signed_by(key):
+            raise Malformed("the log key's line does not verify")
+        known = []
+        for name, key_id, blob in checkpoint.signatures[2:]:
+            witness = self.policy.witnesses.get((name, key_id))
+            if witness is None:
+                continue
+            if not witness.checked:
+                self.unread = True
+            elif witness in known:
+                raise Malformed("two lines are by one witness")
+            elif not witness.cosigned(checkpoint.text, blob):
+                raise Malformed("a witness's line does not verify")
+            else:
+                known.append(witness)
+        return checkpoint, known
 
     def time_stamps(self, kept):
         """Step 9, as far as digests tell: who issued a token, and when, is not checked here."""
@@ -2312,6 +2478,17 @@ class Verifier:
             ("Change nothing; copy everything as it is."),
         )
 
+    def by_witnesses(self):
+        """The answer for what witnesses rule out, up to what they cosigned."""
+        if self.witnessed is None:
+            text = "cosignatures by ML-DSA-44 are there, which this file cannot check"
+            return "not_checked", text, "klingai-audit verify --witnesses checks them."
+        size, names = self.witnessed
+        by = "{} cosigned this history up to size {}".format(", ".join(names), size)
+        if self.loud < size and self.known_before(self.size):
+            return "ruled_out", by, ""
+        return "not_ruled_out", by + "; nobody else has seen all entries after it", "Have the log witnessed again."
+
     def open_threat(self, threat):
         """The answer for a threat that no finding shows and the tree does not rule out."""
         if threat == "rollback":
@@ -2337,6 +2514,8 @@ class Verifier:
                 count(self.stamps, "time stamp")
             )
             return "not_checked", text, "openssl ts -verify takes the files as they are: docs/format.md, section 9.6."
+        if threat in ("fork", "key_holder", "key_theft") and (self.witnessed or self.unread):
+            return self.by_witnesses()
         texts = {
             "fork": (
                 "nothing here tells whether others are shown the same log",
@@ -2388,22 +2567,27 @@ def subtract(begin, end, ranges):
 BROKEN["log_missing"] = ("delete", "rollback")
 
 
-def verify_log(path, key=None, epoch_key=None, remembered=None, now=None, patience=0.0):
+def verify_log(path, key=None, epoch_key=None, remembered=None, now=None, patience=0.0, witnesses=None):
     """Verify the log in the folder `path` and return its Verdict.
 
     `key` and `epoch_key` are vkeys (text) that are trusted, `key` None to take the log's own word; `remembered` is a
     checkpoint (bytes) seen earlier. `patience` is in seconds: how long to look again at what a writer may be about to
-    finish. Raises Unusable if there is no log, or a key is none.
+    finish. `witnesses` is the policy (bytes) that cosignatures are judged by. Raises Unusable if there is no log, or a
+    key or policy is none.
     """
     now = now or dt.datetime.now(dt.timezone.utc)
     trusted = None if key is None else parse_key(key, "the log key")
     first = None if epoch_key is None else parse_key(epoch_key, "the epoch key")
+    try:
+        policy = None if witnesses is None else Policy(witnesses)
+    except Malformed as exc:
+        raise Unusable("The policy of witnesses is none: {}.".format(exc), 2) from None
     begin = time.monotonic()
     limits = {}
     if patience > 0:
         limits = dict(Folder(path).lengths)
     while True:
-        verdict = Verifier(path, trusted, first, remembered, now, limits).run()
+        verdict = Verifier(path, trusted, first, remembered, now, limits, policy).run()
         kinds = {finding.kind for finding in verdict.broken}
         if not kinds or not kinds <= UNFINISHED or time.monotonic() - begin >= patience:
             return verdict
@@ -2549,6 +2733,7 @@ def parse_arguments(argv):
     parser.add_argument("--key", metavar="VKEY|FILE", help="the log's public key, from elsewhere than the log")
     parser.add_argument("--epoch-key", metavar="VKEY|FILE", help="the public key of epoch 0")
     parser.add_argument("--remembered", metavar="FILE", help="a checkpoint of this log that you kept earlier")
+    parser.add_argument("--witnesses", metavar="FILE", help="a policy: whose cosignatures count (C2SP tlog-policy)")
     parser.add_argument("--trust-first-key", action="store_true", help="take the key that the log itself names")
     parser.add_argument("--proof", metavar="FILE", help="check this .tlog-proof instead of a folder")
     parser.add_argument("--entry", metavar="FILE", help="the entry's bytes, where the proof does not hold them")
@@ -2610,7 +2795,8 @@ def run(argv, write):
             write("Not shown by this: that everybody is shown the same tree.")
         return 0
     remembered = read_argument(asked.remembered, "The checkpoint", MAX_NOTE) if asked.remembered else None
-    verdict = verify_log(asked.folder, key, epoch, remembered, patience=asked.patience)
+    policy = read_argument(asked.witnesses, "The policy", MAX_PROOF) if asked.witnesses else None
+    verdict = verify_log(asked.folder, key, epoch, remembered, patience=asked.patience, witnesses=policy)
     if asked.json:
         write(json.dumps(verdict.as_json()))
     else:

@@ -124,7 +124,7 @@ class Judge:
         self.findings += [*epochs.findings, *check_roots(judged, state.root, epochs)]
         witnessed = self._witnessed(state, size, key)
         stamps = StampCheck(self.store, terms.tsa_roots, terms.now, state.place)
-        known = stamps.known(self._stamps_before(), [one for one in state.own if one[0] < state.limit])
+        known = stamps.known(self._stamps_before(), [one for one in state.own if one[0] < size])
         named = self._named(state) | {stamp.size: "checkpoint_timestamped" for stamp in known}
         files = {anchor.size: anchor.data for anchor in anchors if anchor.file != "checkpoint"}
         stamped = stamps.check(known, files, last, size=size, whole=whole is not None)

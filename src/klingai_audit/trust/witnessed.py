@@ -84,6 +84,8 @@ def read_witnessed(metadata: Mapping[str, Any], log_key: VerifierKey, witnesses:
     if checkpoint.size != size or checkpoint.origin != log_key.name:
         raise Malformed("The cosigned checkpoint is of another size or log than the entry states.")
     first = note.signatures[0]
+    if first.name != log_key.name:
+        raise Malformed("The cosigned checkpoint's first line is not by the log key.")
     log_key.verify(note.text.encode(), first.blob)
     known = {(key.name, key.key_id): key for key in witnesses}
     times: dict[VerifierKey, int] = {}
