@@ -351,7 +351,15 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _in_batches(cursor: duckdb.DuckDBPyConnection, told_again: frozenset[int]) -> Iterator[tuple[int, str]]:
-    while batch := cursor.fetchmany(_FETCHED):
+    import duckdb
+
+    while True:
+        try:
+            batch = cursor.fetchmany(_FETCHED)
+        except duckdb.Error as exc:
+            raise StorageError("The index was closed while it was read.", do="Ask again.") from exc
+        if not batch:
+            return
         for seq, event_id in batch:
             if seq not in told_again or event_id[_VERSION_AT] != _END_VERSION:
                 yield seq, event_id

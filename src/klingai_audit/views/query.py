@@ -71,8 +71,9 @@ def _by_index(
         for entry in found:
             yield entry
             count += 1
-    except (Stale, StorageError):
-        lines.distrust()
+    except (Stale, StorageError) as exc:
+        if isinstance(exc, Stale):
+            lines.distrust()
         yield from islice(_by_scan(lines, plan, filter), count, None)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from klingai_audit.errors import StorageError
-from klingai_audit.index import Index
+from klingai_audit.index import Index, index
 from klingai_audit.index.lines import Stale
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.stores.memory import MemoryStore
@@ -126,7 +126,16 @@ def test_where_the_index_fails_the_scan_goes_on(reader, made, monkeypatch, newes
     wanted = {"actor": pseudonym(2), "reverse": newest, "limit": 12}
     found = [entry.seq for entry in query(Indexed(reader, lambda: made, 40), Filter(**wanted), PEOPLE, now=NOW)]
     assert scan(reader, **wanted) == found
-    assert [] == list(made._folder.path.glob("manifest"))
+    assert isinstance(trouble, StorageError) == (made._folder.path / "manifest").exists()
+
+
+def test_an_answer_outlives_the_index(reader, made, monkeypatch):
+    """An index that is closed while its answer is read leaves the rest to the scan."""
+    monkeypatch.setattr(index, "_FETCHED", 4)
+    found = query(Indexed(reader, lambda: made, 40), Filter(actor=pseudonym(2)), PEOPLE, now=NOW)
+    first = next(found).seq
+    made.close()
+    assert scan(reader, actor=pseudonym(2)) == [first, *(entry.seq for entry in found)]
 
 
 def test_without_an_index_there_is_the_scan(reader, monkeypatch):
