@@ -518,6 +518,41 @@ def test_a_failure_at_any_step_leaves_a_good_index(tmp_path, name, number, after
         assert smith.entries == list(made.lines())
 
 
+_DYING = """
+import os, sys
+from pathlib import Path
+from klingai_audit.durable import FileOps
+from klingai_audit.index import Index
+from klingai_audit.ledger.reader import LogReader
+from klingai_audit.stores.directory import DirectoryStore
+folder, name, left = Path(sys.argv[1]), sys.argv[2], [int(sys.argv[3])]
+def dying(self, *arguments):
+    left[0] -= 1
+    if not left[0]:
+        os._exit(9)
+    return getattr(FileOps, name)(self, *arguments)
+ops = type("Dying", (FileOps,), {name: dying})()
+Index.open(LogReader(DirectoryStore(folder / "audit", folder / "mark")), folder / "index", ops=ops)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "number"), [(name, n) for name in ("write", "sync", "rename", "close", "unlink") for n in (1, 2, 4)]
+)
+def test_a_builder_that_dies_at_any_step_leaves_a_good_index(tmp_path, small, name, number):
+    """Whatever was half done when a process died, the next one has the whole log."""
+    smith = Smith().create().work(25)
+    smith.write(tmp_path / "audit")
+    with Index.open(reader_of(tmp_path / "audit"), tmp_path / "index"):
+        smith.work(40)
+        smith.write(tmp_path / "audit")
+    died = subprocess.run([sys.executable, "-c", _DYING, str(tmp_path), name, str(number)], check=False)
+    assert died.returncode in (0, 9)
+    with Index.open(reader_of(tmp_path / "audit"), tmp_path / "index") as made:
+        assert (ids_in(smith), smith.entries) == (ids(made), list(made.lines()))
+
+
 _CHILD = """
 import sys
 from pathlib import Path
