@@ -187,7 +187,7 @@ class LineReader:
     def _signed(self, line: SlowLine, seq: int, time: str, faults: list[Fault]) -> None:
         """Take a line that is entry `seq`, as far as anything tells."""
         file, number = line.file.name, line.line
-        if line.data[118:].startswith((b"log_", b"signing_key_rotated", b"clock_", b"gap_")):
+        if line.data[118:].startswith((b"log_", b"checkpoint_", b"signing_key_rotated", b"clock_", b"gap_")):
             self.found.own.append((seq, line.data))
         for kind, what in faults[:1]:
             self.faults.append(Finding(kind, f"Entry {seq}: {what}", seq, file=file, line=number))
