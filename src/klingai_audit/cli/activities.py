@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from klingai_audit.cli.options import Record
 from klingai_audit.cli.session import Session, SessionArgument, escaped
+from klingai_audit.cli.sources import indexed
 from klingai_audit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def _one_person(
     from klingai_audit.views.activity import activity as summarise
 
     size = reader.size
-    summary = summarise(reader.entries(0, size), actor, days=days, subjects=subjects)
+    with indexed(session, reader) as source:
+        summary = summarise(source(size), actor, days=days, subjects=subjects)
     recorded = record_read(session, "activity", {"actor": actor, "days": days}, size, subjects, asked=record)
     if session.as_json:
         session.emit({**summary.to_json(), "recorded": recorded})

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -14,12 +12,12 @@ from cyclopts import Parameter
 
 from klingai_audit.cli.options import Record, Resolve, Selection
 from klingai_audit.cli.session import Session, SessionArgument, escaped
+from klingai_audit.cli.sources import indexed
 
 if TYPE_CHECKING:
     from klingai_audit.ledger.reader import LogReader
     from klingai_audit.privacy.subjects import SubjectTable
     from klingai_audit.views.entry import ActorStyle, EntryView
-    from klingai_audit.views.indexed import Indexed
 
 POLL_SECONDS: Final = 0.2
 """How often `tail -f` looks for a new checkpoint."""
@@ -58,7 +56,7 @@ def query(
     wanted = selection.to_filter(limit=limit, reverse=reverse, duplicates=duplicates)
     reader, subjects = _open(session)
     size = reader.size
-    with _indexed(session, reader) as source:
+    with indexed(session, reader) as source:
         if selection.key:
             wanted = replace(wanted, key=with_fingerprints(source(size), selection.key))
         following = None
@@ -130,7 +128,7 @@ def show(
     what = escaped(what)
     reader, subjects = _open(session)
     size = reader.size
-    with _indexed(session, reader) as source:
+    with indexed(session, reader) as source:
         whole = source(size)
         found = find_shown(lambda: whole, reader.entry, size, what, subjects)
     if found is None:
@@ -147,21 +145,6 @@ def show(
     else:
         draw_entry(session, found, reader.store.locate(found.seq), style)
     _tell_recorded(session, recorded)
-
-
-@contextlib.contextmanager
-def _indexed(session: Session, reader: LogReader) -> Iterator[Callable[[int], Indexed]]:
-    """Give a function that gives the first entries of the log, read by the index where that is quicker."""
-    from klingai_audit.index import Index
-    from klingai_audit.views.indexed import Indexed
-
-    with contextlib.ExitStack() as stack:
-
-        @functools.cache
-        def opened() -> Index:
-            return stack.enter_context(Index.open(reader, session.places.state / "index", temporary=False))
-
-        yield lambda size: Indexed(reader, opened, size)
 
 
 def _open(session: Session) -> tuple[LogReader, SubjectTable | None]:
