@@ -217,7 +217,7 @@ class Head:
         self._recovered = [other for other in self._recovered if other.get("set_aside") != found["set_aside"]]
         self._recovered.append({**told, **found})
 
-    def _advance(self, lines: Sequence[bytes], hashes: bytes) -> None:
+    def _advance(self, lines: Sequence[bytes], hashes: bytes, logged_ns: int | None = None) -> None:
         if not lines:
             return
         named: list[int] = []
@@ -229,14 +229,14 @@ class Head:
         with self._tree_mutex:
             self._tree.extend(hashes, tuple(named))
         self._prev = hashes[-32:]
-        self._remember_line(lines[-1])
+        self._remember_line(lines[-1], logged_ns)
 
-    def _remember_line(self, line: bytes) -> None:
+    def _remember_line(self, line: bytes, logged_ns: int | None = None) -> None:
         self._last_line = line
         self._rotating = is_rotation(line)
-        members = parse_members(line)
-        if members is not None:
-            self._last_ns = max(self._last_ns, parse_logged_at(members.logged_at))
+        if logged_ns is None and (members := parse_members(line)) is not None:
+            logged_ns = parse_logged_at(members.logged_at)
+        self._last_ns = max(self._last_ns, logged_ns or 0)
 
     # --- appending --------------------------------------------------------------------------------
 
@@ -306,7 +306,7 @@ class Head:
             seq += 1
         if lines:
             txn.append(lines, self.size, dt.datetime.fromtimestamp(logged_ns // 10**9, dt.UTC).date())
-            self._advance(lines, b"".join(hashes))
+            self._advance(lines, b"".join(hashes), logged_ns)
             self._watch.committed(now)
             self._acknowledged.note(self.size, self._prev)
         else:

@@ -239,7 +239,7 @@ class DirectoryTransaction:
 
     def append(self, entries: Sequence[bytes], begin: int, day: dt.date) -> None:
         tail, fd = self._tail_for(begin, day)
-        if self._store.unsettled - {tail.path}:
+        if self._store.unsettled and self._store.unsettled - {tail.path}:
             self._store.settle()
         if os.fstat(fd).st_size != tail.offset:
             self._drop_tail()
@@ -289,13 +289,13 @@ class DirectoryTransaction:
     def _tail_for(self, begin: int, day: dt.date) -> tuple[Tail, int]:
         """The log's end in the day's file, open for appending, its name durable."""
         store = self._store
-        path = store.path / day_name(day)
+        name = day_name(day)
         tail = store.tail
         if begin != (0 if tail is None else tail.size):
             raise HeadConflict(f"The log in {store.path} does not end after {begin} entries.")
         try:
-            if tail is None or tail.path != path:
-                return self._start_day(path, tail, begin)
+            if tail is None or tail.path.name != name:
+                return self._start_day(store.path / name, tail, begin)
             if tail.fd is None:
                 tail.fd = self._open(tail)
             if not tail.named:
@@ -306,7 +306,8 @@ class DirectoryTransaction:
             raise store.note_failed_sync(store.path, exc) from exc
         except OSError as exc:
             raise AuditUnavailable(
-                f"The day file {path} cannot be opened: {exc.strerror}.", do="Check permissions and free space."
+                f"The day file {store.path / name} cannot be opened: {exc.strerror}.",
+                do="Check permissions and free space.",
             ) from exc
 
     def _start_day(self, path: Path, last: Tail | None, begin: int) -> tuple[Tail, int]:

@@ -31,6 +31,7 @@ class FolderLock:
         self._path = path
         self._ops = ops
         self._fd: int | None = None
+        self._held = (0, 0)
 
     def acquire(self) -> bool:
         """Lock the folder; False if it is not the one locked before. Raises: AuditUnavailable."""
@@ -53,9 +54,11 @@ class FolderLock:
         if self._fd is None:
             with NO_FORK:
                 self._fd = self._ops.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+            held = os.fstat(self._fd)
+            self._held = held.st_dev, held.st_ino
         self._wait()
-        by_name, by_lock = self._path.stat(), os.fstat(self._fd)
-        return (by_name.st_dev, by_name.st_ino) == (by_lock.st_dev, by_lock.st_ino)
+        named = self._path.stat()
+        return (named.st_dev, named.st_ino) == self._held
 
     def _wait(self) -> None:
         """Take the lock as soon as it is free. Raises: AuditUnavailable after a minute."""
