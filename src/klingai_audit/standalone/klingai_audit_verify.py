@@ -1193,9 +1193,7 @@ class Signed:
         if size > self.limit:
             return False
         levels = [level for level in range(8) if size >> 8 * level]
-        top = levels[-1]
-        found = {}
-        groups = []
+        top, groups = levels[-1], []
         for level in reversed(levels):
             begin = 0 if level == top else size >> 8 * (level + 1) << 8
             groups.append((level, begin, size >> 8 * level))
@@ -1215,29 +1213,23 @@ class Signed:
         picked = choose(options, accept)
         if picked is None:
             return False
-        for (level, index), value in zip(places, picked):
-            if not self._descend(level, index, value, found):
-                return False
-        for index, value in found.items():
-            if isinstance(value, bytes):
-                self.leaves[32 * index : 32 * index + 32] = value
-            else:
-                self.leaves[32 * index : 32 * (index + TILE)] = b"".join(value)
+        if not all(self._descend(level, index, value) for (level, index), value in zip(places, picked)):
+            return False
         self.proven = size
         return True
 
-    def _descend(self, level, index, value, found):
+    def _descend(self, level, index, value):
+        """Find the leaf hashes below a proven one; False if they cannot be told."""
         if level == 0:
-            found[index] = value
+            self.leaves[32 * index : 32 * index + 32] = value
             return True
-        below = [self._options(level - 1, child) for child in range(index * TILE, (index + 1) * TILE)]
-        picked = choose(below, lambda hashes: fold(hashes) == value)
+        picked = self._block(level - 1, index)
+        if picked is None or fold(picked) != value:
+            below = [self._options(level - 1, child) for child in range(index * TILE, (index + 1) * TILE)]
+            picked = choose(below, lambda hashes: fold(hashes) == value)
         if picked is None:
             return False
-        if level == 1:
-            found[index * TILE] = picked
-            return True
-        return all(self._descend(level - 1, index * TILE + at, one, found) for at, one in enumerate(picked))
+        return all(self._descend(level - 1, index * TILE + at, one) for at, one in enumerate(picked))
 
     def _options(self, level, index):
         stored = self.folder.read_at("tree/{}".format(level), index * 32, 32) if str(level) in self.folder.tree else b""
@@ -1985,12 +1977,8 @@ class Verifier:
 
     def renamed_strays(self, placed, signed, limit):
         """Return (day, name) of files of other names that begin with an entry that is missing."""
-        here = set()
-        for item in placed.items:
-            if isinstance(item, Run):
-                here.update(range(item.seq, item.end))
-        if len(here) >= min(self.size, limit):
-            return []
+        here = [(item.seq, item.end) for item in placed.items if isinstance(item, Run)]
+        missing = list(subtract(0, min(self.size, limit), here))
         found = []
         for name in self.folder.strays:
             if "/" in name:
@@ -1999,7 +1987,8 @@ class Verifier:
                 with self.folder.open(name) as file:
                     line = next(lines_of(file), None)
                 seq = line.members[0] if line is not None and line.members else limit
-                if seq < limit and seq not in here and signed.leaf(seq) == line.leaf:
+                gone = any(first <= seq < last for first, last in missing)
+                if gone and signed.leaf(seq) == line.leaf:
                     found.append((line.members[1][:10], name))
             except OSError:
                 continue
