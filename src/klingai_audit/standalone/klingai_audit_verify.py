@@ -2324,6 +2324,7 @@ class Verifier:
             else:
                 stamps.append(own.metadata)
         self.stamped = {one["size"] for one in stamps}
+        tokens = {one["token"] for one in stamps}
         for one in stamps:
             size, name = one["size"], "checkpoints/{:020}.tsr".format(one["size"])
             if size not in kept:
@@ -2335,9 +2336,12 @@ class Verifier:
             if token is None:
                 continue
             self.stamps += 1
+            digest = hashlib.sha256(token).hexdigest()
             if hashlib.sha256(kept[size].data).hexdigest() != one["checkpoint"]:
                 self.say("stamp_moved", "An entry tells of a time stamp of another checkpoint.", file=name)
-            elif hashlib.sha256(token).hexdigest() != one["token"] or len(token) > MAX_NOTE:
+            elif digest != one["token"] and digest in tokens:
+                self.say("stamp_moved", "It is the time stamp of another checkpoint.", file=name)
+            elif digest != one["token"] or len(token) > MAX_NOTE:
                 self.say("stamp_changed", "It is not the time stamp that an entry names.", file=name)
         self.unnamed_stamps(kept)
 
@@ -2349,7 +2353,11 @@ class Verifier:
         for size, name in sorted(self.folder.stamps.items()):
             if size in self.stamped:
                 continue
-            if size in kept and after < size <= self.size:
+            token = self.folder.read_note(name)
+            if token is not None and size in kept and after < size <= self.size:
+                if hashlib.sha256(kept[size].data).digest() not in token:
+                    self.say("stamp_moved", "It is a time stamp of something else than the file beside it.", file=name)
+                    continue
                 text = "No entry names this time stamp: a writer was stopped just before, or somebody put it there."
                 self.say("stamp_unfinished", text, file=name)
                 self.stamped.add(size)
