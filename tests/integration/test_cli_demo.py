@@ -78,7 +78,7 @@ def test_the_object(told):
     """Exactly the promised members; every way a generation can end occurs; everything is caught."""
     _, _, answer, seconds = told
     members = ["entries", "generations", "verdict", "drill", "places", "callbacks", "script", "costs", "reconciliation"]
-    assert members == list(answer)
+    assert [*members, "report"] == list(answer)
     assert {"success": 8, "failure": 1, "blocked": 3, "unknown": 1} == answer["generations"]
     assert ["mutations", "caught", "missed", "skipped"] == list(answer["drill"])
     assert (True, []) == (answer["drill"]["mutations"] >= 25, answer["drill"]["missed"])
@@ -87,6 +87,14 @@ def test_the_object(told):
     assert {"log": "d/audit", "keys": "d/audit.keys", "subjects": "d/audit.keys/subjects.sqlite",
             "state": "d/audit.state"} == answer["places"]  # fmt: skip
     assert seconds < 60
+
+
+def test_it_ends_with_a_report(told):
+    """One HTML file of the log as it is then; tests have the extra, a bare core says how to get it."""
+    folder, _, answer, _ = told
+    assert "d/report.html" == answer["report"]
+    page = (folder / "d" / "report.html").read_bytes()
+    assert (True, True) == (page.startswith(b"<!doctype html>"), b"No change found" in page)
 
 
 def entries_of(folder: Path) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ def demo(
     Everything runs on this machine, against a local simulator of Kling; no account is needed. Running it again on
     the same folder goes on with the same log.
     """
-    from klingai_audit.cli import demo_money, trusting
+    from klingai_audit.cli import demo_money, demo_report, trusting
     from klingai_audit.cli.demo_narration import Narration
     from klingai_audit.views.generations import count_generations
 
@@ -55,6 +55,8 @@ def demo(
     show.draw(lambda: _one_person(session, own))
     found = demo_money.spent(own)
     show.draw(lambda: demo_money.draw(session, found, compared))
+    reported = demo_report.write(own, dir / "report.html")
+    show.draw(lambda: demo_report.draw(session, reported))
     show.draw(lambda: _next(session, own, stage, attacked))
     if session.as_json:
         reader = open_reader(own.places)
@@ -69,6 +71,7 @@ def demo(
                 "callbacks": {name: stage.callbacks[name] for name in ("verified", "claim")},
                 "script": _script_told(stage),
                 **demo_money.told(found, compared),
+                "report": None if reported is None else str(reported),
             }
         )
     return trusting.EXIT_BROKEN if drilled.missed or not verdict["integrity_ok"] else 0
