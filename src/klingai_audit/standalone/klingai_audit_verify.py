@@ -1132,12 +1132,14 @@ class Walk:
 def choose(options, accept):
     """Pick one hash for each place so that `accept` takes them all; None if no few changes do.
 
-    `options[i]` holds the candidates for place i, one from each source, None where a source has nothing to say.
+    `options[i]` holds the candidates for place i, one from each source (stored, stored below, links, lines), None
+    where a source has nothing to say.
     """
     known = [distinct(several) for several in options]
     if not all(known):
         return None
-    tries = [[one[source] or rest[0] for one, rest in zip(options, known)] for source in range(len(options[0]))]
+    # Where a source says nothing, the line's own hash is the next best.
+    tries = [[one[source] or one[3] or rest[0] for one, rest in zip(options, known)] for source in range(4)]
     tries.append([rest[0] for rest in known])
     for at, picked in enumerate(tries):
         if picked not in tries[:at] and accept(picked):
@@ -1965,6 +1967,9 @@ class Verifier:
         self.tell_gaps(placed, runs)
         for seq, kind, words, file, line in placed.faults:
             self.say(kind, words, seq, file=file, line=line)
+        last_is_here = any(run.end == self.size for run in runs if run.fate != "copy")
+        if last_is_here and not renamed:
+            self.last_seal()
         self.strays({name for _, name in renamed})
         self.rebuild(signed, proven, placed)
         self.missing_from(runs, limit)
@@ -2128,6 +2133,8 @@ class Verifier:
         tree = Tree(stored.compare)
         self.loud = placed.loud
         sizes = set(self.roots) | set(self.anchors) | self.wanted
+        stated = [own.metadata.get("size") for own in placed.own if own.kind == "checkpoint_witnessed"]
+        sizes.update(size for size in stated if isinstance(size, int))
         befores = {own.seq for own in placed.own}
         roots, before = {}, {}
         upto = proven
@@ -2184,11 +2191,11 @@ class Verifier:
         for own in self.own:
             if own.kind == "log_created" and own.seq:
                 self.say("first_entry", "The log is created a second time.", own.seq, file=own.file, line=own.line)
-        if not self.known_before(1) or not self.walk.total:
+        if not self.known_before(1) or not self.size:
             self.epochs.keys.append(None)
             return
         first = next((own for own in self.own if own.seq == 0), None)
-        place = {"file": first.file if first else self.folder.days[0], "line": first.line if first else 1}
+        place = {"file": first.file, "line": first.line} if first else {}
         if first is None or first.kind != "log_created":
             self.say("first_entry", "The first entry does not create the log.", 0, **place)
             self.epochs.keys.append(None)

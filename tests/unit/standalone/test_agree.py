@@ -246,6 +246,37 @@ def test_end_of_a_day_is_no_missing_file(tmp_path):
     assert {"entry_missing"} == ask_both(tmp_path / "audit", KEY, SMITH.now)[0].kinds
 
 
+def one_day() -> Smith:
+    return Smith().create().work(30).closed()
+
+
+def test_the_only_day_under_another_name(tmp_path):
+    """No day file is left, and every entry is there."""
+    files = one_day().files()
+    files[FIRST + "1"] = files.pop(FIRST)
+    assert [] == disagreement(tmp_path / "audit", files, KEY, SMITH.now)
+    assert {"file_renamed"} == ask_both(tmp_path / "audit", KEY, SMITH.now)[1].kinds
+
+
+def test_the_last_entries_moved(tmp_path):
+    """What stands last then has no seal."""
+    files = one_day().files()
+    lines = files[FIRST].splitlines(keepends=True)
+    files[FIRST] = b"".join([*lines[:4], *lines[-2:], *lines[4:-2]])
+    assert [] == disagreement(tmp_path / "audit", files, KEY, SMITH.now)
+    assert {"entry_moved", "seal_missing"} == ask_both(tmp_path / "audit", KEY, SMITH.now)[1].kinds
+
+
+def test_joined_lines_and_no_tree(tmp_path):
+    """The links tell what was signed where the stored hashes are zeros."""
+    files = one_day().files()
+    files["tree/0"] = bytes(len(files["tree/0"]))
+    files[FIRST] = files[FIRST].replace(b"\n", b"", 12).replace(b"}{", b"}\n{", 11)
+    assert [] == disagreement(tmp_path / "audit", files, KEY, SMITH.now)
+    kinds = ask_both(tmp_path / "audit", KEY, SMITH.now)[1].kinds
+    assert {"entry_changed", "entry_missing", "tree_changed"} == kinds
+
+
 def test_rubbish_of_a_larger_size_is_no_rollback(tmp_path):
     """Only what the log's key signed can say that there was more."""
     files = GOOD | {f"checkpoints/{4096:020}": b"rubbish\n"}

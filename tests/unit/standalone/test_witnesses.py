@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from klingai_audit.tlog.policy import WitnessPolicy
 from klingai_audit.trust.stamps import stamp_metadata
 from klingai_audit.trust.token import parse_token
 from klingai_audit.upkeep.forged_stamp import forged_stamp
-from tests.support.both import ask_both, differences
+from tests.support.both import ask_both, differences, mutate
 from tests.support.logsmith import Smith, write_files
 
 THREATS = ("fork", "key_holder", "key_theft")
@@ -274,3 +275,21 @@ def test_entries_that_tell_of_no_time_stamp(tmp_path, metadata):
     assert [] == differences(*ask_both(place, smith.log_key.vkey, smith.now))
     found = alone.verify_log(str(place), smith.log_key.vkey, now=smith.now)
     assert "stamp_malformed" in {finding.kind for finding in found.broken}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edits", [1, 3])
+def test_damage_at_random_to_logs_with_evidence(tmp_path, edits):
+    """Logs with time stamps and with rounds of witnesses."""
+    seen = witnessed(witnessed(Smith().create().work(20), ONE, TWO).work(30), ONE, TWO).closed()
+    found = []
+    for smith, whole, policy in ((SMITH, FILES, None), (seen, seen.files(), POLICY)):
+        for seed in range(150):
+            luck, files = random.Random(seed), dict(whole)
+            what = [mutate(files, luck) for _ in range(edits)]
+            if not any(name.startswith("checkpoint") for name in files):
+                continue  # nothing is signed: docs/format.md, section 10.1
+            place = write_files(tmp_path / f"{len(whole)}-{seed}" / "audit", files)
+            differing = differences(*ask_both(place, smith.log_key.vkey, smith.now, witnesses=policy))
+            found += [(seed, what, differing)] if differing else []
+    assert [] == found
