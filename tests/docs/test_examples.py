@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = documentation(ROOT)
 WITH_EXAMPLES = [path for path in PAGES if any(block.language in RUN for block in read_page(path).blocks)]
 
-MAX_PROGRAMS = 7
+MAX_PROGRAMS = 2
 """A page of the fast suite starts no more programs than this; each takes a third of a second."""
 
 

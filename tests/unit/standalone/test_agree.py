@@ -64,6 +64,7 @@ def test_attack_on_files(tmp_path, name):
     assert [] == disagreement(tmp_path / "audit", files, trust_attacks.KEY, trust_attacks.SMITH.now)
 
 
+@pytest.mark.slow
 def test_attacks_of_the_drill(tmp_path):
     """All of the drill, on a log that the product wrote: the same names, and all are noticed."""
     with AuditLog.open(tmp_path / "audit") as audit:
@@ -101,6 +102,7 @@ def rounds(folder: Path, seeds: range, edits: int) -> list[tuple[int, list[str],
     return found
 
 
+@pytest.mark.slow
 def test_one_damage_at_random(tmp_path):
     """Bits, truncations, lines and files."""
     assert [] == rounds(tmp_path, range(12), 1)
@@ -124,6 +126,7 @@ steps = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(steps=steps, late=st.integers(0, 100))
 def test_any_life_of_a_log(steps, late):
