@@ -18,6 +18,7 @@ CASES = [(rule, trial) for rule in load_rules() for trial in rule.tests]
 ASK = Callable[..., tuple[int, str, str]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "trial"), CASES, ids=[f"{rule.id}: {trial.name}" for rule, trial in CASES])
 def test_rules_find_what_they_say(rule: Rule, trial: Trial) -> None:
     """Each rule that comes with the package, on its own events, in a log in memory."""

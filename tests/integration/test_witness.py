@@ -277,6 +277,7 @@ def submit(audit: AuditLog, url: str, **more: Any) -> Submission:
     return client.submit(audit.reader.checkpoint_note(), audit.reader.consistency)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANSWERS)
 def test_a_hostile_witness_is_worth_nothing(log: AuditLog, name: str) -> None:
     """Whatever it answers, no line of it is kept, it takes no longer than allowed, and the client lives on."""

@@ -150,6 +150,7 @@ def test_keys_out_of_arbitrary_text(text):
         alone.parse_key(text, "the key")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_anything_may_happen_to_the_files(tmp_path, seed):
     """Five damages at once: an answer, and exit code 4."""
