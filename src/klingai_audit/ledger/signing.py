@@ -13,7 +13,7 @@ from klingai_audit.ledger.state import StateFolder
 from klingai_audit.ledger.store import Publication
 from klingai_audit.ledger.tree import HashWrite
 from klingai_audit.tlog.checkpoint import Checkpoint
-from klingai_audit.tlog.keys import SignerKey
+from klingai_audit.tlog.keys import NoteSigner, SignerKey
 from klingai_audit.tlog.note import format_note, signed_note
 
 __all__ = ["Unpublished", "put_in_place"]
@@ -27,7 +27,7 @@ class Unpublished(NamedTuple):
 
     size: int
     root: bytes
-    signers: tuple[SignerKey, SignerKey]
+    signers: tuple[NoteSigner, SignerKey]
     epoch: int
     marks: list[tuple[int, bytes]]
     writes: list[HashWrite]

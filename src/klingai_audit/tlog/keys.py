@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cryptography.exceptions import InvalidSignature as ForeignInvalidSignature
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -30,6 +30,7 @@ __all__ = [
     "ML_DSA_44",
     "SEED_BYTES",
     "SIGNATURE_BYTES",
+    "NoteSigner",
     "SignerKey",
     "VerifierKey",
 ]
@@ -143,6 +144,29 @@ class VerifierKey:
 
     def __repr__(self) -> str:
         return f"<VerifierKey {self.name}+{self.key_id.hex()} type {self.algorithm:#04x}>"
+
+
+class NoteSigner(Protocol):
+    """Whatever signs under a name: a private key in this process, or a program that keeps one elsewhere."""
+
+    @property
+    def name(self) -> str:
+        """The name in its signature lines."""
+        ...
+
+    @property
+    def algorithm(self) -> int:
+        """As `VerifierKey.algorithm`."""
+        ...
+
+    @property
+    def verifier(self) -> VerifierKey:
+        """The public half."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the bare signature over exactly `message`. Raises: what the place of the key can raise."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, repr=False)

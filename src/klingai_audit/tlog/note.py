@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 from klingai_audit.errors import InvalidSignature, Malformed, UsageError
 from klingai_audit.tlog.cosigned import cosigned_message, split_blob
-from klingai_audit.tlog.keys import ED25519, KEY_ID_BYTES, SignerKey, VerifierKey
+from klingai_audit.tlog.keys import ED25519, KEY_ID_BYTES, NoteSigner, SignerKey, VerifierKey
 from klingai_audit.tlog.strict import check_name, check_printable, format_base64, parse_base64
 
 __all__ = [
     "MAX_NOTE_BYTES",
     "MAX_SIGNATURES",
     "Note",
+    "NoteSigner",
     "SignatureLine",
     "SignerKey",
     "VerifierKey",
@@ -106,12 +107,12 @@ def format_note(note: Note) -> bytes:
     return data
 
 
-def sign_note(text: str, *signers: SignerKey) -> bytes:
+def sign_note(text: str, *signers: NoteSigner) -> bytes:
     """Return the bytes of `signed_note`. Raises: as that."""
     return format_note(signed_note(text, *signers))
 
 
-def signed_note(text: str, *signers: SignerKey) -> Note:
+def signed_note(text: str, *signers: NoteSigner) -> Note:
     """Return `text` signed by each signer in turn (type 0x01 only; cosigners use `cosignature.cosign`).
 
     Raises: UsageError without signers, for one given twice or of another type; Malformed for unusable text.
