@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from klingai_audit.cli.options import Record
 from klingai_audit.cli.session import Session, SessionArgument, escaped
-from klingai_audit.cli.sources import indexed
+from klingai_audit.cli.sources import indexed, open_index
 from klingai_audit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,10 +69,9 @@ def _everybody(
     session: Session, reader: LogReader, subjects: SubjectTable | None, by: str, days: int, *, record: bool
 ) -> None:
     from klingai_audit.cli.recording import record_read
-    from klingai_audit.index import Index
     from klingai_audit.views.groups import activity_by
 
-    with closing(Index.open(reader, session.places.state / "index")) as index:
+    with closing(open_index(session, reader)) as index:
         found = activity_by(index.rows, by, days=days, subjects=subjects)
         size = index.size
     recorded = record_read(session, "activity", {"by": by, "days": days}, size, subjects, asked=record)

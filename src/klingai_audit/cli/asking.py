@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from klingai_audit.cli.session import Session, escaped
+from klingai_audit.cli.sources import open_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,13 +55,12 @@ def answer_sql(
     from klingai_audit.cli.recording import record_read
     from klingai_audit.config import open_reader, open_subjects
     from klingai_audit.errors import UsageError
-    from klingai_audit.index import Index
     from klingai_audit.index.sandbox import ROW_LIMIT
 
     if csv and (session.as_json or parquet is not None):
         raise UsageError("Only one of --csv, --parquet and --json can be had.", do="Leave the others out.")
     text = escaped(text)
-    with closing(Index.open(open_reader(session.places), session.places.state / "index")) as index:
+    with closing(open_index(session, open_reader(session.places))) as index:
         found, size = index.sql(text, limit=ROW_LIMIT if limit is None else limit), index.size
     recorded = record_read(session, "query", {"query": text}, size, open_subjects(session.places), asked=record)
     if parquet is not None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.progress import progress_bar
 from klingai_audit.cli.session import Session, SessionArgument, escaped
 from klingai_audit.errors import UsageError
 from klingai_audit.views.inert import inert
@@ -27,7 +27,7 @@ def backup(
     """Copy the log up to its checkpoint, while writers run, and verify the copy."""
     from klingai_audit.upkeep.backup import back_up
 
-    with _progress(session) as progress:
+    with progress_bar(session, "copying", "bytes") as progress:
         done = back_up(session.places, folder, keys=keys, progress=progress)
     name = escaped(str(done.folder))
     if session.as_json:
@@ -59,18 +59,3 @@ def succeed(session: Session, into: Path | None, known: Sequence[Path], reason: 
     )
     session.say(f"Its first entries name the restored one, {done.restored:,} entries, as its past; {gone}.")
     session.say(("Keep the restored log as it is, read-only. Keep the new log's public key elsewhere.", "dim"))
-
-
-@contextmanager
-def _progress(session: Session) -> Iterator[Callable[[int, int], None] | None]:
-    """Show a bar on a terminal."""
-    if session.as_json or not session.remarks.is_terminal:
-        yield None
-        return
-    from rich.progress import Progress, TransferSpeedColumn
-
-    with Progress(
-        *Progress.get_default_columns(), TransferSpeedColumn(), console=session.remarks, transient=True
-    ) as bar:
-        task = bar.add_task("copying", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from klingai_audit.cli.options import Record
 from klingai_audit.cli.session import Session, SessionArgument, escaped
+from klingai_audit.cli.sources import open_index
 
 if TYPE_CHECKING:
     from klingai_audit.views.costs import Costs
@@ -45,7 +46,6 @@ def costs(
     """
     from klingai_audit.cli.recording import record_read
     from klingai_audit.config import open_reader, open_subjects
-    from klingai_audit.index import Index
     from klingai_audit.views.costs import costs_by_index as add_up
     from klingai_audit.views.costs import period_of
     from klingai_audit.views.prices import PriceList
@@ -57,7 +57,7 @@ def costs(
     code = _ask_ledger(session, asked) if ledger else 0
     reader, subjects = open_reader(session.places), open_subjects(session.places)
     period = period_of(asked.get("month"), asked.get("since"), asked.get("until"), dt.datetime.now(dt.UTC))
-    with closing(Index.open(reader, session.places.state / "index")) as index:
+    with closing(open_index(session, reader)) as index:
         size, found = index.size, add_up(index, reader.entry, groups, period, prices=price_list, subjects=subjects)
     recorded = record_read(session, "costs", {"by": groups, **asked}, size, subjects, asked=record)
     if output is not None:

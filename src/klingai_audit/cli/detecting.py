@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.progress import progress_bar
 from klingai_audit.cli.session import Session, SessionArgument
+from klingai_audit.cli.sources import open_index
 from klingai_audit.errors import UsageError
 from klingai_audit.views.inert import inert
 
@@ -89,17 +91,15 @@ def _run(
     from klingai_audit.config import open_reader
     from klingai_audit.detect.engine import known_findings, only_detector, record_findings, run_rules
     from klingai_audit.event.context import acting
-    from klingai_audit.index import Index
 
-    folder = session.places.state / "index"
     with ExitStack() as stack:
         audit = None
         if record:
             stack.enter_context(only_detector(session.places.state))
             audit = stack.enter_context(open_log(session))
         reader = open_reader(session.places) if audit is None else audit.reader
-        index = stack.enter_context(closing(Index.open(reader, folder)))
-        progress = stack.enter_context(_progress(session))
+        index = stack.enter_context(closing(open_index(session, reader)))
+        progress = stack.enter_context(progress_bar(session, "detecting", "rules"))
         found = run_rules(index, rules, since=since, now=now, settings=settings, progress=progress)
         known = known_findings(index)
         fresh = [one for one in found if one.id not in known]
@@ -183,16 +183,3 @@ def _draw(
     if fresh:
         words = "Each new finding was recorded." if record else "Not recorded in the log (--record does)."
         session.remark(words)
-
-
-@contextmanager
-def _progress(session: Session) -> Iterator[Callable[[int, int], None] | None]:
-    """Show a bar on a terminal."""
-    if session.as_json or not session.remarks.is_terminal:
-        yield None
-        return
-    from rich.progress import Progress
-
-    with Progress(console=session.remarks, transient=True) as bar:
-        task = bar.add_task("detecting", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

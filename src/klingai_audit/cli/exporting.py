@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from cyclopts import Parameter
 
 from klingai_audit.cli.options import Record
+from klingai_audit.cli.progress import progress_bar
 from klingai_audit.cli.session import Session, SessionArgument, escaped
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def export(
     with contextlib.ExitStack() as stack:
         kept = None if name is None else stack.enter_context(_cursor(session, name))
         ended = stack.enter_context(_signals()) if follow else []
-        told = stack.enter_context(_progress(session, quiet=follow or place is sys.stdout.buffer))
+        endless = follow or place is sys.stdout.buffer
+        told = None if endless else stack.enter_context(progress_bar(session, "exporting", "entries"))
         course = Course(
             follow=follow,
             stop=lambda: bool(ended),
@@ -164,20 +166,6 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _progress(session: Session, *, quiet: bool) -> Iterator[Any]:
-    """Show a bar on stderr while a person watches; an export without end has none."""
-    if quiet or session.as_json or not session.remarks.is_terminal:
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=session.remarks, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _tell_trouble(session: Session, error: SinkLost, pause: float) -> None:

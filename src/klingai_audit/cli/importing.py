@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.progress import progress_bar
 from klingai_audit.cli.recording import reader_id
 from klingai_audit.cli.session import Session, SessionArgument, open_log
 
@@ -40,7 +39,11 @@ def import_files(
     from klingai_audit.event.context import acting
     from klingai_audit.upkeep.importing import import_files as take_over
 
-    with open_log(session) as audit, acting(actor or reader_id(), actor_type="admin"), _progress(session) as report:
+    with (
+        open_log(session) as audit,
+        acting(actor or reader_id(), actor_type="admin"),
+        progress_bar(session, "importing", "bytes") as report,
+    ):
         result = take_over(audit, [first, *more], progress=report)
     if session.as_json:
         totals = {name: result.total(name) for name in ("lines", "imported", "already_there", "repeated", "bad")}
@@ -75,16 +78,3 @@ def _draw_file(session: Session, file: FileImport) -> None:
         session.say(f"  line {found.line:,}: ", (found.kind, style), f", {inert(found.message)}")
     if len(file.findings) > _SHOWN:
         session.say((f"  and {len(file.findings) - _SHOWN:,} more: --json lists them all", "dim"))
-
-
-@contextmanager
-def _progress(session: Session) -> Iterator[Callable[[int, int], None] | None]:
-    """Show a bar on a terminal."""
-    if session.as_json or not session.remarks.is_terminal:
-        yield None
-        return
-    from rich.progress import Progress
-
-    with Progress(console=session.remarks, transient=True) as bar:
-        task = bar.add_task("importing", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

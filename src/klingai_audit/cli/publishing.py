@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.progress import progress_bar
 from klingai_audit.cli.session import Session, SessionArgument, escaped
 
 
@@ -60,7 +59,7 @@ def export_tiles(session: Session, folder: Path | None, *, record: bool) -> None
     reader = open_reader(session.places)
     about = {"command": "export", "format": "tiles", "tree_size": reader.size}
     recorded = record_act(session, "log_exported", about, asked=record)
-    with _progress(session) as progress:
+    with progress_bar(session, "writing tiles", "files") as progress:
         done = publish_tiles(reader, folder, progress=progress)
     name = escaped(str(folder))
     if session.as_json:
@@ -69,19 +68,6 @@ def export_tiles(session: Session, folder: Path | None, *, record: bool) -> None
         return
     session.say((inert(name), "bold"), f": {done.size:,} entries, {done.size - done.old_size:,} of them new.")
     session.remark("This was recorded in the log." if recorded else "Not recorded in the log (--record does).")
-
-
-@contextmanager
-def _progress(session: Session) -> Iterator[Callable[[int, int], None] | None]:
-    """Show a bar on a terminal."""
-    if session.as_json or not session.remarks.is_terminal:
-        yield None
-        return
-    from rich.progress import Progress
-
-    with Progress(console=session.remarks, transient=True) as bar:
-        task = bar.add_task("writing tiles", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _record_public(session: Session, size: int) -> bool:

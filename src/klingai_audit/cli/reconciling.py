@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.progress import watched
 from klingai_audit.cli.recording import reader_id
 from klingai_audit.cli.session import Session, SessionArgument, escaped, open_log
 
@@ -158,7 +159,7 @@ def _line(finding: Difference) -> Iterator[str | tuple[str, str]]:
 @contextmanager
 def _progress(session: Session) -> Iterator[Progress | None]:
     """Say on a terminal what is being read."""
-    if session.as_json or not session.remarks.is_terminal:
+    if not watched(session):
         yield None
         return
     with session.remarks.status("asking the provider") as status:

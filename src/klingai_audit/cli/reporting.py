@@ -11,9 +11,9 @@ from cyclopts import Parameter
 
 from klingai_audit.cli.options import Record, Selection
 from klingai_audit.cli.session import Session, SessionArgument, escaped
+from klingai_audit.cli.sources import open_index
 
 if TYPE_CHECKING:
-    from klingai_audit.index import Index
     from klingai_audit.ledger.reader import LogReader
     from klingai_audit.report.making import Report
     from klingai_audit.trust.verdict import Verdict
@@ -152,7 +152,7 @@ def make_report(session: Session, verdict: Verdict, **terms: Any) -> Report:
 
     reader = open_reader(session.places)
     try:
-        with contextlib.closing(_open_index(session, reader)) as index:
+        with contextlib.closing(open_index(session, reader)) as index:
             return compose(reader, verdict, index.rows, open_subjects(session.places), **terms)
     except UsageError:
         raise
@@ -162,12 +162,6 @@ def make_report(session: Session, verdict: Verdict, **terms: Any) -> Report:
         raise LogDamaged(
             "The log is broken so that no report can be made of it.", kind_of_damage=verdict.broken[0].kind
         ) from exc
-
-
-def _open_index(session: Session, reader: LogReader) -> Index:
-    from klingai_audit.index import Index
-
-    return Index.open(reader, session.places.state / "index")
 
 
 def _population(session: Session, reader: LogReader, selection: Selection, query: str | None, end: int) -> list[int]:
@@ -183,7 +177,7 @@ def _population(session: Session, reader: LogReader, selection: Selection, query
         return [entry.seq for entry in find(reader.entries(0, end), wanted, open_subjects(session.places))]
     if selection.given():
         raise UsageError("--query and filters exclude each other.", do="Write the filters into the SELECT.")
-    with contextlib.closing(_open_index(session, reader)) as index:
+    with contextlib.closing(open_index(session, reader)) as index:
         table = index.sql(escaped(query), limit=MAX_POPULATION)
     if "seq" not in table.columns:
         raise UsageError("--query gives no column seq.", do="Begin with: SELECT seq FROM events")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from klingai_audit.cli.options import Record, Resolve
+from klingai_audit.cli.progress import progress_bar
 from klingai_audit.cli.session import Session, SessionArgument, escaped
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def trace(
     from klingai_audit.views.trace import MediaFile
     from klingai_audit.views.trace import trace as find
 
-    with _progress(session) as progress:
+    with progress_bar(session, "hashing", "bytes") as progress:
         media = MediaFile.of(file, progress)
     reader, subjects = open_reader(session.places), open_subjects(session.places)
     size = reader.size
@@ -104,18 +103,3 @@ def _sentence(one: Sighting, style: ActorStyle) -> tuple[str | tuple[str, str], 
         f"{inert(entry.resource_type or 'task')} {what}",
         (f" (entry {entry.seq}, {inert(entry.event_type)} by {who}, {format_moment(entry.timestamp)} UTC)", "dim"),
     )
-
-
-@contextmanager
-def _progress(session: Session) -> Iterator[Callable[[int, int], None] | None]:
-    """Show a bar on a terminal."""
-    if session.as_json or not session.remarks.is_terminal:
-        yield None
-        return
-    from rich.progress import Progress, TransferSpeedColumn
-
-    with Progress(
-        *Progress.get_default_columns(), TransferSpeedColumn(), console=session.remarks, transient=True
-    ) as bar:
-        task = bar.add_task("hashing", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
 
 from klingai_audit.cli.options import Record
+from klingai_audit.cli.progress import progress_bar
 from klingai_audit.cli.session import Session, SessionArgument
 from klingai_audit.durable import OPS
 
@@ -57,7 +57,7 @@ def verify(
     """
     if file is not None:
         return _verify_file(session, file)
-    with _progress(session) as progress:
+    with progress_bar(session, "reading", "bytes") as progress:
         verdict = check_log(
             session,
             key=key,
@@ -268,7 +268,7 @@ def drill_log(session: Session, key: str | None = None) -> DrillResult:
     """Attack a copy of the session's log. Raises: LogNotFound, NoTrustedKey, LogDamaged if it is not whole."""
     from klingai_audit.upkeep.drill import drill as attack
 
-    with _progress(session, "attacking") as progress:
+    with progress_bar(session, "attacking", "attacks") as progress:
         return attack(session.places, key=_given_key("--key", key), progress=progress)
 
 
@@ -313,28 +313,13 @@ def _verify_file(session: Session, file: Path) -> int:
     """Check one day file by itself."""
     from klingai_audit.trust.file import verify_file
 
-    with _progress(session) as progress:
+    with progress_bar(session, "reading", "bytes") as progress:
         verdict = verify_file(file, progress=progress)
     if session.as_json:
         session.emit(verdict.to_json())
     else:
         draw_verdict(session, verdict.to_json())
     return verdict.exit_code
-
-
-@contextlib.contextmanager
-def _progress(session: Session, words: str = "reading") -> Iterator[Progress | None]:
-    """Show a bar on stderr while a person watches."""
-    if session.as_json or not session.remarks.is_terminal:
-        yield None
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=session.remarks, transient=True
-    ) as bar:
-        task = bar.add_task(words, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _record(session: Session, verdict: Verdict) -> bool:

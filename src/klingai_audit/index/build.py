@@ -77,13 +77,17 @@ class Builder:
         workers = 1 + max(2, min(4, os.cpu_count() or 1))  # one waits for the disk
         with ThreadPoolExecutor(workers) as pool:
             under_way: deque[Future[Segment]] = deque()
-            for chunk in self._chunks(blocks, begin, place):
+            for number, chunk in enumerate(self._chunks(blocks, begin, place)):
                 under_way.append(pool.submit(self._segment, chunk))
                 if len(under_way) > workers:
                     made.append(under_way.popleft().result())
-                    if progress is not None:
-                        progress(made[-1].end)
-            made += [future.result() for future in under_way]
+                if progress is not None and number:  # one segment alone is made at once
+                    progress(made[-1].end if made else begin)
+            several = len(made) + len(under_way) > 1
+            for future in under_way:
+                made.append(future.result())
+                if progress is not None and several:
+                    progress(made[-1].end)
         return made
 
     def merge(self, parts: Sequence[Segment]) -> Segment:

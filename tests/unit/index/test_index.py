@@ -64,6 +64,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> int:
 # --- what it holds ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("count,told", [(16, []), (40, [16, 32, 40])])
+def test_a_build_tells_how_far_it_is(tmp_path, small, count, told):
+    """Whoever asks hears of each segment that is ready; one segment alone is made at once."""
+    heard = []
+    with Index.open(stored([line(n) for n in range(count)]), tmp_path, progress=heard.append):
+        assert told == [done for done in dict.fromkeys(heard) if done]
+
+
 def test_columns_hold_what_the_entry_holds(tmp_path):
     """Each member stands in its column, times in UTC, what is absent is NULL, derived columns are what they say."""
     metadata = {
