@@ -158,7 +158,7 @@ class Person:
     def __getattr__(self, name):
         if name in ("identity", "username", "display_name"):
             if self.names.get(name) is None:
-                raise NotImplementedError
+                raise RuntimeError("the application defines no such name")
             return self.names[name]
         raise AttributeError(name)
 
