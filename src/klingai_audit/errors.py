@@ -14,6 +14,7 @@
     │   └── MissingExtra            2  an optional dependency is not installed
     ├── StorageError                3  disk, database or network
     │   ├── AuditUnavailable        3  the act cannot be recorded, so it must not happen
+    │   │   └── SignerUnavailable   3  entries are durable; the signer of the log key does not sign over them
     │   ├── LogNotFound             3  no log (or no keys) where one was expected
     │   ├── UnsupportedStorage      3  a file system that cannot keep the promises
     │   └── HeadConflict            3  another writer moved the head; reload and retry
@@ -45,6 +46,7 @@ __all__ = [
     "Malformed",
     "MissingExtra",
     "NoTrustedKey",
+    "SignerUnavailable",
     "StorageError",
     "UnknownEventType",
     "UnsafePermissions",
@@ -133,6 +135,10 @@ class StorageError(KlingAuditError):
 
 class AuditUnavailable(StorageError):
     """The act cannot be recorded, so it must not happen; nothing was acknowledged."""
+
+
+class SignerUnavailable(AuditUnavailable):
+    """The command that signs with the log key gave no valid signature; entries are durable, and it is asked again."""
 
 
 class LogNotFound(StorageError):
