@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from klingai_audit.cli.session import Session, escaped
 from klingai_audit.cli.sources import open_index
+from klingai_audit.event.record import TEXT_MEMBERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,24 +28,8 @@ _PLAIN_TYPE: Final = re.compile(
     r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|BOOLEAN|DATE|TIMESTAMP|DECIMAL\(\d+,\d+\)"
 )
 _SAFE_INTEGER: Final = 2**53
-_MEMBERS: Final = (
-    "event_id",
-    "event_type",
-    "outcome",
-    "actor_id",
-    "actor_type",
-    "on_behalf_of",
-    "team",
-    "project",
-    "resource_type",
-    "resource_id",
-    "action",
-    "ip_address",
-    "ip_ref",
-    "user_agent",
-    "correlation_id",
-    "request_id",
-)
+_FIRST: Final = ("event_id", "event_type", "outcome")
+_MEMBERS: Final = (*_FIRST, *(name for name in TEXT_MEMBERS if name not in _FIRST))
 """Members of an entry that are columns as they are stored."""
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "MEMBERS",
     "OUTCOMES",
     "SCHEMA",
+    "TEXT_MEMBERS",
     "Draft",
     "EncodedEvent",
     "Event",
@@ -165,6 +166,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 MEMBERS: Final[tuple[str, ...]] = Event.__struct_fields__
 """Names of all event members in byte order."""
+
+TEXT_MEMBERS: Final = tuple(name for name in MEMBERS if name not in ("schema", "timestamp", "metadata"))
+"""Names of the members that are text and no time, in byte order."""
 
 
 class EncodedEvent:

@@ -19,7 +19,9 @@ from klingai_audit.errors import UnknownEventType
 __all__ = [
     "ALIASES",
     "CATEGORIES",
+    "END_TYPES",
     "EVENT_TYPES",
+    "TASK_TYPES",
     "EventInfo",
     "EventType",
     "canonical_type",
@@ -222,6 +224,15 @@ def _registry() -> dict[str, EventInfo]:
 
 EVENT_TYPES: Final[Mapping[str, EventInfo]] = MappingProxyType(_registry())
 """Every registered type by name, in the order of `EventType`."""
+
+END_TYPES: Final = frozenset(
+    {"task_completed", "resource_created"}
+    | {name for name in EVENT_TYPES if name.endswith(("_generation_completed", "_generation_failed"))}
+)
+"""Event types that end a task; only these state a charge."""
+
+TASK_TYPES: Final = frozenset({name for name in EVENT_TYPES if "_generation_" in name or name.startswith("task_")})
+"""Event types whose `resource_id` is a provider task id."""
 
 ALIASES: Final[Mapping[str, str]] = MappingProxyType(
     {f"generation_{end}": f"video_generation_{end}" for end in ("started", "completed", "failed")}

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from klingai_audit.event.record import TEXT_MEMBERS
 from klingai_audit.event.types import category_of
 from klingai_audit.exports.record import Record
 from klingai_audit.exports.text import cell
@@ -45,25 +46,7 @@ COLUMNS: Final[Mapping[str, Column]] = MappingProxyType(
         "logged_at": _time("logged_at"),
         "event_type": _member("event_type"),
         "category": Column("VARCHAR", lambda record: category_of(record.entry.event_type)),
-        **{
-            name: _member(name)
-            for name in (
-                "actor_id",
-                "actor_type",
-                "on_behalf_of",
-                "team",
-                "project",
-                "resource_type",
-                "resource_id",
-                "action",
-                "outcome",
-                "ip_address",
-                "ip_ref",
-                "user_agent",
-                "correlation_id",
-                "request_id",
-            )
-        },
+        **{name: _member(name) for name in TEXT_MEMBERS if name not in ("event_id", "event_type")},
         "metadata": Column("JSON", _metadata),
         "leaf_hash": Column("VARCHAR", lambda record: record.leaf_hash),
         "tree_size": Column("UBIGINT", lambda record: record.head.size),

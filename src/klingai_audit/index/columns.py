@@ -12,20 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from klingai_audit.event.types import EVENT_TYPES
+from klingai_audit.event.types import END_TYPES, EVENT_TYPES, TASK_TYPES
 from klingai_audit.kling.endpoints import ROWS
 from klingai_audit.kling.rows import UNKNOWN_PACK
 
-__all__ = ["COLUMNS", "END_TYPES", "SCHEMA", "TASK_TYPES", "Column", "empty_sql", "events_sql", "read_sql"]
-
-END_TYPES: Final = frozenset(
-    {"task_completed", "resource_created"}
-    | {name for name in EVENT_TYPES if name.endswith(("_generation_completed", "_generation_failed"))}
-)
-"""Event types that end a task; only these state a charge."""
-
-TASK_TYPES: Final = frozenset({name for name in EVENT_TYPES if "_generation_" in name or name.startswith("task_")})
-"""Event types whose `resource_id` is a provider task id."""
+__all__ = ["COLUMNS", "SCHEMA", "Column", "empty_sql", "events_sql", "read_sql"]
 
 _FILE_TYPES: Final = frozenset(f"{medium}_{act}" for medium in ("video", "image", "audio") for act in
                                ("downloaded", "deleted"))  # fmt: skip

@@ -11,8 +11,7 @@ from collections import Counter
 from decimal import Decimal
 from typing import Any, Final
 
-from klingai_audit.event.types import EVENT_TYPES
-from klingai_audit.index.columns import END_TYPES
+from klingai_audit.event.types import END_TYPES, EVENT_TYPES
 from klingai_audit.report.ask import Asker, iso, named, quoted
 from klingai_audit.report.scope import Scope
 from klingai_audit.views.entry import People

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from klingai_audit.errors import UsageError
+from klingai_audit.event.types import END_TYPES
 from klingai_audit.privacy.subjects import RESERVED, SubjectTable, is_pseudonym, mask_id
-from klingai_audit.views.charge import END_TYPES, ChargeSum
+from klingai_audit.views.charge import ChargeSum
 from klingai_audit.views.entry import EntryView, People
 from klingai_audit.views.generations import Generations
 from klingai_audit.views.plan import Filter

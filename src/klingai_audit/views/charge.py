@@ -13,17 +13,11 @@ from decimal import Decimal
 from typing import Any, Final
 
 from klingai_audit.errors import UsageError
-from klingai_audit.event.types import EVENT_TYPES
+from klingai_audit.event.types import END_TYPES
 from klingai_audit.kling.rows import UNKNOWN_PACK
 from klingai_audit.views.entry import EntryView
 
-__all__ = ["END_TYPES", "ChargeSum", "CostTest", "charges_of"]
-
-END_TYPES: Final = frozenset(
-    {"task_completed", "resource_created"}
-    | {name for name in EVENT_TYPES if name.endswith(("_generation_completed", "_generation_failed"))}
-)
-"""Event types that end a task; only these state a charge."""
+__all__ = ["ChargeSum", "CostTest", "charges_of"]
 
 _AMOUNT: Final = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,9})?", re.ASCII)
 _COST: Final = re.compile(r"\s*(>=|<=|=|>|<)?\s*([0-9]{1,18}(?:\.[0-9]{1,9})?)(?:\s+(\S.*?))?\s*", re.ASCII)

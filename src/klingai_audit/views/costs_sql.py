@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Final
 
-from klingai_audit.views.charge import END_TYPES
+from klingai_audit.event.types import END_TYPES
 from klingai_audit.views.orders import INTENTS, TOLD_TYPES
 
 __all__ = ["TYPES", "add_amount", "amounts_sql", "counts_sql", "ranges_sql"]

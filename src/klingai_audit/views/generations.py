@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from klingai_audit.event.record import is_end_id
-from klingai_audit.views.charge import END_TYPES
+from klingai_audit.event.types import END_TYPES
 from klingai_audit.views.entry import EntryView
 from klingai_audit.views.plan import Filter
 from klingai_audit.views.query import query

@@ -7,28 +7,12 @@ from typing import Any, Final
 
 import msgspec
 
+from klingai_audit.event.record import TEXT_MEMBERS
 from klingai_audit.views.entry import EntryView
 
 __all__ = ["SEARCHED", "holds_text", "text_needle"]
 
-SEARCHED: Final = (
-    "event_id",
-    "event_type",
-    "actor_id",
-    "actor_type",
-    "on_behalf_of",
-    "team",
-    "project",
-    "resource_type",
-    "resource_id",
-    "action",
-    "outcome",
-    "ip_address",
-    "ip_ref",
-    "user_agent",
-    "correlation_id",
-    "request_id",
-)
+SEARCHED: Final = TEXT_MEMBERS
 """Members in which `text` is looked for, beside names and values of metadata at every depth.
 
 The ledger's members and the time are left out: nobody means a digest when typing a word.

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from klingai_audit.errors import Malformed, StorageError
-from klingai_audit.event.types import EVENT_TYPES, canonical_type
+from klingai_audit.event.types import END_TYPES, EVENT_TYPES, canonical_type
 from klingai_audit.index.lines import Stale
-from klingai_audit.views.charge import END_TYPES
 from klingai_audit.views.entry import People
 from klingai_audit.views.plan import CUSTOM_CATEGORY, Filter, stored_ids
 from klingai_audit.views.times import parse_instant

@@ -15,9 +15,8 @@ from decimal import Decimal
 from typing import Any, Final
 
 from klingai_audit.event.record import is_end_id
-from klingai_audit.event.types import EVENT_TYPES
+from klingai_audit.event.types import END_TYPES, EVENT_TYPES
 from klingai_audit.kling.rows import UNKNOWN_PACK
-from klingai_audit.views.charge import END_TYPES
 from klingai_audit.views.entry import EntryView, People
 
 __all__ = [

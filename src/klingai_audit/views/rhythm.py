@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Final
 
-from klingai_audit.views.charge import END_TYPES
+from klingai_audit.event.types import END_TYPES
 
 __all__ = ["BASELINE", "MIN_DAYS", "MIN_DAYS_OF_HOUR", "NOT_BEGUN", "Rhythm"]
 

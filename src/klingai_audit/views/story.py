@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from klingai_audit.event.types import EVENT_TYPES
+from klingai_audit.event.types import END_TYPES, TASK_TYPES
 from klingai_audit.privacy.subjects import SubjectTable
-from klingai_audit.views.charge import END_TYPES, ChargeSum
+from klingai_audit.views.charge import ChargeSum
 from klingai_audit.views.entry import EntryView, People
 from klingai_audit.views.indexed import Indexed
 from klingai_audit.views.plan import TASK_MEMBERS, Filter
@@ -21,7 +21,6 @@ from klingai_audit.views.query import query
 
 __all__ = ["Step", "Story", "find_shown", "tell_story"]
 
-_TASK_TYPES: Final = frozenset({name for name in EVENT_TYPES if "_generation_" in name or name.startswith("task_")})
 _EVENT_ID: Final = slice(24, 60)
 _SEQ: Final = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -110,7 +109,7 @@ def _story(task: str, entries: list[EntryView]) -> Story:
 
 def _task_of(entry: EntryView) -> str | None:
     """Return the provider task id that an entry names, if its kind of entry names one."""
-    return entry.resource_id if entry.event_type in _TASK_TYPES else None
+    return entry.resource_id if entry.event_type in TASK_TYPES else None
 
 
 def _names_in(entry: EntryView) -> set[str]:
