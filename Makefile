@@ -107,10 +107,10 @@ $(VENV)/.test: $(VENV)/.project requirements/test.txt
 	@$(PIP) install --require-hashes -r requirements/test.txt
 	@touch $@
 
-# Kling clients of others, each beside our own packages and away from them; npm may be missing outside CI.
+# Kling clients and C2SP readers of others, beside our own packages and away from them; npm may be missing outside CI.
 $(VENV)/.thirdparty: $(VENV)/.test requirements/thirdparty.txt requirements/thirdparty-needs.txt \
 		requirements/node/package-lock.json
-	@echo "installing Kling clients of others into $(VENV)/thirdparty"
+	@echo "installing Kling clients and C2SP readers of others into $(VENV)/thirdparty"
 	@rm -rf $(VENV)/thirdparty
 	@$(PIP) install --require-hashes --target $(VENV)/thirdparty/python -r requirements/thirdparty-needs.txt
 	@$(PIP) install --require-hashes --no-deps --ignore-requires-python --upgrade \

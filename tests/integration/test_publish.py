@@ -15,62 +15,18 @@ import httpx2
 import pytest
 
 from klingai_audit.cli.run import run
-from klingai_audit.durable import FileOps
 from klingai_audit.errors import InconsistentCheckpoints, UsageError
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.log import AuditLog
 from klingai_audit.publish.server import read_tokens
 from klingai_audit.publish.tiles import Published, new_tiles, publish_tiles
 from klingai_audit.tlog.checkpoint import parse_checkpoint
-from klingai_audit.tlog.merkle import leaf_hash, root_at
 from klingai_audit.tlog.note import SignerKey, parse_note, sign_note
 from klingai_audit.tlog.strict import format_base64
-from klingai_audit.tlog.tile import decode_bundle, node_reader, tile_path, tiles_of
+from klingai_audit.tlog.tile import decode_bundle, tile_path, tiles_of
+from tests.support.integers import KNOWN, SIGNER, SIZES, Hasty, integers
 
-KNOWN = json.loads((Path(__file__).parent.parent / "vectors" / "tlog" / "known" / "integers.json").read_text())
-SIGNER = SignerKey.generate("integers.example")
 TOKEN = "a reader's token"
-
-
-class Hasty(FileOps):
-    """What a test writes need not outlive the machine."""
-
-    def sync(self, fd: int) -> None:
-        pass
-
-
-class Integers:
-    """A store of the sheet's tree: entry i is the 8-byte big-endian integer i. Only what a reader asks for."""
-
-    url = "integers"
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._levels = [b"".join(leaf_hash(i.to_bytes(8, "big")) for i in range(size))]
-        while len(self._levels[-1]) >= 8192:
-            below = self._levels[-1]
-            self._levels.append(b"".join(fold(below[at : at + 8192]) for at in range(0, len(below) - 8191, 8192)))
-
-    def read_checkpoint(self) -> bytes:
-        root = root_at(self.size, node_reader(self.read_hashes))
-        assert root.hex() == KNOWN["roots"].get(str(self.size), root.hex())
-        return sign_note(f"integers.example\n{self.size}\n{format_base64(root)}\n", SIGNER)
-
-    def read_entries(self, begin: int, end: int | None = None) -> Iterator[bytes]:
-        return (i.to_bytes(8, "big") for i in range(begin, min(self.size, self.size if end is None else end)))
-
-    def read_hashes(self, level: int, begin: int, end: int) -> bytes:
-        return self._levels[level][begin * 32 : end * 32] if level < len(self._levels) else b""
-
-
-def fold(hashes: bytes) -> bytes:
-    while len(hashes) > 32:
-        hashes = b"".join(hashlib.sha256(b"\x01" + hashes[at : at + 64]).digest() for at in range(0, len(hashes), 64))
-    return hashes
-
-
-def integers(size: int) -> LogReader:
-    return LogReader(Integers(size))  # type: ignore[arg-type]
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -104,7 +60,7 @@ def test_a_folder_holds_exactly_the_tree(tmp_path: Path, size: int) -> None:
 @pytest.mark.slow
 def test_growing_a_folder_gives_the_known_files(tmp_path: Path) -> None:
     """Through the sizes of the sheet to 70,000: known digests, no file renamed, superseded partial tiles gone."""
-    for size in (0, 1, 255, 256, 257, 65_535, 65_536, 65_537, 70_000):
+    for size in SIZES:
         publish_tiles(integers(size), tmp_path, ops=Hasty())
         assert size == parse_checkpoint(parse_note((tmp_path / "checkpoint").read_bytes()).text).size
     found = files_in(tmp_path)
