@@ -165,6 +165,24 @@ class FileOps:
             raise
         self.sync_folder(folder)
 
+    def install(self, path: Path, source: Path, *, mode: int = 0o644) -> None:
+        """Put a copy of the file `source` in place of the one at `path`, as `replace` does with bytes."""
+        temporary, folder = _beside(path)
+        try:
+            with source.open("rb") as file:
+                fd = self._open_new(temporary, mode)
+                try:
+                    self._copy(file, fd, None)
+                    self.sync(fd)
+                finally:
+                    self.close(fd)
+            self.rename(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.unlink(temporary)
+            raise
+        self.sync_folder(folder)
+
     def _open_new(self, path: Path, mode: int) -> int:
         """Open a file that nobody else has, nor a link to it: what stood there is unlinked, never written into."""
         try:

@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from klingai_audit.durable import open_regular
 from klingai_audit.errors import StorageError
 from klingai_audit.ledger.line import seq_of
 from klingai_audit.ledger.reader import LogReader
+from klingai_audit.ledger.sealed import open_day, unpacked_size
 from klingai_audit.ledger.store import LogFile
 from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
 
@@ -148,7 +148,7 @@ class _Cursor:
 
     def __init__(self) -> None:
         self._path: Path | None = None
-        self._file: io.FileIO | None = None
+        self._file: io.RawIOBase | None = None
         self._begin = 0
         self._block = b""
 
@@ -160,7 +160,7 @@ class _Cursor:
         try:
             if self._file is None or file.path != self._path:
                 self.close()
-                self._file = open_regular(file.path, follow=False)
+                self._file = open_day(file.path)
                 self._path, self._begin, self._block = file.path, 0, b""
             return self._line(self._file.fileno(), offset)
         except OSError:
@@ -192,7 +192,7 @@ def _is_entry(line: bytes, seq: int, event_id: str) -> bool:
 
 def _first_seq(path: Path) -> int | None:
     try:
-        with io.BufferedReader(open_regular(path, follow=False)) as file:
+        with io.BufferedReader(open_day(path)) as file:
             return seq_of(file.readline(_FIRST).removesuffix(b"\n"))
     except OSError:
         return None
@@ -202,7 +202,7 @@ def _begins_line(file: _File, place: int, seq: int) -> bool:
     """Tell whether the line of entry `seq`, or the end of the file after a line, stands at the position."""
     offset = place - file.place
     try:
-        with open_regular(file.path, follow=False) as found:
+        with open_day(file.path) as found:
             if offset < 0 or (offset > 0 and os.pread(found.fileno(), 1, offset - 1) != b"\n"):
                 return False
             line, lf, _ = os.pread(found.fileno(), MAX_ENTRY_BYTES + 1, offset).partition(b"\n")
@@ -214,7 +214,7 @@ def _begins_line(file: _File, place: int, seq: int) -> bool:
 def _ends_at(path: Path, offset: int) -> bool:
     """Tell whether the file ends there: a line without LF is the end of the log, whatever follows."""
     try:
-        return path.stat().st_size == offset
+        return unpacked_size(path) == offset
     except OSError:
         return False
 
@@ -222,7 +222,7 @@ def _ends_at(path: Path, offset: int) -> bool:
 def _blocks_from(path: Path, offset: int) -> Iterator[Block]:
     """Yield the whole lines of a file from byte `offset` on."""
     try:
-        with open_regular(path, follow=False) as file:
+        with open_day(path) as file:
             while True:
                 data = os.pread(file.fileno(), _BLOCK, offset)
                 data = data[: data.rfind(b"\n") + 1]

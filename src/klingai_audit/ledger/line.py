@@ -2,6 +2,7 @@
 
 An entry is the event's JSON object with the ledger's members appended, always last and in this order:
 `seq`, `logged_at`, `prev_hash` and, on the last entry of a batch, `seal`. Nothing here parses JSON.
+In the place of a purged entry stands a line with its leaf hash and the `seq` of the entry that authorised it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 
 __all__ = [
     "KEPT_INTERVAL",
+    "PURGED_PREFIX",
     "ROTATED",
     "SEAL_BYTES",
     "LedgerMembers",
@@ -36,6 +38,9 @@ SEAL_BYTES: Final = 54
 
 ROTATED: Final = "signing_key_rotated"
 """The type of the entry that ends an epoch."""
+
+PURGED_PREFIX: Final = b'{"purged":"'
+"""How the line in the place of a purged entry begins; no entry begins so."""
 
 _SEAL_CONTEXT: Final = b"klingai-audit/seal/v1\0"
 _EVENT_TYPE_AT: Final = 118

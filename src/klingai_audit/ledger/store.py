@@ -6,7 +6,7 @@ an expected head and answers ranges. It signs nothing, checks no seal and unders
 Concurrency: every method of `Store` may be called from any thread and process at any time. A
 `Transaction` belongs to the thread that opened it and excludes every other transaction of the log; a
 `Publication` excludes every other publication, so that entries are appended while a checkpoint is being synced.
-Whoever needs both opens the transaction first.
+Whoever needs both opens the transaction first. A `Keeper` excludes every other keeper; writers go on beside it.
 Errors: `AuditUnavailable` (nothing of the batch is or will become visible, the store stays usable),
 `SyncFailed` (unknown what is durable: the writer must stop), `HeadConflict` (another writer won).
 """
@@ -22,7 +22,18 @@ from typing import Literal, Protocol
 
 from klingai_audit.errors import AuditUnavailable
 
-__all__ = ["FileKind", "LogFile", "Publication", "Pulled", "Store", "SyncFailed", "Transaction"]
+__all__ = [
+    "FileKind",
+    "Keeper",
+    "LogFile",
+    "PreparedDay",
+    "Publication",
+    "Pulled",
+    "Store",
+    "StoredDay",
+    "SyncFailed",
+    "Transaction",
+]
 
 FileKind = Literal["entries", "tree", "checkpoint", "cosigned", "kept", "token", "stray"]
 
@@ -57,6 +68,33 @@ class Pulled:
     entries: list[bytes]
     torn: bytes
     before: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDay:
+    """The entries `[begin, end)` that were logged on one UTC day, as far as their lines claim it.
+
+    `name` is the file they lie in, `sealed` tells whether it was sealed; a store without files says True.
+    """
+
+    day: dt.date
+    begin: int
+    end: int
+    name: str
+    sealed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedDay:
+    """A day as it is to lie in the store: made, durable, and not in its place yet.
+
+    `sha256` is the digest of the sealed file `name` of `size` bytes, in hex; None for a store without files.
+    """
+
+    day: StoredDay
+    name: str
+    sha256: str | None
+    size: int
 
 
 class Transaction(Protocol):
@@ -132,6 +170,28 @@ class Publication(Protocol):
         ...
 
 
+class Keeper(Protocol):
+    """Exclusive right to seal days that no writer appends to any more, and to purge entries in them."""
+
+    def days(self) -> list[StoredDay]:
+        """Return all days but the newest, which is the writers'. Raises: AuditUnavailable."""
+        ...
+
+    def prepare(self, day: StoredDay, change: Callable[[int, bytes], bytes]) -> PreparedDay:
+        """Make the sealed form of a day; `change` gets `seq` and line and returns the line to keep. Nothing moves yet.
+
+        Raises: AuditUnavailable, LogDamaged (the day does not hold the entries it claims to).
+        """
+        ...
+
+    def put(self, prepared: PreparedDay) -> None:
+        """Put a prepared day in its place: whole old or whole new after a crash; durable on return.
+
+        Old lines may lie beside the new ones after a crash; `put` again removes them. Raises: AuditUnavailable.
+        """
+        ...
+
+
 class Store(Protocol):
     """A place for one log."""
 
@@ -151,6 +211,10 @@ class Store(Protocol):
 
     def publication(self) -> AbstractContextManager[Publication]:
         """Exclude every other publisher until exit."""
+        ...
+
+    def keeper(self, scratch: Path) -> AbstractContextManager[Keeper]:
+        """Exclude every other keeper until exit; what is prepared lies in the folder `scratch` meanwhile."""
         ...
 
     def read_checkpoint(self) -> bytes | None:

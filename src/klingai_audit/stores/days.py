@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from klingai_audit.durable import open_regular
+from klingai_audit.ledger.line import PURGED_PREFIX
+from klingai_audit.ledger.sealed import SEALED_SUFFIX, first_bytes, is_sealed, open_day
 
 __all__ = [
     "DAY_FILE",
+    "count_lines",
     "count_to",
     "day_name",
     "find_line",
+    "first_seq",
     "lies_on_its_day",
     "line_before",
     "list_days",
@@ -29,9 +32,10 @@ _CLAIM: Final = re.compile(
     rb',"seq":(0|[1-9][0-9]{0,15}),"logged_at":"([^"]{10})[^"]{17}","prev_hash":"[^"]{64}"[^{}]{0,64}\}\Z'
 )
 _CLAIM_BYTES: Final = 256
-DAY_FILE: Final = re.compile(r"audit-([0-9]{4}-[0-9]{2}-[0-9]{2})\.jsonl")
+DAY_FILE: Final = re.compile(r"audit-([0-9]{4}-[0-9]{2}-[0-9]{2})\.jsonl(?:\.gz)?")
 _CHUNK: Final = 1 << 20
 _MAX_FIRST_LINE: Final = 1 << 17
+_MAX_FIRST_LINES: Final = 1 << 24
 
 
 def day_name(day: dt.date) -> str:
@@ -40,16 +44,30 @@ def day_name(day: dt.date) -> str:
 
 
 def list_days(folder: Path) -> list[Path]:
-    """List the day files by day; what bears such a name and is no regular file is none."""
+    """List the files of entries by day, one a day; what bears such a name and is no regular file is none.
+
+    A day that was just sealed has for a moment its old file too, which counts as long as it is there.
+    """
     with os.scandir(folder) as found:
-        names = [e.name for e in found if DAY_FILE.fullmatch(e.name) and e.is_file(follow_symlinks=False)]
-    return [folder / name for name in sorted(names)]
+        names = {e.name for e in found if DAY_FILE.fullmatch(e.name) and e.is_file(follow_symlinks=False)}
+    return [
+        folder / name for name in sorted(names) if not is_sealed(name) or name.removesuffix(SEALED_SUFFIX) not in names
+    ]
 
 
-def _first_seq(path: Path) -> int | None:
-    with io.BufferedReader(open_regular(path, follow=False)) as file:
-        line = file.readline(_MAX_FIRST_LINE)
-    return _claimed_seq(line.removesuffix(b"\n"))
+def first_seq(path: Path) -> int | None:
+    """Return the index that the file's first line claims; behind purged lines, what the first other one makes it.
+
+    None if no line in the file's first 16 MiB claims one.
+    """
+    lines = first_bytes(path, _MAX_FIRST_LINE).split(b"\n")
+    if lines[0].startswith(PURGED_PREFIX):
+        lines = first_bytes(path, _MAX_FIRST_LINES).split(b"\n")
+    for number, line in enumerate(lines):
+        if not line.startswith(PURGED_PREFIX):
+            seq = _claimed_seq(line)
+            return None if seq is None else seq - number
+    return None
 
 
 def _claimed_seq(line: bytes) -> int | None:
@@ -62,14 +80,28 @@ def find_line(days: list[Path], seq: int) -> tuple[int, int] | None:
     """Return (index into `days`, lines to skip there) for entry `seq`, by what the files' first lines claim.
 
     None beyond what claims to be there. The first entry is sought in the first file, whatever the others claim.
+    Files that claim nothing, for all in them is purged, are counted.
     """
     if seq == 0:
         return (0, 0) if days else None
     for index in range(len(days) - 1, -1, -1):
-        first = _first_seq(days[index])
+        first = first_seq(days[index])
         if first is not None and first <= seq:
-            return index, seq - first
+            return _beyond_purged(days, index, seq - first)
     return None
+
+
+def _beyond_purged(days: list[Path], index: int, skip: int) -> tuple[int, int]:
+    """Go on from a file to those behind it that claim nothing, if the line lies there."""
+    while index < len(days) - 1 and _is_purged(days[index + 1]) and skip >= (lines := count_lines(days[index])):
+        skip -= lines
+        index += 1
+    return index, skip
+
+
+def _is_purged(path: Path) -> bool:
+    """Tell whether a file says nowhere near its beginning which entries it holds."""
+    return first_bytes(path, len(PURGED_PREFIX)) == PURGED_PREFIX and first_seq(path) is None
 
 
 def count_to(days: list[Path], line: int) -> tuple[int, int] | None:
@@ -81,13 +113,14 @@ def count_to(days: list[Path], line: int) -> tuple[int, int] | None:
         offset = offset_of(path, line)
         if offset is not None:
             return index, offset
-        line -= _lines_in(path)
+        line -= count_lines(path)
     return None
 
 
-def _lines_in(path: Path) -> int:
+def count_lines(path: Path) -> int:
+    """Count a file's lines, one without LF at the end included."""
     lines, last = 0, b"\n"
-    with open_regular(path, follow=False) as file:
+    with open_day(path) as file:
         while chunk := file.read(_CHUNK):
             lines += chunk.count(b"\n")
             last = chunk[-1:]
@@ -97,7 +130,7 @@ def _lines_in(path: Path) -> int:
 def offset_of(path: Path, line: int) -> int | None:
     """Return the byte offset at which line number `line` (from 0) starts, or None if the file has fewer lines."""
     offset = 0
-    with open_regular(path, follow=False) as file:
+    with open_day(path) as file:
         while line:
             chunk = file.read(_CHUNK)
             if not chunk:
@@ -115,9 +148,11 @@ def offset_of(path: Path, line: int) -> int | None:
 
 
 def lies_on_its_day(path: Path, line: bytes | None) -> bool:
-    """Tell whether a line claims to have been logged on the day that its file is named after."""
+    """Tell whether a line claims to have been logged on the day that its file is named after; a purged one may have."""
+    if line is not None and line.startswith(PURGED_PREFIX):
+        return True
     match = None if line is None else _CLAIM.search(line, max(0, len(line) - _CLAIM_BYTES))
-    return match is not None and path.name == f"audit-{match[2].decode()}.jsonl"
+    return match is not None and path.name.removesuffix(SEALED_SUFFIX) == f"audit-{match[2].decode()}.jsonl"
 
 
 def read_lines(path: Path, skip: int = 0) -> Iterator[tuple[bytes, bool]]:
@@ -125,7 +160,7 @@ def read_lines(path: Path, skip: int = 0) -> Iterator[tuple[bytes, bool]]:
     offset = offset_of(path, skip)
     if offset is None:
         return
-    with io.BufferedReader(open_regular(path, follow=False), _CHUNK) as file:
+    with io.BufferedReader(open_day(path), _CHUNK) as file:
         file.seek(offset)
         for line in file:
             if line.endswith(b"\n"):
@@ -136,17 +171,17 @@ def read_lines(path: Path, skip: int = 0) -> Iterator[tuple[bytes, bool]]:
 
 def read_from(path: Path, offset: int) -> tuple[bytes, tuple[int, int]]:
     """Return the file's bytes from `offset` on, and which file they are from (device, inode)."""
-    with open_regular(path, follow=False) as file:
+    with open_day(path) as file:
         info = os.fstat(file.fileno())
         file.seek(offset)
-        return file.read(), (info.st_dev, info.st_ino)
+        return file.readall(), (info.st_dev, info.st_ino)
 
 
 def line_before(path: Path, offset: int) -> bytes | None:
     """Return the line that ends just before byte `offset`, or None at the start of the file."""
     if offset == 0:
         return None
-    with open_regular(path, follow=False) as file:
+    with open_day(path) as file:
         begin = max(0, offset - _MAX_FIRST_LINE)
         file.seek(begin)
         data = file.read(offset - begin)

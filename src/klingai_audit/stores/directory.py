@@ -18,8 +18,10 @@ from typing import Final
 
 from klingai_audit.durable import OPS, TEMPORARY_SUFFIX, FileOps, SyncError, open_regular, read_optional
 from klingai_audit.errors import AuditUnavailable
+from klingai_audit.ledger.sealed import SEALED_SUFFIX, is_sealed, open_day
 from klingai_audit.ledger.store import FileKind, LogFile, SyncFailed
 from klingai_audit.stores.days import DAY_FILE, count_to, find_line, list_days, read_from, read_lines
+from klingai_audit.stores.directory_keeper import DirectoryKeeper
 from klingai_audit.stores.directory_publisher import DirectoryPublication
 from klingai_audit.stores.directory_writer import DirectoryTransaction, Tail
 from klingai_audit.stores.filesystem import check_file_system
@@ -60,6 +62,7 @@ class DirectoryStore:
         self._publish_mutex = threading.RLock()
         self._lock = FolderLock(path, ops)
         self._publish_lock = FolderLock(path / "tree", ops)
+        self._keep_lock = FolderLock(path / "checkpoints", ops)
         self._listed: _Unchanged | None = None
         self.checkpoint = path / "checkpoint"
         self._levels: dict[int, Path] = {}
@@ -99,6 +102,7 @@ class DirectoryStore:
 
     def _drop_entry_descriptors(self) -> None:
         self._lock.drop()
+        self._keep_lock.drop()
         self._forget_entries()
 
     def _forget_entries(self) -> None:
@@ -145,6 +149,14 @@ class DirectoryStore:
             finally:
                 self._publish_lock.release()
 
+    @contextlib.contextmanager
+    def keeper(self, scratch: Path) -> Iterator[DirectoryKeeper]:
+        try:
+            self._keep_lock.acquire()
+            yield DirectoryKeeper(self, scratch)
+        finally:
+            self._keep_lock.drop()
+
     def _sweep(self) -> None:
         """Remove temporary files of dead writers; those of living ones exist under this lock only."""
         with contextlib.suppress(OSError):
@@ -180,7 +192,8 @@ class DirectoryStore:
             except SyncError as exc:
                 raise self.note_failed_sync(path, exc) from exc
             except OSError as exc:
-                raise self._unreadable(path, exc) from exc
+                if not path.with_name(path.name + SEALED_SUFFIX).is_file():  # sealed since: durable before it was
+                    raise self._unreadable(path, exc) from exc
             self.unsettled.discard(path)
 
     def folder_unchanged(self) -> bool:
@@ -315,7 +328,7 @@ class DirectoryStore:
 
     @contextlib.contextmanager
     def view(self, name: str) -> Iterator[memoryview]:
-        with open_regular(self.path / name, follow=False) as file:
+        with open_day(self.path / name) as file:
             if os.fstat(file.fileno()).st_size == 0:
                 yield memoryview(b"")
                 return
@@ -343,7 +356,9 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _kind(name: str, path: Path) -> FileKind:
-    return "stray" if path.is_symlink() or not path.is_file() else _kind_of_name(name)
+    if path.is_symlink() or not path.is_file() or (is_sealed(name) and path.with_suffix("").is_file()):
+        return "stray"
+    return _kind_of_name(name)
 
 
 def _kind_of_name(name: str) -> FileKind:

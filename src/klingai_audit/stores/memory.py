@@ -8,11 +8,12 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 
 from klingai_audit.errors import HeadConflict, LogDamaged
-from klingai_audit.ledger.store import FileKind, LogFile, Pulled
+from klingai_audit.ledger.store import FileKind, LogFile, PreparedDay, Pulled, StoredDay
 
-__all__ = ["MemoryPublication", "MemoryStore", "MemoryTransaction"]
+__all__ = ["MemoryKeeper", "MemoryPublication", "MemoryStore", "MemoryTransaction"]
 
 _HASH = 32
 
@@ -46,6 +47,11 @@ class MemoryStore:
     def publication(self) -> Iterator[MemoryPublication]:
         with self.mutex:
             yield MemoryPublication(self)
+
+    @contextlib.contextmanager
+    def keeper(self, scratch: Path) -> Iterator[MemoryKeeper]:
+        with self.mutex:
+            yield MemoryKeeper(self)
 
     def read_checkpoint(self) -> bytes | None:
         return self.checkpoint
@@ -145,6 +151,27 @@ class MemoryTransaction:
 
     def settle(self) -> None:
         """Memory has nothing to wait for."""
+
+
+class MemoryKeeper:
+    """See `klingai_audit.ledger.store.Keeper`; there are no files, so nothing is packed."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._lines: dict[dt.date, list[bytes]] = {}
+
+    def days(self) -> list[StoredDay]:
+        days = sorted(set(self._store.days))
+        spans = [(day, bisect_left(self._store.days, day), bisect_right(self._store.days, day)) for day in days[:-1]]
+        return [StoredDay(day, begin, end, _day_name(day), sealed=True) for day, begin, end in spans]
+
+    def prepare(self, day: StoredDay, change: Callable[[int, bytes], bytes]) -> PreparedDay:
+        lines = [change(seq, self._store.entries[seq]) for seq in range(day.begin, day.end)]
+        self._lines[day.day] = lines
+        return PreparedDay(day, day.name, None, sum(map(len, lines)) + len(lines))
+
+    def put(self, prepared: PreparedDay) -> None:
+        self._store.entries[prepared.day.begin : prepared.day.end] = self._lines.pop(prepared.day.day)
 
 
 class MemoryPublication:
