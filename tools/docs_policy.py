@@ -14,6 +14,8 @@ from klingai_audit.privacy.policy import (
     RetentionPolicy,
     TimestampPolicy,
     VerifyPolicy,
+    WatchPolicy,
+    WitnessRules,
 )
 from tools.docs_pages import table
 
@@ -24,6 +26,8 @@ TABLES = {
     "failure": FailurePolicy,
     "verify": VerifyPolicy,
     "timestamp": TimestampPolicy,
+    "witness": WitnessRules,
+    "watch": WatchPolicy,
     "retention": RetentionPolicy,
 }
 """Table of the file -> the struct that reads it."""
@@ -74,15 +78,19 @@ def _settings() -> Iterator[tuple[str, str, str]]:
         hints = get_type_hints(struct)
         for key in struct.__struct_fields__:
             value = getattr(getattr(default, name), key)
-            shown = "see the file below" if isinstance(value, tuple) else f"`{_toml(value)}`"
+            shown = "see the file below" if isinstance(value, tuple) and value else f"`{_toml(value)}`"
             yield f"`{name}.{key}`", _values(hints[key]), shown
 
 
 def _values(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return ", ".join(f"`{_toml(value)}`" for value in get_args(hint))
+    if get_origin(hint) is tuple and get_origin(get_args(hint)[0]) is Literal:
+        return f"a list of {_values(get_args(hint)[0])}"
     return {bool: "`true`, `false`", str: "a text"}.get(hint, "a list of names")
 
 
 def _toml(value: object) -> str:
+    if isinstance(value, tuple):
+        return str(list(value))
     return str(value).lower() if isinstance(value, bool) else f'"{value}"'

@@ -38,6 +38,7 @@ from klingai_audit.ledger.state import OriginMemory, StateFolder
 from klingai_audit.privacy.door import Door
 from klingai_audit.privacy.policy import Policy
 from klingai_audit.privacy.subjects import SqliteSubjects, SubjectTable
+from klingai_audit.trust.quorum import Quorum
 from klingai_audit.views.answers import Answers
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class AuditLog(Answers):
         self._appender = appender
         self._door = door
         self._wait: State | None = None
+        self.quorum = Quorum(reader, keys.log_signer.verifier, places.keys, door.policy.witness.span.total_seconds())
+        appender.witnesses = self.quorum
         self._recorder: Recorder | None = None
         self._recorder_lock = threading.Lock()
         self._observers: list[Callable[[Sequence[bytes]], None]] = []

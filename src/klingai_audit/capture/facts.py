@@ -304,8 +304,12 @@ class Provider(Protocol):
 class PendingReceipt(Protocol):
     """What `Sink.record` returns: waited for by threads, awaited by coroutines; both raise if not durable."""
 
-    def wait(self) -> Any:
-        """Block until durable."""
+    def wait(self, state: Literal["durable", "witnessed"] = "durable") -> Any:
+        """Block until durable, or until witnesses have seen it."""
+        ...
+
+    async def reached(self, state: Literal["durable", "witnessed"] = "durable") -> Any:
+        """Do the same without blocking the loop."""
         ...
 
     def when_done(self, callback: Callable[[], object]) -> None:

@@ -84,7 +84,8 @@ class Recorder:
     ) -> Attempt | None:
         """Open an attempt; the intent is durable on return. None: not ours, send it unrecorded.
 
-        Raises: AuditUnavailable: it cannot be recorded, policy refuses the act, nothing may be sent.
+        Raises: AuditUnavailable: it cannot be recorded and policy refuses the act, or policy asks for witnesses and
+        they have not seen it; nothing may be sent.
         UsageError: the caller's context contradicts the act (`ActorConflict`), nothing may be sent.
         """
         attempt = self._prepare(request, operation, mark)
@@ -97,11 +98,19 @@ class Recorder:
             return attempt
         item = self._intent_item(attempt)
         try:
-            self.desk.record(item).wait()
+            receipt = self.desk.record(item)
+            receipt.wait()
         except Exception as exc:  # noqa: BLE001  whatever the log does wrong, policy decides about the act
             self._not_recorded(attempt, item, exc)
+            return attempt
         except BaseException as exc:
-            self.desk.post(attempt.conclude(Exchange(request=attempt.request, error=type(exc).__name__, sent=False)))
+            self._break_off(attempt, exc)
+            raise
+        try:
+            if self._needs_witnesses(attempt):
+                receipt.wait("witnessed")
+        except BaseException as exc:
+            self._break_off(attempt, exc)
             raise
         return attempt
 
@@ -119,11 +128,19 @@ class Recorder:
             return attempt
         item = self._intent_item(attempt)
         try:
-            await self.desk.record(item)
+            receipt = self.desk.record(item)
+            await receipt
         except Exception as exc:  # noqa: BLE001  see `begin`
             self._not_recorded(attempt, item, exc)
+            return attempt
         except BaseException as exc:
-            self.desk.post(attempt.conclude(Exchange(request=attempt.request, error=type(exc).__name__, sent=False)))
+            self._break_off(attempt, exc)
+            raise
+        try:
+            if self._needs_witnesses(attempt):
+                await receipt.reached("witnessed")
+        except BaseException as exc:
+            self._break_off(attempt, exc)
             raise
         return attempt
 
@@ -235,6 +252,15 @@ class Recorder:
                 do=do or "Make the log writable again and repeat the call. See docs/when-it-fails.md.",
             ) from exc
         self.desk.missed(item, exc)
+
+    def _needs_witnesses(self, attempt: Attempt) -> bool:
+        return attempt.operation.failure_class in self.sink.policy.witness.require
+
+    def _break_off(self, attempt: Attempt, exc: BaseException) -> None:
+        """End an act that was announced and is not sent, without waiting for the disk. Raises: AuditUnavailable."""
+        self.desk.post(attempt.conclude(Exchange(request=attempt.request, error=type(exc).__name__, sent=False)))
+        if isinstance(exc, AuditUnavailable):
+            raise AuditUnavailable(f"{attempt.operation.name} was not sent. {exc.message}", do=exc.do) from exc
 
     def _intent_item(self, attempt: Attempt) -> Item:
         return _item(attempt.intent, attempt.operation, attempt.request, acting.capture())

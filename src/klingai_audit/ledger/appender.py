@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, VerificationError
 from klingai_audit.event.record import EncodedEvent
@@ -28,7 +28,7 @@ from klingai_audit.ledger.receipt import Loops, Receipt, wake_loops
 from klingai_audit.ledger.store import SyncFailed, Transaction
 from klingai_audit.tlog.proof import TlogProof
 
-__all__ = ["MAX_QUEUE", "Appender", "Observer", "Opening"]
+__all__ = ["MAX_QUEUE", "Appender", "Observer", "Opening", "Witnesses"]
 
 MAX_QUEUE: Final = 10_000
 """Events that may wait for the writer thread; a full queue makes the caller wait, it never drops."""
@@ -39,6 +39,18 @@ _LOG: Final = logging.getLogger("klingai_audit")
 
 Observer = Callable[[Sequence[bytes]], None]
 Opening = Callable[[], Mapping[str, Any]]
+
+
+class Witnesses(Protocol):
+    """Whom to wait for until witnesses have seen an entry; `trust.quorum` has one."""
+
+    def wait(self, seq: int, timeout: float | None = None) -> None:
+        """Block until they have seen entry `seq`. Raises: AuditUnavailable."""
+        ...
+
+    async def awaited(self, seq: int, timeout: float | None = None) -> None:
+        """Do the same without blocking the loop."""
+        ...
 
 
 _Item = tuple[EncodedEvent | None, bool, Receipt]
@@ -52,6 +64,7 @@ class Appender:
     """
 
     def __init__(self, head: Head, *, opening: Opening, observer: Observer | None = None) -> None:
+        self._witnesses: Witnesses | None = None
         self._head = head
         self._store = head.store
         self._opening = opening
@@ -196,6 +209,17 @@ class Appender:
     async def published(self, size: int) -> None:
         """Await a signed checkpoint that covers `size` entries. Raises: AuditUnavailable."""
         await self._publisher.published(size)
+
+    @property
+    def witnesses(self) -> Witnesses:
+        """Whom to wait for until witnesses have seen an entry. Raises: AuditUnavailable if nobody is known."""
+        if self._witnesses is None:
+            raise AuditUnavailable("Nobody can be waited for to witness an entry: this log has no keys folder.")
+        return self._witnesses
+
+    @witnesses.setter
+    def witnesses(self, witnesses: Witnesses) -> None:
+        self._witnesses = witnesses
 
     def prove(self, seq: int) -> TlogProof:
         """Return the inclusion proof of entry `seq` under the newest checkpoint."""

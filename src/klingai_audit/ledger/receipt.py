@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from klingai_audit.ledger.appender import Appender
     from klingai_audit.tlog.proof import TlogProof
 
-__all__ = ["Loops", "Receipt", "State", "Waiters", "add_task", "add_thread", "wake", "wake_loops"]
+__all__ = ["Loops", "Reached", "Receipt", "State", "Waiters", "add_task", "add_thread", "wake", "wake_loops"]
 
 _LOG: Final = logging.getLogger("klingai_audit")
 
 State = Literal["durable", "published"]
 """`durable`: synced and sealed; `published`: under a signed checkpoint (docs/format.md)."""
 
+Reached = Literal["durable", "published", "witnessed"]
+"""A state, or `witnessed`: under a checkpoint that the witnesses' quorum has cosigned (docs/how-to/witness.md)."""
 
 Loops = dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]]
 """Futures to resolve, by the event loop that they belong to."""
@@ -110,11 +112,13 @@ class Receipt:
         """Tell whether the entry is durable or has failed for good."""
         return self.seq is not None or self._error is not None
 
-    def wait(self, state: State = "durable", timeout: float | None = None) -> Receipt:
-        """Block until the entry is `durable` or `published`; returns self.
+    def wait(self, state: Reached = "durable", timeout: float | None = None) -> Receipt:
+        """Block until the entry is `durable`, `published` or `witnessed`; returns self.
 
-        `timeout` is in seconds. Raises: AuditUnavailable if it was not recorded, if this process was forked
-        since, or when time is up (the entry may still become durable).
+        `timeout` is in seconds; without one the policy's `witness.timeout` limits the wait for witnesses. Somebody has
+        to ask them: `Witnessing` in this process, or `klingai-audit watch`. Raises: AuditUnavailable if it was not
+        recorded, if no policy of witnesses says who has to see it, if this process was forked since, or when time is
+        up (the entry may still become durable).
         """
         _check_state(state)
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -124,9 +128,11 @@ class Receipt:
             if not self._settled() and not lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
                 raise AuditUnavailable(f"The entry was not durable within {timeout} s.", do="It may still become so.")
         seq = self._raise_or_seq()
-        if state == "published":
+        if state != "durable":
             self._check_process()
             self._appender.wait_published(seq + 1, None if deadline is None else deadline - time.monotonic())
+        if state == "witnessed":
+            self._appender.witnesses.wait(seq, None if deadline is None else max(0.0, deadline - time.monotonic()))
         return self
 
     def __await__(self) -> Generator[Any, None, Receipt]:
@@ -138,19 +144,37 @@ class Receipt:
         self._raise_or_seq()
         return self
 
-    async def reached(self, state: State = "durable") -> Receipt:
-        """Await the entry being `durable` or `published`; returns self. Raises as `wait` does."""
+    async def reached(self, state: Reached = "durable", timeout: float | None = None) -> Receipt:
+        """Await the entry being `durable`, `published` or `witnessed`; returns self. As `wait`, and raises as it does.
+
+        `timeout` is in seconds.
+        """
         _check_state(state)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            async with asyncio.timeout(timeout):
+                seq = await self._reached(state)
+        except TimeoutError as exc:
+            raise AuditUnavailable(
+                f"The entry was not {state} within {timeout} s.", do="It may still become so."
+            ) from exc
+        if state == "witnessed":
+            await self._appender.witnesses.awaited(
+                seq, None if deadline is None else max(0.0, deadline - time.monotonic())
+            )
+        return self
+
+    async def _reached(self, state: Reached) -> int:
         if not self.done:
             self._check_process()
             future = add_task(self._waiters)
             if not self._settled():
                 await future
         seq = self._raise_or_seq()
-        if state == "published":
+        if state != "durable":
             self._check_process()
             await self._appender.published(seq + 1)
-        return self
+        return seq
 
     def when_done(self, callback: Callable[[], object]) -> None:
         """Have `callback` called once the entry is durable or has failed; at once if that is so already.
@@ -215,5 +239,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _check_state(state: str) -> None:
-    if state not in ("durable", "published"):
-        raise UsageError(f"An entry cannot be waited for as {state!r}.", do="Use 'durable' or 'published'.")
+    if state not in ("durable", "published", "witnessed"):
+        raise UsageError(
+            f"An entry cannot be waited for as {state!r}.", do="Use 'durable', 'published' or 'witnessed'."
+        )

@@ -25,6 +25,9 @@ __all__ = [
     "RetentionPolicy",
     "TimestampPolicy",
     "VerifyPolicy",
+    "WatchPolicy",
+    "WitnessRules",
+    "parse_optional_span",
     "parse_span",
 ]
 
@@ -84,9 +87,34 @@ roots = ""
 # How often you have the log stamped (30m, 12h, 1d). Back-dating counts as ruled out up to twice this.
 interval = "24h"
 
+[witness]
+# Acts of these classes wait until the quorum of witness.policy has cosigned the entry that announces them, and do not
+# happen otherwise: paid_create, download, delete, credentials, admin.
+require = []
+# How long they wait.
+timeout = "60s"
+
+[watch]
+# `klingai-audit watch`: how often it verifies what is new ("off": never).
+quick = "5m"
+# How often it verifies everything.
+full = "24h"
+# How often it runs the detection rules.
+detect = "15m"
+# How often it looks whether there is something to show to the witnesses. Time stamps: timestamp.interval.
+witness = "1m"
+# How often it compares the log with the provider's records, where it has a credential.
+reconcile = "24h"
+# It alerts when writers have left no entry and no heartbeat for so long: 3h is right for a service; "off": never.
+heartbeat = "off"
+# true: it writes what it found into the log, reconciles, and has the log witnessed and stamped. false: it only reads.
+record = false
+
 [retention]
 # No settings in this version: entries are kept.
 """
+
+_OFF: Final = "off"
 
 
 class PrivacyPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -141,8 +169,39 @@ class TimestampPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         return parse_span(self.interval, "timestamp.interval")
 
 
+class WitnessRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Classes of acts that happen only after witnesses have seen them announced, and how long they wait for that."""
+
+    require: tuple[Literal["paid_create", "download", "delete", "credentials", "admin"], ...] = ()
+    timeout: str = "60s"
+
+    @property
+    def span(self) -> dt.timedelta:
+        """`timeout` as a span of time."""
+        return parse_span(self.timeout, "witness.timeout")
+
+
+class WatchPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How often `watch` does what, each a span of time or `off`; and whether it writes into the log."""
+
+    quick: str = "5m"
+    full: str = "24h"
+    detect: str = "15m"
+    witness: str = "1m"
+    reconcile: str = "24h"
+    heartbeat: str = "off"
+    record: bool = False
+
+    def span(self, name: str) -> dt.timedelta | None:
+        """The setting `name` as a span of time, None if it is off. Raises: UsageError."""
+        return parse_optional_span(getattr(self, name), f"watch.{name}")
+
+
 class RetentionPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """No settings in this version: entries are kept."""
+
+
+_WATCH_SPANS: Final = tuple(name for name in WatchPolicy.__struct_fields__ if name != "record")
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,6 +209,8 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     failure: FailurePolicy = FailurePolicy()
     verify: VerifyPolicy = VerifyPolicy()
     timestamp: TimestampPolicy = TimestampPolicy()
+    witness: WitnessRules = WitnessRules()
+    watch: WatchPolicy = WatchPolicy()
     retention: RetentionPolicy = RetentionPolicy()
 
 
@@ -164,6 +225,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     retention: RetentionPolicy
     digest: str
     timestamp: TimestampPolicy = TimestampPolicy()
+    witness: WitnessRules = WitnessRules()
+    watch: WatchPolicy = WatchPolicy()
 
     @classmethod
     def default(cls) -> Policy:
@@ -207,7 +270,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             if _NAME(entry) is None:
                 raise InvalidPolicy(f"{name}: privacy.commit: names are lowercase letters, digits and _, `*` in front")
         try:
-            file.timestamp.span  # noqa: B018  # read to see that it can be
+            _ = file.timestamp.span, file.witness.span
+            for setting in _WATCH_SPANS:
+                file.watch.span(setting)
         except UsageError as exc:
             raise InvalidPolicy(f"{name}: {exc.message}") from exc
         return cls(
@@ -215,6 +280,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             failure=file.failure,
             verify=file.verify,
             timestamp=file.timestamp,
+            witness=file.witness,
+            watch=file.watch,
             retention=file.retention,
             digest=hashlib.sha256(data).hexdigest(),
         )
@@ -226,6 +293,11 @@ def parse_span(text: str, name: str) -> dt.timedelta:
     if match is None:
         raise UsageError(f"{name} is no span of time.", do="Use a number and s, m, h, d or w, such as 12h.")
     return dt.timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def parse_optional_span(text: str, name: str) -> dt.timedelta | None:
+    """Read a span of time, or `off` as None; `name` is what it is called. Raises: UsageError."""
+    return None if text == _OFF else parse_span(text, name)
 
 
 def _refuse_spool(tables: dict[str, Any], name: str) -> None:

@@ -57,7 +57,8 @@ class Administration:
     """The administrative acts on one log that is open for writing.
 
     Every method raises UsageError if there is nothing to declare (nothing was written), AuditUnavailable if it cannot
-    be recorded (nothing was changed), StorageError if it was recorded and the change failed (a second entry says so).
+    be recorded or policy `witness.require` asks for witnesses who did not come (nothing was changed), StorageError if
+    it was recorded and the change failed (a second entry says so).
     Where the failure policy of its class (`credentials` for keys, `admin` for the rest) is `warn`, what cannot be
     recorded happens all the same, with an `UnrecordedWarning`; its entry is written before the next one, behind a
     `gap_closed` that counts it.
@@ -216,6 +217,7 @@ class Administration:
                 },
             )
             receipt = self._record(self._audit.admit(draft), "admin")
+            self._see_witnessed(receipt, draft, "admin")
             self._apply(draft, lambda: self._replace(path, after))
             OptionsMemory(self._audit.places.state, self._ops).remember({"policy": fresh.digest})
         return Declared(_words(old), _words(value), receipt, late=receipt is None)
@@ -274,6 +276,7 @@ class Administration:
             if made.old == made.new:
                 return Declared(made.old, made.new, None)
             receipt = self._record(admitted, cls)
+            self._see_witnessed(receipt, draft, cls)
             self._apply(draft, lambda: self._file.write(made.registry))
         return Declared(made.old, made.new, receipt, late=receipt is None)
 
@@ -282,21 +285,35 @@ class Administration:
         try:
             if self._desk is not None:
                 self._desk.catch_up()
-            return self._audit.append(event).wait()
+            receipt = self._audit.append(event).wait()
         except AuditUnavailable as exc:
             if self._audit.policy.failure.for_class(cls) != "warn":
                 raise
             self._desk = self._audit.recorder.desk
             self._desk.missed(Item(event, None, kind=cls), exc)
             return None
+        return receipt
+
+    def _see_witnessed(self, receipt: Receipt | None, draft: Draft, cls: str) -> None:
+        """Wait for witnesses, as policy asks; record that nothing was changed where they do not come."""
+        if receipt is None or cls not in self._audit.policy.witness.require:
+            return
+        try:
+            receipt.wait("witnessed")
+        except AuditUnavailable as exc:
+            self._record_failure(draft, exc)
+            raise AuditUnavailable(f"Nothing was changed. {exc.message}", do=exc.do) from exc
+
+    def _record_failure(self, draft: Draft, exc: KlingAuditError) -> None:
+        with contextlib.suppress(KlingAuditError):
+            self._audit.record(draft.replace(outcome="failure").with_metadata(error=type(exc).__name__)).wait()
 
     def _apply(self, draft: Draft, change: Callable[[], None]) -> None:
         """Do what was recorded; record if it fails."""
         try:
             change()
         except StorageError as exc:
-            with contextlib.suppress(KlingAuditError):
-                self._audit.record(draft.replace(outcome="failure").with_metadata(error=type(exc).__name__)).wait()
+            self._record_failure(draft, exc)
             raise
 
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from klingai_audit.durable import read_optional
 from klingai_audit.errors import InconsistentCheckpoints, KlingAuditError, UsageError
 from klingai_audit.event.own import own_event
 from klingai_audit.ledger.clock import SYSTEM_CLOCK, Clock
@@ -19,16 +18,16 @@ from klingai_audit.ledger.reader import LogReader
 from klingai_audit.log import AuditLog
 from klingai_audit.tlog.checkpoint import parse_checkpoint
 from klingai_audit.tlog.note import parse_note
-from klingai_audit.tlog.policy import MAX_POLICY_BYTES, WitnessPolicy
+from klingai_audit.trust.quorum import POLICY_FILE, read_policy
 from klingai_audit.trust.witnessed import find_witnessed, is_quiet, read_size, witnessed_metadata
 from klingai_audit.witness.client import Submission, WitnessClient
 
 __all__ = ["POLICY_FILE", "Round", "Witnessing", "last_witnessed", "read_policy", "witness_now"]
 
-POLICY_FILE: Final = "witness.policy"
-
 _LOG: Final = logging.getLogger("klingai_audit")
 _PIECE: Final = 65_536
+_GATHER_S: Final = 0.05
+"""Who waits for witnesses does so with others: one round for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +40,6 @@ class Round:
     size: int
     submission: Submission | None
     seq: int | None = None
-
-
-def read_policy(keys: Path) -> WitnessPolicy | None:
-    """Return the policy in a keys folder, None if there is none. Raises: Malformed, OSError."""
-    data = read_optional(keys / POLICY_FILE, limit=MAX_POLICY_BYTES)
-    return None if data is None else WitnessPolicy.parse(data)
 
 
 def last_witnessed(reader: LogReader, size: int) -> int | None:
@@ -93,7 +86,8 @@ def witness_now(audit: AuditLog, client: WitnessClient, *, clock: Clock = SYSTEM
 class Witnessing:
     """Asks the witnesses at an interval, in a thread of its own, until closed. `every` is in seconds.
 
-    What goes wrong is logged and tried again; `last` is the newest round, `error` what stopped the last attempt.
+    Somebody who waits for an entry to be witnessed is not kept waiting for the interval. What goes wrong is logged and
+    tried again; `last` is the newest round, `error` what stopped the last attempt.
     """
 
     def __init__(self, audit: AuditLog, client: WitnessClient, every: float = 60.0) -> None:
@@ -102,19 +96,27 @@ class Witnessing:
         self._audit = audit
         self._client = client
         self._every = every
-        self._stop = threading.Event()
+        self._stop = False
+        self._wanted = threading.Event()
         self._thread = threading.Thread(target=self._run, name="klingai-audit-witness", daemon=True)
         self.last: Round | None = None
         self.error: KlingAuditError | None = None
         self._thread.start()
+        audit.quorum.on_demand(self._wanted.set)
 
     def close(self) -> None:
         """Stop asking; waits for a round under way."""
-        self._stop.set()
+        self._stop = True
+        self._wanted.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._every):
+        while True:
+            if self._wanted.wait(self._every):
+                time.sleep(_GATHER_S)
+            self._wanted.clear()
+            if self._stop:
+                return
             try:
                 self.last = witness_now(self._audit, self._client)
                 self.error = None

@@ -25,10 +25,13 @@ class Receipt:
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
 
-    def wait(self) -> Receipt:
+    def wait(self, state: str = "durable") -> Receipt:
         if self.error is not None:
             raise self.error
         return self
+
+    async def reached(self, state: str = "durable") -> Receipt:
+        return self.wait(state)
 
     def when_done(self, callback: Callable[[], object]) -> None:
         callback()

@@ -97,10 +97,10 @@ def test_published_means_under_a_checkpoint(ledger: Ledger) -> None:
 
 
 def test_an_unknown_state_is_refused(ledger: Ledger) -> None:
-    """Only `durable` and `published` can be waited for."""
+    """Only `durable`, `published` and `witnessed` can be waited for."""
     receipt = ledger.appender.append(event())
     with pytest.raises(UsageError):
-        receipt.wait("witnessed")  # type: ignore[arg-type]
+        receipt.wait("seen")  # type: ignore[arg-type]
     with pytest.raises(UsageError):
         asyncio.run(receipt.reached("sealed"))  # type: ignore[arg-type]
 

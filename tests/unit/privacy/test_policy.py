@@ -15,15 +15,10 @@ from klingai_audit.privacy.policy import EVENT_CLASSES, Policy
 def test_default_text_is_the_default() -> None:
     """Every setting of the default text is written out, and leaving it out gives the same."""
     written, empty = Policy.default(), Policy.parse(b"")
-    assert (empty.privacy, empty.failure, empty.verify, empty.timestamp, empty.retention) == (
-        written.privacy,
-        written.failure,
-        written.verify,
-        written.timestamp,
-        written.retention,
-    )
+    names = ["privacy", "failure", "verify", "timestamp", "witness", "watch", "retention"]
+    assert [getattr(written, name) for name in names] == [getattr(empty, name) for name in names]
     tables = tomllib.loads(Policy.DEFAULT_TEXT)
-    assert ["privacy", "failure", "verify", "timestamp", "retention"] == list(tables)
+    assert names == list(tables)
     for name, table in tables.items():
         assert list(getattr(written, name).__struct_fields__) == list(table), name
 
@@ -73,6 +68,10 @@ def test_failure_classes() -> None:
         ("[verify]\nrequire_checkpoint = 'yes'", "verify.require_checkpoint"),
         ("[verify]\nepoch_rotation = 'weekly'", "verify.epoch_rotation"),
         ("[retention]\ndays = 5", "retention"),
+        ("[witness]\nrequire = ['read']", "witness.require"),
+        ("[witness]\ntimeout = 'off'", "witness.timeout"),
+        ("[watch]\nquick = '5'", "watch.quick"),
+        ("[watch]\nrecord = 'yes'", "watch.record"),
         ("privacy = 1", "privacy"),
         ("failure = 1", "failure"),
         ("[privacy", "not TOML"),
