@@ -28,6 +28,7 @@ from klingai_audit.exports.ocsf_rules import (
 )
 from klingai_audit.exports.record import Record
 from klingai_audit.views.entry import EntryView
+from klingai_audit.views.times import stated_instant
 
 __all__ = ["encode", "meaning_of", "ocsf_event", "product_version"]
 
@@ -110,12 +111,8 @@ def _number(values: Mapping[str, Any], name: str) -> int | None:
 
 
 def _moment(values: Mapping[str, Any], name: str) -> int | None:
-    text = _text(values, name)
-    try:
-        moment = None if text is None else dt.datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return None if moment is None or moment.tzinfo is None else _milliseconds(moment)
+    moment = stated_instant(values.get(name))
+    return None if moment is None else _milliseconds(moment)
 
 
 # --- what every class has ------------------------------------------------------------------------------

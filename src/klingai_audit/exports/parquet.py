@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from klingai_audit.durable import OPS, TEMPORARY_SUFFIX, FileOps
+from klingai_audit.durable import OPS, FileOps
 from klingai_audit.errors import StorageError
 from klingai_audit.exports.columns import COLUMNS
 from klingai_audit.exports.record import Position, Record, TreeHead
-from klingai_audit.exports.sink import cannot_write, write_checkpoint
+from klingai_audit.exports.sink import NewFile, cannot_write
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -35,9 +34,8 @@ class ParquetSink:
 
     def __init__(self, path: Path, *, ops: FileOps = OPS) -> None:
         self._path = path
-        self._temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+        self._new = NewFile(path, ops)
         self._ops = ops
-        self._unfinished = False
         self._rows: list[list[Any]] = [[] for _ in COLUMNS]
         self._database: DuckDBPyConnection | None = None
         self.settled = Position(0, None)
@@ -72,29 +70,23 @@ class ParquetSink:
         note = _quoted(head.note.decode("utf-8"))
         metadata = f"{{origin: {_quoted(head.origin)}, tree_size: '{head.size}', checkpoint: {note}}}"
         self._insert()
-        self._unfinished = True
-        self._run(
-            f"COPY rows TO {_quoted(str(self._temporary))} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {metadata})"
-        )
+        self._new.begin()
+        where = _quoted(str(self._new.temporary))
+        self._run(f"COPY rows TO {where} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {metadata})")
         self._close()
         try:
-            fd = self._ops.open(self._temporary, os.O_RDONLY)
+            fd = self._ops.open(self._new.temporary, os.O_RDONLY)
             try:
                 self._ops.sync(fd)
             finally:
                 self._ops.close(fd)
-            self._ops.rename(self._temporary, self._path)
-            self._unfinished = False
-            self._ops.sync_folder(self._path.parent)
-            write_checkpoint(self._path, head, self._ops)
+            self._new.complete(head)
         except OSError as exc:
             raise cannot_write(self._path, exc) from exc
 
     def abandon(self) -> None:
         self._close()
-        if self._unfinished:
-            with contextlib.suppress(OSError):
-                self._ops.unlink(self._temporary)
+        self._new.discard()
 
     def _insert(self) -> None:
         if self._rows[0]:

@@ -16,7 +16,7 @@ from klingai_audit.durable import OPS, TEMPORARY_SUFFIX, FileOps
 from klingai_audit.errors import StorageError
 from klingai_audit.exports.record import Position, Record, TreeHead
 
-__all__ = ["AppendSink", "FileSink", "Sink", "SinkLost", "StreamSink", "cannot_write", "write_checkpoint"]
+__all__ = ["AppendSink", "FileSink", "NewFile", "Sink", "SinkLost", "StreamSink", "cannot_write", "write_checkpoint"]
 
 _Encode = Callable[[Record], bytes]
 
@@ -95,6 +95,33 @@ class StreamSink:
         """Leave the stream to whoever opened it."""
 
 
+class NewFile:
+    """A file that is written under a temporary name, `temporary`, and takes its own when it is complete."""
+
+    def __init__(self, path: Path, ops: FileOps = OPS) -> None:
+        self.temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+        self._path = path
+        self._ops = ops
+        self._unfinished = False
+
+    def begin(self) -> None:
+        """Note that the temporary file is this export's from now on."""
+        self._unfinished = True
+
+    def complete(self, head: TreeHead) -> None:
+        """Give the file, which is on the disk, its name, and put the checkpoint beside it. Raises: OSError."""
+        self._ops.rename(self.temporary, self._path)
+        self._unfinished = False
+        self._ops.sync_folder(self._path.parent)
+        write_checkpoint(self._path, head, self._ops)
+
+    def discard(self) -> None:
+        """Remove what has begun and is not complete; never raises."""
+        if self._unfinished:
+            with contextlib.suppress(OSError):
+                self._ops.unlink(self.temporary)
+
+
 class FileSink:
     """A new file, which takes its name when it is complete: nobody ever sees half an export."""
 
@@ -102,21 +129,20 @@ class FileSink:
         self, path: Path, encode: _Encode, *, head: bytes = b"", end: bytes = b"\n", ops: FileOps = OPS
     ) -> None:
         self._path = path
-        self._temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+        self._new = NewFile(path, ops)
         self._encode = encode
         self._head = head
         self._end = end
         self._ops = ops
         self._fd: int | None = None
-        self._unfinished = False
         self.settled = Position(0, None)
 
     def open(self, position: Position) -> bool:
         try:
             with contextlib.suppress(FileNotFoundError):
-                self._ops.unlink(self._temporary)
-            self._fd = self._ops.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-            self._unfinished = True
+                self._ops.unlink(self._new.temporary)
+            self._fd = self._ops.open(self._new.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            self._new.begin()
             self._ops.write_all(self._fd, self._head)
         except OSError as exc:
             self.abandon()
@@ -139,18 +165,13 @@ class FileSink:
         try:
             self._ops.sync(self._fd or 0)
             self._close()
-            self._ops.rename(self._temporary, self._path)
-            self._unfinished = False
-            self._ops.sync_folder(self._path.parent)
-            write_checkpoint(self._path, head, self._ops)
+            self._new.complete(head)
         except OSError as exc:
             raise cannot_write(self._path, exc) from exc
 
     def abandon(self) -> None:
         self._close()
-        if self._unfinished:
-            with contextlib.suppress(OSError):
-                self._ops.unlink(self._temporary)
+        self._new.discard()
 
     def _close(self) -> None:
         if self._fd is not None:

@@ -16,6 +16,7 @@ from klingai_audit.ledger.reader import LogReader
 from klingai_audit.privacy.masks import mask_text
 from klingai_audit.privacy.shapes import has_shape
 from klingai_audit.report.ask import Asker
+from klingai_audit.views.haystack import words_of
 
 __all__ = ["MAX_SUSPECTS", "SUSPICIOUS", "leakage"]
 
@@ -34,8 +35,7 @@ SUSPICIOUS: Final = (
 _LISTED: Final = 50
 _COLUMNS: Final = (
     "metadata, action, resource_type, resource_id, actor_id, on_behalf_of, team, project, ip_address, ip_ref, "
-    "user_agent, "
-    "correlation_id, request_id"
+    "user_agent, correlation_id, request_id"
 )
 
 
@@ -71,22 +71,10 @@ def leakage(reader: LogReader, ask: Asker, size: int) -> dict[str, Any]:
 
 def _inspect(reader: LogReader, seq: int) -> Iterator[str]:
     try:
-        texts = list(_texts(msgspec.json.decode(reader.entry(seq))))
+        texts = [word for word in words_of(msgspec.json.decode(reader.entry(seq))) if isinstance(word, str)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, UsageError):
         return
     if any(map(has_shape, texts)):
         yield "credential"
     if any("@" in text and mask_text(text) != text for text in texts):
         yield "address"
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield from _texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)

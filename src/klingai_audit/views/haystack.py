@@ -1,4 +1,4 @@
-"""Text search inside one entry. Pure; allowed caller: `views.query`."""
+"""Text search inside one entry. Pure; allowed callers: views, report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from klingai_audit.event.record import TEXT_MEMBERS
 from klingai_audit.views.entry import EntryView
 
-__all__ = ["SEARCHED", "holds_text", "text_needle"]
+__all__ = ["SEARCHED", "holds_text", "text_needle", "words_of"]
 
 SEARCHED: Final = TEXT_MEMBERS
 """Members in which `text` is looked for, beside names and values of metadata at every depth.
@@ -25,7 +25,8 @@ def holds_text(entry: EntryView, lowered: str) -> bool:
     """Tell whether `lowered` (already lower case) occurs in the entry's text, ignoring case."""
     if any(lowered in value.lower() for name in SEARCHED if (value := getattr(entry, name)) is not None):
         return True
-    return any(lowered in text.lower() for text in _texts(entry.metadata))
+    metadata = (value if isinstance(value, str) else _encode(value).decode() for value in words_of(entry.metadata))
+    return any(lowered in text.lower() for text in metadata)
 
 
 def text_needle(lowered: str) -> bytes | None:
@@ -38,15 +39,14 @@ def text_needle(lowered: str) -> bytes | None:
     return None
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
+def words_of(value: Any) -> Iterator[Any]:
+    """Yield the names and plain values of a JSON value, at every depth, in order."""
+    if isinstance(value, dict):
         for key, item in value.items():
             yield key
-            yield from _texts(item)
+            yield from words_of(item)
     elif isinstance(value, list):
         for item in value:
-            yield from _texts(item)
+            yield from words_of(item)
     else:
-        yield _encode(value).decode()
+        yield value

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from klingai_audit.views.entry import EntryView
 from klingai_audit.views.orders import decimals_of
+from klingai_audit.views.times import stated_instant
 
 __all__ = ["Compared", "Reconciled", "compare_with_ledger"]
 
@@ -65,7 +66,7 @@ class Reconciled:
             if isinstance(name, str) and isinstance(new, str):
                 self.key_names[new] = name
             return
-        times = [_moment(told.get(name)) for name in ("begin", "end", "as_of")]
+        times = [stated_instant(told.get(name)) for name in ("begin", "end", "as_of")]
         begin, end, as_of = times
         days = told.get("ledger_days")
         if begin is None or end is None or as_of is None or not isinstance(days, dict):
@@ -167,13 +168,3 @@ def _add(sums: dict[str, Decimal], more: Mapping[str, Decimal]) -> None:
 
 def _json(sums: Mapping[str, Decimal]) -> dict[str, str]:
     return {unit: format(sums[unit].normalize() + 0, "f") for unit in sorted(sums)}
-
-
-def _moment(value: Any) -> dt.datetime | None:
-    if not isinstance(value, str):
-        return None
-    try:
-        found = dt.datetime.fromisoformat(value)
-    except ValueError:
-        return None
-    return found if found.tzinfo is not None else None

@@ -18,6 +18,7 @@ from klingai_audit.event.record import is_end_id
 from klingai_audit.event.types import END_TYPES, EVENT_TYPES
 from klingai_audit.kling.rows import UNKNOWN_PACK
 from klingai_audit.views.entry import EntryView, People
+from klingai_audit.views.times import stated_instant
 
 __all__ = [
     "TOLD_TYPES",
@@ -203,7 +204,7 @@ class Orders:
             task = self.tasks[task_id] = LoggedTask(task_id=task_id, seen=entry.timestamp)
         task.seqs.append(entry.seq)
         task.external_id = task.external_id or _text(told.get("external_task_id"))
-        task.created = task.created or _moment(told.get("provider_created_at"))
+        task.created = task.created or stated_instant(told.get("provider_created_at"))
         if task.order is None:
             named = (_text(told.get("external_task_id")), entry.correlation_id)
             order = order or next((found for name in named if (found := self.order_of(name)) is not None), None)
@@ -257,7 +258,7 @@ def _amounts(charges: Any) -> Iterator[tuple[str, Decimal]]:
 
 def _end(task: LoggedTask, entry: EntryView, told: Mapping[str, Any]) -> None:
     task.ended = "succeeded" if entry.outcome == "success" else "failed"
-    task.ended_at = _moment(told.get("provider_updated_at")) or entry.timestamp
+    task.ended_at = stated_instant(told.get("provider_updated_at")) or entry.timestamp
     task.charges = amounts_of(told.get("charge"))
     if task.charges is None and task.ended == "failed":
         task.charges = {}
@@ -284,13 +285,3 @@ def _who(entry: EntryView, told: Mapping[str, Any]) -> Who:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
-
-
-def _moment(value: Any) -> dt.datetime | None:
-    if not isinstance(value, str):
-        return None
-    try:
-        found = dt.datetime.fromisoformat(value)
-    except ValueError:
-        return None
-    return found if found.tzinfo is not None else None

@@ -1,6 +1,6 @@
 """Time expressions that people type: `-30d`, `today`, `2026-11-21`, RFC 3339.
 
-Pure: the present moment is handed in. Everything is UTC, as in the log. Allowed callers: views and cli.
+Pure: the present moment is handed in. Everything is UTC, as in the log. Allowed callers: views, exports and cli.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from klingai_audit.errors import UsageError
 
-__all__ = ["FORMS", "Edge", "format_instant", "parse_instant"]
+__all__ = ["FORMS", "Edge", "format_instant", "parse_instant", "stated_instant"]
 
 FORMS: Final = "-30d, -12h, -45m, -2w, now, today, yesterday, 2026-11-21 or 2026-11-21T19:28:23Z"
 """The accepted forms, for help texts and messages."""
@@ -52,6 +52,17 @@ def parse_instant(text: str | dt.datetime | dt.date, *, edge: Edge, now: dt.date
 def format_instant(moment: dt.datetime) -> bytes:
     """Return the log's own form of an instant, 27 ASCII bytes, which sorts as time does."""
     return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(27, "0").encode("ascii")
+
+
+def stated_instant(value: object) -> dt.datetime | None:
+    """Return the aware time that a value of metadata states in ISO 8601; None for anything else."""
+    if not isinstance(value, str):
+        return None
+    try:
+        found = dt.datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None
 
 
 def _parse(word: str, edge: Edge, now: dt.datetime) -> dt.datetime:
