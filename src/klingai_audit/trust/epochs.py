@@ -54,13 +54,14 @@ class FirstEntry:
         if self.log_key is None or self.epoch_key is None:
             message = "Entry 0 does not state a log key and an epoch key of its origin."
             return [Finding("first_entry", message, 0, file=file, line=line)]
+        found = []
         if trusted is not None and self.log_key != trusted:
             message = f"Entry 0 names the log key {self.log_key}, but you trust {trusted}."
-            return [Finding("foreign_key", message, 0, file=file, line=line)]
+            found.append(Finding("foreign_key", message, 0, file=file, line=line))
         if epoch_key is not None and self.epoch_key != epoch_key:
             message = f"Entry 0 names the epoch 0 key {self.epoch_key}, but you kept {epoch_key}."
-            return [Finding("epoch_replaced", message, 0, file=file, line=line)]
-        return []
+            found.append(Finding("epoch_replaced", message, 0, file=file, line=line))
+        return found
 
 
 def _named(key: VerifierKey | None, name: str | None) -> VerifierKey | None:
