@@ -38,7 +38,7 @@ def demo(
     Everything runs on this machine, against a local simulator of Kling; no account is needed. Running it again on
     the same folder goes on with the same log.
     """
-    from klingai_audit.cli import demo_money, demo_report, trusting
+    from klingai_audit.cli import demo_money, demo_report, drilling, trusting
     from klingai_audit.cli.demo_narration import Narration
     from klingai_audit.views.generations import count_generations
 
@@ -53,7 +53,7 @@ def demo(
     show.draw(lambda: trusting.draw_verdict(session, verdict))
     show.title("The log, attacked: every way to cheat that we know, each on a copy")
     drilled = trusting.drill_log(own)
-    show.draw(lambda: trusting.draw_drill(session, drilled))
+    show.draw(lambda: drilling.draw_drill(session, drilled))
     attacked = _keep_attacked(own, dir / "attacked") if keep else None
     show.draw(lambda: _one_person(session, own))
     found = demo_money.spent(own)

@@ -254,47 +254,26 @@ def drill(
 ) -> int:
     """Attack a copy of the log in every way that we know and see what is caught. The log itself is only read.
 
-    Exit code 0 if every attack is caught, else 4.
+    What nobody could detect with what is known here is tried, too: then the verdict must say that it is not ruled
+    out. Exit code 0 if every other attack is caught, else 4.
     """
     result = drill_log(session, key)
     if session.as_json:
         session.emit(result.to_json(full=True))
     else:
+        from klingai_audit.cli.drilling import draw_drill
+
         draw_drill(session, result)
     return EXIT_BROKEN if result.missed else 0
 
 
 def drill_log(session: Session, key: str | None = None) -> DrillResult:
     """Attack a copy of the session's log. Raises: LogNotFound, NoTrustedKey, LogDamaged if it is not whole."""
+    from klingai_audit.bundle.attacks import BUNDLE_ATTACKS
     from klingai_audit.upkeep.drill import drill as attack
 
     with progress_bar(session, "attacking", "attacks") as progress:
-        return attack(session.places, key=_given_key("--key", key), progress=progress)
-
-
-def draw_drill(session: Session, result: DrillResult) -> None:
-    """Print each attack, what it was called and where it was seen."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from klingai_audit.cli.verdict import place_of
-    from klingai_audit.views.inert import inert
-
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_column(overflow="fold")
-    for attack in result.tried:
-        mark = Text("caught", style="green") if attack.caught else Text("MISSED", style="bold red")
-        seen = "" if attack.finding is None else f"{attack.finding.kind}, {place_of(attack.finding.as_json())}"
-        table.add_row(mark, Text(inert(attack.words)), Text(inert(seen), style="dim"))
-    session.show(table)
-    tried, caught = len(result.tried), result.caught
-    colour = "bold green" if caught == tried else "bold red"
-    session.say((f"{caught} of {tried} attacks caught", colour), ", each called by its name and place.")
-    for attack in result.attacks:
-        if attack.skipped is not None:
-            session.tell((f"not tried: {inert(attack.words)} ({inert(attack.skipped)})", "dim"), indent=2, hanging=2)
+        return attack(session.places, key=_given_key("--key", key), others=BUNDLE_ATTACKS, progress=progress)
 
 
 def draw_verdict(session: Session, verdict: dict[str, Any]) -> None:

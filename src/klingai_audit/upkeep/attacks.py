@@ -1,7 +1,7 @@
 """The attacks of the drill: what is done to a copy of the log, and what verification must call it.
 
-Each attack names the finding kinds of which at least one has to be reported. An attack that this log offers
-nothing for raises `Impossible`.
+Each attack names the finding kinds of which at least one has to be reported, or, where nobody can detect it, the
+threats that the verdict must not claim to rule out. An attack that this log offers nothing for raises `Impossible`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from klingai_audit.ledger.line import parse_members
 from klingai_audit.tlog.merkle import leaf_hash
@@ -17,21 +17,53 @@ from klingai_audit.tlog.note import format_note, parse_note
 from klingai_audit.upkeep.copy import Impossible, LogCopy, target_of
 from klingai_audit.upkeep.forge import edit_one, edited, forge, rechained
 
-__all__ = ["ATTACKS", "Attack"]
+if TYPE_CHECKING:
+    from klingai_audit.tlog.policy import WitnessPolicy
+    from klingai_audit.trust.verdict import ThreatName
+
+__all__ = ["ATTACKS", "Attack", "Eyes", "need"]
+
+
+@dataclass(frozen=True, slots=True)
+class Eyes:
+    """What somebody who judges a log has besides it and its public key; by default nothing.
+
+    `remembered` is a signed checkpoint kept elsewhere, `epoch_key` epoch 0's vkey, `witnesses` whose cosignatures
+    count; `demanded` tells that enough of them must be there.
+    """
+
+    remembered: bytes | None = None
+    epoch_key: str | None = None
+    witnesses: WitnessPolicy | None = None
+    demanded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """One attack: `name`, what the attacker does in `words`, and which findings must show it."""
+    """One attack: `name`, what the attacker does in `words`, and the right answer to it.
+
+    `expects` are the findings of which one must show it. An attack that nobody can detect with what `act` returns has
+    `leaves` instead: the threats that must be `not_ruled_out`. `needs` says in words what a verifier must have to
+    detect it, empty if the log and its key are enough. `act` returns with whose eyes to look, None for those of this
+    machine.
+    """
 
     name: str
     words: str
     expects: frozenset[str]
-    act: Callable[[LogCopy], None]
+    act: Callable[[LogCopy], Eyes | None]
+    leaves: frozenset[ThreatName] = frozenset()
+    needs: str = ""
 
 
 ATTACKS: Final[list[Attack]] = []
 """All attacks that need nothing but the log's files, in the order in which they are tried."""
+
+
+def need(given: object, otherwise: str) -> None:
+    """Raise `Impossible` with the reason `otherwise` unless something is given."""
+    if not given:
+        raise Impossible(otherwise)
 
 
 def _attack(name: str, words: str, *expects: str) -> Callable[[Callable[[LogCopy], None]], Callable[[LogCopy], None]]:

@@ -65,6 +65,10 @@ class LogCopy:
         """Return the sizes of kept checkpoints, smallest first."""
         return sorted(int(path.name) for path in (self.whole / "checkpoints").iterdir() if path.suffix == "")
 
+    def attacked(self, name: str) -> bytes:
+        """Return a file of the attacked log."""
+        return (self.log / name).read_bytes()
+
     # --- attacking --------------------------------------------------------------------------------
 
     def put(self, name: str, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from klingai_audit.errors import KlingAuditError
@@ -14,41 +15,31 @@ from klingai_audit.tlog.hashing import hash_leaves
 from klingai_audit.tlog.keys import SignerKey
 from klingai_audit.tlog.merkle import EMPTY_ROOT
 from klingai_audit.tlog.note import sign_note
-from klingai_audit.upkeep.attacks import Attack
+from klingai_audit.upkeep.attacks import Attack, Eyes, need
 from klingai_audit.upkeep.copy import Impossible, LogCopy, target_of
 from klingai_audit.upkeep.forge import edit_one, edited, forge, rechained
 
-__all__ = ["thefts"]
+__all__ = ["current_epoch_begins", "current_keys", "rewrite_present", "thefts"]
 
+_HEAD: Final = "a signed checkpoint kept elsewhere"
 _VKEY: Final = r"{name}\+[0-9a-f]{{8}}\+[A-Za-z0-9+/=]+"
 
 
-def thefts(keys: KeyFolder, *, remembered: bool) -> list[Attack]:
-    """Return the attacks; `remembered` tells whether a signed head is known from elsewhere."""
+def thefts(keys: KeyFolder, here: Eyes) -> list[Attack]:
+    """Return the attacks; `here` is what this machine knows of the log besides its key."""
+    no_head = "no signed head is remembered on this machine: {} is not ruled out"
 
     def roll_back(copy: LogCopy) -> None:
-        _need(remembered, "no signed head is remembered on this machine: a rollback is not ruled out")
+        need(here.remembered, no_head.format("a rollback"))
         _roll_back(copy)
 
-    def rewrite_present(copy: LogCopy) -> None:
-        _need(remembered, "no signed head is remembered on this machine: a rewrite by the key holder is not ruled out")
-        log_key, epoch_key, _ = _current(keys)
-
-        def edit_present(lines: list[bytes]) -> None:
-            begin = max((i for i, line in enumerate(lines) if event_type_of(line) == "signing_key_rotated"), default=-1)
-            index = begin + 1 + target_of(lines[begin + 1 :])
-            lines[index] = edited(lines[index])
-
-        # What an earlier epoch signed stays as it is: the thief has only today's keys.
-        handover = max((size for size in copy.kept() if size <= _last_rotation(copy) + 1), default=0)
-        forge(copy, edit_present, signers=lambda _size: (log_key, epoch_key))
-        for size in copy.kept():
-            if size <= handover:
-                copy.put(f"checkpoints/{size:020}", copy.read(f"checkpoints/{size:020}"))
+    def rewrite(copy: LogCopy) -> None:
+        need(here.remembered, no_head.format("a rewrite by the key holder"))
+        rewrite_present(copy, keys, _edit_from)
 
     def rewrite_past(copy: LogCopy) -> None:
-        log_key, epoch_key, epoch = _current(keys)
-        _need(epoch > 0, "the log is still in its first epoch")
+        log_key, epoch_key, epoch = current_keys(keys)
+        need(epoch > 0, "the log is still in its first epoch")
 
         def edit_past(lines: list[bytes]) -> None:
             end = next(i for i, line in enumerate(lines) if event_type_of(line) == "signing_key_rotated")
@@ -56,6 +47,25 @@ def thefts(keys: KeyFolder, *, remembered: bool) -> list[Attack]:
             lines[index] = edited(lines[index])
 
         forge(copy, edit_past, signers=lambda _size: (log_key, epoch_key))
+
+    def show_another(copy: LogCopy) -> Eyes:
+        rewrite_present(copy, keys, _edit_from)
+        other = copy.attacked("checkpoint")
+        copy.restore()
+        return Eyes(remembered=other)
+
+    def replace_epochs(copy: LogCopy) -> Eyes:
+        first = re.search(rb'"epoch_key":"([^"]+)"', copy.lines(copy.days[0])[0])
+        need(first, "the log's first entry names no epoch key")
+        _rewrite_under_keys(copy, current_keys(keys)[0])
+        return Eyes(epoch_key=None if first is None else first[1].decode())
+
+    def unseen(act: Callable[[LogCopy], object]) -> Callable[[LogCopy], Eyes]:
+        def work(copy: LogCopy) -> Eyes:
+            act(copy)
+            return Eyes()
+
+        return work
 
     return [
         Attack(
@@ -71,42 +81,93 @@ def thefts(keys: KeyFolder, *, remembered: bool) -> list[Attack]:
             _sign_with_other_key,
         ),
         Attack(
-            "roll_back",
-            "puts an older, validly signed state back",
+            "roll_back", "puts an older, validly signed state back", frozenset({"rollback"}), roll_back, needs=_HEAD
+        ),
+        Attack(
+            "roll_back_unseen",
+            "puts an older, validly signed state back and shows it to somebody who never saw a newer one",
+            frozenset(),
+            unseen(_roll_back),
             frozenset({"rollback"}),
-            roll_back,
         ),
         Attack(
             "thief_rewrites_past",
-            "steals today's keys and rewrites an earlier epoch",
+            "steals today's keys and rewrites an earlier epoch, whose key is gone",
             frozenset({"epoch_misused", "handover_invalid", "epoch_signature"}),
             rewrite_past,
+        ),
+        Attack(
+            "thief_replaces_epochs",
+            "steals the log key and rewrites everything with epoch keys of its own",
+            frozenset({"epoch_replaced"}),
+            replace_epochs,
+            needs="epoch 0's public key",
+        ),
+        Attack(
+            "thief_replaces_epochs_unseen",
+            "rewrites everything with epoch keys of its own, and shows it to somebody who has the log key alone",
+            frozenset(),
+            unseen(replace_epochs),
+            frozenset({"key_theft", "key_holder"}),
         ),
         Attack(
             "thief_rewrites_present",
             "steals today's keys and rewrites the current epoch",
             frozenset({"fork"}),
-            rewrite_present,
+            rewrite,
+            needs=_HEAD,
+        ),
+        Attack(
+            "thief_rewrites_present_unseen",
+            "rewrites the current epoch and shows it to somebody who never saw the first history and asks no witness",
+            frozenset(),
+            unseen(lambda copy: rewrite_present(copy, keys, _edit_from)),
+            frozenset({"fork", "key_holder", "key_theft"}),
+        ),
+        Attack(
+            "show_another",
+            "has shown another history of the same length to another reader, who kept its checkpoint",
+            frozenset({"fork"}),
+            show_another,
+            needs=_HEAD,
         ),
     ]
 
 
-def _need(given: bool, otherwise: str) -> None:  # noqa: FBT001  # reads as an assertion
-    if not given:
-        raise Impossible(otherwise)
+def rewrite_present(copy: LogCopy, keys: KeyFolder, change: Callable[[list[bytes], int], None]) -> None:
+    """What a thief of today's keys can sign: `change` gets all entries and the index that the current epoch begins at.
+
+    What an earlier epoch signed stays as it is. Raises: Impossible if there are no private keys.
+    """
+    log_key, epoch_key, _ = current_keys(keys)
+    begin = current_epoch_begins(copy)
+    handover = max((size for size in copy.kept() if size <= begin), default=0)
+    forge(copy, lambda lines: change(lines, begin), signers=lambda _size: (log_key, epoch_key))
+    for size in copy.kept():
+        if size <= handover:
+            copy.put(f"checkpoints/{size:020}", copy.read(f"checkpoints/{size:020}"))
 
 
-def _current(keys: KeyFolder) -> tuple[SignerKey, SignerKey, int]:
+def current_epoch_begins(copy: LogCopy) -> int:
+    """Return the index of the first entry after the last rotation, 0 if there is none."""
+    lines = copy.all_lines()
+    return 1 + max((i for i, (_, line) in enumerate(lines) if event_type_of(line) == "signing_key_rotated"), default=-1)
+
+
+def _edit_from(lines: list[bytes], begin: int) -> None:
+    index = begin + target_of(lines[begin:])
+    lines[index] = edited(lines[index])
+
+
+def current_keys(keys: KeyFolder) -> tuple[SignerKey, SignerKey, int]:
+    """Return the log key, the epoch's key and its number. Raises: Impossible if they cannot be read."""
     try:
-        return keys.log_signer, keys.current.signer, keys.current.epoch
+        log_key, current = keys.log_signer, keys.current
     except KlingAuditError as exc:
         raise Impossible("the private keys cannot be read here") from exc
-
-
-def _last_rotation(copy: LogCopy) -> int:
-    """Index of the last rotation entry, -1 if there is none."""
-    lines = copy.all_lines()
-    return max((i for i, (_, line) in enumerate(lines) if event_type_of(line) == "signing_key_rotated"), default=-1)
+    if not isinstance(log_key, SignerKey):
+        raise Impossible("the log key lies elsewhere, and nobody asks it for a forgery")
+    return log_key, current.signer, current.epoch
 
 
 def _sign_with_other_key(copy: LogCopy) -> None:
@@ -150,8 +211,11 @@ def _roll_back(copy: LogCopy) -> None:
 
 def _rewrite_under_other_keys(copy: LogCopy) -> None:
     """Everything as it should be, links, tree, handovers and all, but by other keys of the same names."""
-    origin = copy.read("checkpoint").split(b"\n", 1)[0].decode()
-    log_key = SignerKey.generate(origin)
+    _rewrite_under_keys(copy, SignerKey.generate(copy.read("checkpoint").split(b"\n", 1)[0].decode()))
+
+
+def _rewrite_under_keys(copy: LogCopy, log_key: SignerKey) -> None:
+    origin = log_key.name
     epochs = [SignerKey.generate(epoch_name(origin, 0))]
     ends: list[int] = []
 

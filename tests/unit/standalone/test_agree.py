@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from klingai_audit import AuditLog
 from klingai_audit.ledger.keys import KeyFolder
-from klingai_audit.upkeep.attacks import ATTACKS
-from klingai_audit.upkeep.copy import LogCopy
-from klingai_audit.upkeep.thefts import thefts
+from klingai_audit.tlog.policy import WitnessPolicy
+from klingai_audit.upkeep.attacks import Eyes
+from klingai_audit.upkeep.copy import Impossible, LogCopy
+from klingai_audit.upkeep.drill import all_attacks
 from tests.support.both import ask_both, differences, disagreement, mutate, three_days
+from tests.support.bundles import STRANGER, WITNESS, witness
 from tests.support.logsmith import Smith, leaf_hash, write_files
 from tests.unit.trust import attacks as trust_attacks
 from tests.unit.trust import test_attacks as trust_tests
@@ -66,28 +68,43 @@ def test_attack_on_files(tmp_path, name):
 
 @pytest.mark.slow
 def test_attacks_of_the_drill(tmp_path):
-    """All of the drill, on a log that the product wrote: the same names, and all are noticed."""
+    """All of the drill, on a log that the product wrote and witnesses saw: the same names and the same answers."""
     with AuditLog.open(tmp_path / "audit") as audit:
         for number in range(30):
             audit.log("x_work", f"user{number % 3}@example.com", number=number)
         audit.rotate_keys()
         for number in range(10):
             audit.log("x_work", f"user{number % 3}@example.com", number=number)
+        witness(audit, WITNESS, STRANGER)
         key = audit.vkey
     head = (tmp_path / "audit" / "checkpoint").read_bytes()
+    vkeys = (WITNESS.verifier.format(), STRANGER.verifier.format())
+    lines = (f"witness w{number} {vkey}\n" for number, vkey in enumerate(vkeys))
+    policy = ("".join(lines) + "group both all w0 w1\nquorum both\n").encode()
+    here = Eyes(head, (tmp_path / "audit.keys" / "epoch-0.pub").read_text().strip(), WitnessPolicy.parse(policy))
     copy = LogCopy(tmp_path / "audit", tmp_path / "drill")
     now = dt.datetime.now(dt.UTC)
-    attacks = [*ATTACKS, *thefts(KeyFolder(tmp_path / "audit.keys"), remembered=True)]
     found: dict[str, list[str]] = {}
-    for attack in attacks:
-        attack.act(copy)
-        package, single = ask_both(copy.log, key, now, remembered=head)
+    for attack in all_attacks(KeyFolder(tmp_path / "audit.keys"), here):
+        try:
+            eyes = attack.act(copy) or here
+        except Impossible:
+            assert "time stamps" == attack.needs
+            continue
+        package, single = ask_both(
+            copy.log, key, now, remembered=eyes.remembered, epoch_key=eyes.epoch_key,
+            witnesses=None if eyes.witnesses is None else policy,
+        )  # fmt: skip
         found[attack.name] = differences(package, single)
-        if not attack.expects & single.kinds:
+        wanted = attack.expects - {"quorum_missing"}  # demanding witnesses is the package's own
+        if wanted and not wanted & single.kinds:
             found[attack.name].append(f"the single file says only {sorted(single.kinds)}")
+        left = {threat: single.states[threat] for threat in attack.leaves}
+        if set(left.values()) - {"not_ruled_out"}:
+            found[attack.name].append(f"the single file says {left}")
         copy.restore()
     assert {} == {name: what for name, what in found.items() if what}
-    assert len(found) >= 40
+    assert len(found) >= 50
 
 
 def rounds(folder: Path, seeds: range, edits: int) -> list[tuple[int, list[str], list[str]]]:

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from klingai_audit import AuditLog
+from klingai_audit.bundle.attacks import BUNDLE_ATTACKS, BundleAttack
 from klingai_audit.config import Places
 from klingai_audit.errors import LogDamaged, LogNotFound
 from klingai_audit.upkeep.attacks import ATTACKS, Attack
 from klingai_audit.upkeep.copy import LogCopy
-from klingai_audit.upkeep.drill import drill
+from klingai_audit.upkeep.drill import DrillResult, drill
+from tests.support.bundles import STRANGER, WITNESS, witness
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -38,13 +40,62 @@ def places(tmp_path: Path) -> Iterator[Places]:
     return Places.resolve(tmp_path / "audit", environ={})
 
 
-def test_every_attack_is_caught(places: Places) -> None:
-    """Nothing is missed, nothing skipped, and there are at least forty attacks."""
-    result = drill(places)
+UNSEEN = {"roll_back_unseen": {"rollback"}, "thief_replaces_epochs_unseen": {"key_theft", "key_holder"},
+          "thief_rewrites_present_unseen": {"fork", "key_holder", "key_theft"}}  # fmt: skip
+"""What whoever looks there cannot tell from the truth, and of what the verdict has to say so."""
+STRIPPED = {name: {"fork", "key_holder"} for name in ("strip_one_cosignature", "strip_cosignatures", "another_witness")}
+
+
+def left_open(result: DrillResult) -> dict[str, set[str]]:
+    return {attack.attack: {threat.threat for threat in attack.open} for attack in result.open}
+
+
+def test_every_attack_is_caught_or_told_to_be_open(places: Places) -> None:
+    """Nothing is missed; what needs time stamps or witnesses is skipped with the reason, and counts as nothing."""
+    result = drill(places, others=BUNDLE_ATTACKS)
     assert () == result.missed
-    assert [] == [attack.attack for attack in result.attacks if attack.skipped]
-    assert len(result.tried) >= 40
-    assert result.caught == len(result.tried)
+    assert UNSEEN == left_open(result)
+    skipped = {attack.attack: attack.skipped for attack in result.attacks if attack.skipped}
+    assert {"the log has no time stamps", "no witness is asked for"} == {
+        str(why).partition(":")[0] for why in skipped.values()
+    }
+    assert 11 == len(skipped)
+    assert (True, len(result.tried)) == (len(result.tried) >= 45, result.caught)
+    told = result.to_json()
+    assert (len(result.tried), 11, 3) == (told["mutations"], len(told["skipped"]), len(told["open"]))
+
+
+def test_what_witnesses_cosigned_is_attacked_too(tmp_path: Path) -> None:
+    """Rewritten, spoiled, stripped: found, or told to be open; a quorum of two is not one."""
+    with AuditLog.open(tmp_path / "audit") as audit:
+        audit.rotate_keys()
+        for number in range(10):
+            audit.log("x_work", "user@example.com", number=number)
+        witness(audit, WITNESS, STRANGER)
+    lines = (f"witness {n} {one.verifier.format()}" for n, one in (("a", WITNESS), ("b", STRANGER)))
+    policy = "\n".join((*lines, "group both all a b", "quorum both", ""))
+    (tmp_path / "audit.keys" / "witness.policy").write_text(policy)
+    result = drill(Places.resolve(tmp_path / "audit", environ={}))
+    assert () == result.missed
+    assert UNSEEN | STRIPPED == left_open(result)
+    kinds = {attack.attack: attack.kinds for attack in result.tried}
+    assert [("witness_disagrees",), ("cosignature_invalid",), ("quorum_missing",)] == [
+        tuple(set(kinds[name]) & {"witness_disagrees", "cosignature_invalid", "quorum_missing"})
+        for name in ("rewrite_witnessed", "spoil_cosignature", "strip_demanded")
+    ]
+
+
+def test_a_threat_that_the_verdict_rules_out_is_a_miss(places: Places) -> None:
+    """Where nobody could detect it, a verdict that rules it out is wrong, and the drill says so."""
+    claimed = Attack("claimed", "changes nothing", frozenset(), lambda _copy: None, frozenset({"edit"}))
+    assert ("claimed",) == drill(places, attacks=[claimed]).missed
+
+
+def test_a_bundle_that_is_believed_is_a_miss(places: Places) -> None:
+    """What is handed out unchanged holds, so as an attack it is missed."""
+    harmless = BundleAttack("harmless", "hands out the truth", lambda evidence, _at: evidence)
+    result = drill(places, attacks=[], others=[*BUNDLE_ATTACKS, harmless])
+    assert (2, ("harmless",)) == (result.caught, result.missed)
 
 
 def test_names_are_unique_and_every_finding_has_a_place(places: Places) -> None:
@@ -92,7 +143,9 @@ def test_without_private_keys_and_memory_thefts_are_skipped_with_reasons(places:
     shutil.rmtree(places.state)
     result = drill(places, key=vkey)
     skipped = {attack.attack: attack.skipped or "" for attack in result.attacks if attack.skipped}
-    assert {"roll_back", "thief_rewrites_past", "thief_rewrites_present"} == set(skipped)
+    thefts = {name for name in skipped if name.startswith(("roll", "thief", "show"))}
+    assert {"roll_back", "thief_rewrites_past", "thief_rewrites_present", "thief_rewrites_present_unseen",
+            "thief_replaces_epochs", "thief_replaces_epochs_unseen", "show_another"} == thefts  # fmt: skip
     assert all(len(why) > 20 for why in skipped.values())
     assert () == result.missed
 
