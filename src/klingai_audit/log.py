@@ -88,6 +88,7 @@ class AuditLog(Answers):
         subjects: str | os.PathLike[str] | None = None,
         create: bool = True,
         origin: str | None = None,
+        post_quantum: bool = False,
         wait: State | None = None,
         text_log: str | os.PathLike[str] | None = None,
         accept_clock: bool = False,
@@ -99,9 +100,10 @@ class AuditLog(Answers):
         Creates it only when neither log nor keys exist and `create` is true; a half-finished creation is
         completed. What a crashed writer left is recovered first. On return `log_opened` is published.
 
-        Args: `origin` names a new log (default `log.klingai-audit.internal/<32 random hex>`); `wait` makes every
-        call wait until its entry is `durable` or `published`; `text_log` also writes plain lines to a file;
-        `accept_clock` accepts a wall clock that jumped by more than a day; `clock` and `ops` are for tests.
+        Args: `origin` names a new log (default `log.klingai-audit.internal/<32 random hex>`); `post_quantum` gives
+        a new one an ML-DSA-44 key, too; `wait` makes every call wait until its entry is `durable` or `published`;
+        `text_log` also writes plain lines to a file; `accept_clock` accepts a wall clock that jumped by more than a
+        day; `clock` and `ops` are for tests.
         Raises: LogNotFound, LogDamaged, InconsistentCheckpoints, InvalidPolicy, UnsafePermissions,
         UnsupportedStorage, AuditUnavailable.
         """
@@ -110,7 +112,8 @@ class AuditLog(Answers):
         folder, memory = KeyFolder(places.keys, ops), StateFolder(places.state, ops)
         if must_create(places, folder, memory, exists=store.exists, create=create):
             with folder.locked():
-                folder.create(origin or f"log.klingai-audit.internal/{secrets.token_hex(16)}")
+                name = origin or f"log.klingai-audit.internal/{secrets.token_hex(16)}"
+                folder.create(name, post_quantum=post_quantum and not store.exists())
                 folder.write_policy(_POLICY_FILE, Policy.DEFAULT_TEXT.encode())
                 memory.create()
                 store.create()
@@ -143,7 +146,7 @@ class AuditLog(Answers):
         folder.created()
         _OPEN.add(audit)
         if places.log != "memory:":
-            OriginMemory(ops=ops).remember(audit.origin, audit.vkey)
+            OriginMemory(ops=ops).remember(audit.origin, audit.vkey, folder.mldsa_vkey)
             audit._note_options(
                 OptionsMemory(places.state, ops), {"wait": wait, "text_log": text_log and Path(text_log)}, clock
             )

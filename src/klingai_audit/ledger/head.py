@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from klingai_audit.errors import AuditUnavailable, HeadConflict, LogDamaged, LogNotFound
 from klingai_audit.event.record import EncodedEvent, format_time
 from klingai_audit.ledger.clock import Clock
+from klingai_audit.ledger.countersign import Countersigner
 from klingai_audit.ledger.ends import EndsTable, end_id_of
 from klingai_audit.ledger.handover import handover_note
 from klingai_audit.ledger.heads import HeadReader, SignedHead, check_epoch, check_not_forked
@@ -65,12 +66,12 @@ class Head:
         self._rotation = rotation
         self._watch = ClockWatch(clock, accept=accept_clock)
         self._heads = HeadReader(store, state, keys)
+        self._countersigner = Countersigner(store, keys, clock)
         self._tree = GrowingTree()
         self._tree_mutex = threading.Lock()
         self._prev = EMPTY_ROOT
         self._last_ns = 0
-        self._last_line = b""
-        self._rotating = False
+        self._rotating, self._last_line = False, b""
         self._due: list[EncodedEvent] = []
         self._recovered: list[dict[str, Any]] = []
         self.ends = EndsTable(state, store)
@@ -274,9 +275,7 @@ class Head:
         due += [(event, False) for event in self._due]
         first = 1 if self.size == 0 else 0  # nothing stands before `log_created`
         results = self._append(txn, [*events[:first], *due, *events[first:]], now)
-        del results[first : first + len(due)]
-        self._due.clear()
-        self._recovered.clear()
+        del results[first : first + len(due)], self._due[:], self._recovered[:]
         for metadata in recovered:
             if "set_aside" in metadata:
                 self.state.recorded(metadata["set_aside"]["sha256"])
@@ -336,8 +335,8 @@ class Head:
         with self.store.publication() as publication:
             with self._tree_mutex:
                 epoch = self.keys.current
-                signers = self.keys.log_signer, epoch.signer
-                work = Unpublished(self.size, self._tree.root(), signers, epoch.epoch, *self._tree.take())
+                fixed = (self.keys.log_signer, epoch.signer), epoch.epoch, self._countersigner
+                work = Unpublished(self.size, self._tree.root(), *fixed, *self._tree.take())
             try:
                 put_in_place(publication, self._heads, self.state, work, signed=signed, surely=surely)
             except BaseException:

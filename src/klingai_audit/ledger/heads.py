@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from klingai_audit.errors import InconsistentCheckpoints, LogDamaged, Malformed, VerificationError
+from klingai_audit.ledger.countersign import is_countersignature
 from klingai_audit.ledger.keys import EpochKeys, KeyFolder
 from klingai_audit.ledger.state import StateFolder
 from klingai_audit.ledger.store import Store
@@ -93,8 +94,10 @@ class HeadReader:
 
 def _parse(note: bytes, key: VerifierKey) -> SignedHead:
     checkpoint, parsed, _ = open_checkpoint(note, key.name, [key])
-    if len(parsed.signatures) != 2 or parsed.signatures[0].name != key.name:
+    if len(parsed.signatures) not in (2, 3) or parsed.signatures[0].name != key.name:
         raise Malformed("It does not hold exactly the line of the log key and that of an epoch key.")
+    if len(parsed.signatures) == 3 and not is_countersignature(parsed.signatures[2], key.name):
+        raise Malformed("Its third line is not one by an ML-DSA-44 key of the log.")
     line = parsed.signatures[1]
     epoch = _EPOCH.fullmatch(line.name.removeprefix(key.name))
     if epoch is None:

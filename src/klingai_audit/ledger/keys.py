@@ -1,6 +1,7 @@
 """The keys folder of one log: log key, epoch keys, tail keys, and their rotation.
 
-Files (docs/format.md): `log.key`/`log.pub` (the log's identity), `epoch-<k>.key`/`.pub` (forward security),
+Files (docs/format.md): `log.key`/`log.pub` (the log's identity), `epoch-<k>.key`/`.pub` (forward security), optional
+`mldsa.key`/`.pub` (against quantum forgers),
 `tail-<k>.key` (seals), `lookup.key`, `next/` (a rotation under way), `init.pending` (an init under way).
 Readers need `log.pub` only. Rotation, every step durable before the next, all under the writer lock:
 prepare `next/` → append `signing_key_rotated` → publish the handover checkpoint → promote (rename `next/*`
@@ -23,6 +24,7 @@ from typing import Final
 
 from klingai_audit.durable import NO_FORK, OPS, PRIVATE_MODE, FileOps, is_private, read_optional
 from klingai_audit.errors import AuditUnavailable, LogNotFound, Malformed, UnsafePermissions
+from klingai_audit.tlog.keys import ED25519, ML_DSA_44
 from klingai_audit.tlog.note import SignerKey, VerifierKey
 
 __all__ = ["EpochKeys", "KeyFolder", "epoch_name", "read_public_key"]
@@ -61,6 +63,7 @@ class KeyFolder:
         self._ops = ops
         self._log_signer: SignerKey | None = None
         self._current: EpochKeys | None = None
+        self._mldsa_signer: SignerKey | None = None
 
     # --- creation ---------------------------------------------------------------------------------
 
@@ -97,31 +100,34 @@ class KeyFolder:
         finally:
             os.close(fd)
 
-    def create(self, origin: str) -> None:
+    def create(self, origin: str, *, post_quantum: bool = False) -> None:
         """Create the keys of a new log, completing what a cut-off `create` began; durable on return.
 
         Requires `locked()`. `init.pending` stays until `created()`; the origin of a half-finished init wins. Does
-        nothing if another process finished an init since the caller looked. Raises: AuditUnavailable.
+        nothing if another process finished an init since the caller looked. With `post_quantum` an ML-DSA-44 key is
+        among them. Raises: AuditUnavailable; MissingExtra if there is no ML-DSA here.
         """
         if not self.pending and self._has("log.key"):
             return
         try:
-            self._create(origin)
+            self._create(origin, post_quantum=post_quantum)
         except OSError as exc:
             raise AuditUnavailable(f"Keys cannot be written to {self.path}: {exc.strerror}.") from exc
 
-    def _create(self, origin: str) -> None:
+    def _create(self, origin: str, *, post_quantum: bool) -> None:
+        if post_quantum:
+            SignerKey.generate(origin, ML_DSA_44)  # whether it is possible here is seen before anything is written
         pending = read_optional(self.path / "init.pending")
         if pending is None:
             self._write("init.pending", f"{origin}\n".encode())
         else:
             origin = pending.decode().removesuffix("\n")
-        for name, public, private in (
-            (origin, "log.pub", "log.key"),
-            (epoch_name(origin, 0), "epoch-0.pub", "epoch-0.key"),
-        ):
+        wanted = [(origin, ED25519, "log"), (epoch_name(origin, 0), ED25519, "epoch-0")]
+        wanted += [(origin, ML_DSA_44, "mldsa")] if post_quantum else []
+        for name, algorithm, file in wanted:
+            public, private = f"{file}.pub", f"{file}.key"
             if not (self.path / private).exists():
-                signer = SignerKey.generate(name)
+                signer = SignerKey.generate(name, algorithm)
                 self._write(public, f"{signer.verifier.format()}\n".encode(), mode=0o644)
                 self._write(private, f"{signer.format()}\n".encode())
         for secret in ("tail-0.key", "lookup.key"):
@@ -159,6 +165,19 @@ class KeyFolder:
         return self.log_signer.name
 
     @property
+    def mldsa_signer(self) -> SignerKey | None:
+        """The ML-DSA-44 key, None if this folder has none. Raises: UnsafePermissions, Malformed, MissingExtra."""
+        if self._mldsa_signer is None and self._has("mldsa.key"):
+            self._mldsa_signer = self._read_signer("mldsa.key")
+        return self._mldsa_signer
+
+    @property
+    def mldsa_vkey(self) -> str | None:
+        """The ML-DSA-44 key's public half, None if this folder has none. Raises: as `mldsa_signer`."""
+        signer = self.mldsa_signer
+        return None if signer is None else signer.verifier.format()
+
+    @property
     def current(self) -> EpochKeys:
         """The epoch in force, as last read from the folder."""
         if self._current is None:
@@ -179,6 +198,7 @@ class KeyFolder:
         """Drop every private key from this process's memory (after a fork, on close)."""
         self._log_signer = None
         self._current = None
+        self._mldsa_signer = None
 
     # --- rotation ---------------------------------------------------------------------------------
 

@@ -25,11 +25,13 @@ def check_remembered_key(keys: KeyFolder) -> None:
 
 def first_metadata(keys: KeyFolder, policy_digest: str) -> dict[str, Any]:
     """Return the metadata of `log_created`, members in the order of docs/format.md, section 7."""
+    mldsa = keys.mldsa_vkey
     return {
         "format": 1,
         "origin": keys.origin,
         "log_key": keys.log_signer.verifier.format(),
         "epoch": 0,
         "epoch_key": keys.current.signer.verifier.format(),
+        **({} if mldsa is None else {"mldsa_key": mldsa}),
         "policy": policy_digest,
     }

@@ -180,6 +180,7 @@ def _size_if_true(path: Path, name: str) -> int | None:
     return None
 
 
+_MLDSA: Final = ".mldsa"
 _RECOVER: Final = "Every writer of this log is stopped. Run: klingai-audit recover"
 
 
@@ -196,19 +197,28 @@ class OriginMemory:
 
     def recall(self, origin: str) -> str | None:
         """Return the remembered vkey, or None; an unreadable memory counts as none."""
+        return self._recall(self._path(origin))
+
+    def recall_mldsa(self, origin: str) -> str | None:
+        """Return the remembered vkey of the log's ML-DSA-44 key, or None."""
+        return self._recall(self._path(origin).with_suffix(_MLDSA))
+
+    @staticmethod
+    def _recall(path: Path) -> str | None:
         try:
-            data = read_optional(self._path(origin))
+            data = read_optional(path)
         except OSError:
             return None
         return None if data is None else data.decode("utf-8", "replace").rstrip("\n")
 
-    def remember(self, origin: str, vkey: str) -> bool:
-        """Remember the key unless one is remembered; False if this machine's memory cannot be written."""
+    def remember(self, origin: str, vkey: str, mldsa: str | None = None) -> bool:
+        """Remember the keys unless some are remembered; False if this machine's memory cannot be written."""
         path = self._path(origin)
         try:
-            if not path.exists():
-                self._ops.make_folder(self.folder, 0o700)
-                self._ops.replace(path, f"{vkey}\n".encode(), mode=PRIVATE_MODE)
+            for file, key in ((path, vkey), (path.with_suffix(_MLDSA), mldsa)):
+                if key is not None and not file.exists():
+                    self._ops.make_folder(self.folder, 0o700)
+                    self._ops.replace(file, f"{key}\n".encode(), mode=PRIVATE_MODE)
         except OSError:
             return False
         return True

@@ -10,12 +10,22 @@ from dataclasses import dataclass
 from typing import Final
 
 from klingai_audit.errors import InvalidSignature, Malformed
+from klingai_audit.ledger.countersign import is_countersignature
 from klingai_audit.tlog.checkpoint_text import Checkpoint, parse_checkpoint
-from klingai_audit.tlog.keys import ED25519, VerifierKey
+from klingai_audit.tlog.keys import ED25519, ML_DSA_44, VerifierKey
 from klingai_audit.tlog.note import Note, SignatureLine, parse_note
 from klingai_audit.trust.verdict import Finding
 
-__all__ = ["KEPT_INTERVAL", "NOTE_LIMIT", "Anchor", "kept_size", "read_anchor", "read_key", "signed_by"]
+__all__ = [
+    "KEPT_INTERVAL",
+    "NOTE_LIMIT",
+    "Anchor",
+    "kept_size",
+    "read_anchor",
+    "read_key",
+    "read_mldsa_key",
+    "signed_by",
+]
 
 KEPT_INTERVAL: Final = 4096
 """A checkpoint is kept at every multiple of this many entries."""
@@ -55,6 +65,11 @@ class Anchor:
     def epoch_line(self) -> SignatureLine:
         """The second signature."""
         return self.note.signatures[1]
+
+    @property
+    def countersignature(self) -> SignatureLine | None:
+        """The third line, of the form of one by ML-DSA-44; None if there is none."""
+        return self.note.signatures[2] if len(self.note.signatures) > 2 else None
 
 
 def kept_size(name: str) -> int | None:
@@ -108,15 +123,17 @@ def read_anchor(
 
 
 def _check_form(note: Note, checkpoint: Checkpoint, size: int | None) -> None:
-    """Raises: Malformed for anything but the six lines of docs/format.md, section 7."""
-    if checkpoint.extensions or len(note.signatures) != 2:
-        raise Malformed("It has not exactly three lines of text and two signatures.")
+    """Raises: Malformed for anything but the six or seven lines of docs/format.md, section 7."""
+    if checkpoint.extensions or len(note.signatures) not in (2, 3):
+        raise Malformed("It has not exactly three lines of text and two or three signatures.")
     names = [line.name for line in note.signatures]
     head, slash, number = names[1].rpartition("/epoch-")
     if names[0] != checkpoint.origin or head != checkpoint.origin or not slash or str(_number(number)) != number:
         raise Malformed("Its signatures are not named after the origin and an epoch.")
-    if any(len(line.blob) != 64 for line in note.signatures):
+    if any(len(line.blob) != 64 for line in note.signatures[:2]):
         raise Malformed("A signature has not 64 bytes.")
+    if any(not is_countersignature(line, checkpoint.origin) for line in note.signatures[2:]):
+        raise Malformed("Its third signature is not one by an ML-DSA-44 key of the log.")
     if checkpoint.size < 1 or (size is not None and checkpoint.size != size):
         raise Malformed(f"It states the size {checkpoint.size}.")
 
@@ -127,10 +144,19 @@ def _number(text: str) -> int:
 
 def read_key(vkey: object) -> VerifierKey | None:
     """Return the Ed25519 key that a vkey states, or None if it states none."""
+    return _read_key(vkey, ED25519)
+
+
+def read_mldsa_key(vkey: object) -> VerifierKey | None:
+    """Return the ML-DSA-44 key that a vkey states, or None if it states none."""
+    return _read_key(vkey, ML_DSA_44)
+
+
+def _read_key(vkey: object, algorithm: int) -> VerifierKey | None:
     if not isinstance(vkey, str):
         return None
     try:
         key = VerifierKey.parse(vkey)
     except Malformed:
         return None
-    return key if key.algorithm == ED25519 else None
+    return key if key.algorithm == algorithm else None

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from klingai_audit.trust.countersigned import Countersigned
 from klingai_audit.trust.dating import DATED_WITHIN, back_dating, since_stamped
 from klingai_audit.trust.stamps import Stamped
 from klingai_audit.trust.verdict import FINDING_KINDS, THREATS, Finding, State, Threat, ThreatName
@@ -27,6 +28,7 @@ _BY_TREE: Final[tuple[ThreatName, ...]] = ("edit", "insert", "delete", "reorder"
 
 _NOBODY: Final = Witnessed()
 _NO_STAMPS: Final = Stamped()
+_NO_LINES: Final = Countersigned()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,8 @@ class Grounds:
     the remembered checkpoint that the log agrees with; `forgotten` says why none could be read. `unsigned` counts
     lines beyond the signed size that policy tolerates. `epochs` counts epochs, `closed` is the size that the last
     handover closed. `first_epoch_pinned` tells that epoch 0's key was given.
-    `witnessed` is what known witnesses cosigned, `stamped` what time stamps prove; `dated_within` is how far an entry
-    may lie from its time stamp.
+    `witnessed` is what known witnesses cosigned, `stamped` what time stamps prove, `countersigned` what ML-DSA-44
+    lines do; `dated_within` is how far an entry may lie from its time stamp.
     """
 
     size: int = 0
@@ -55,6 +57,7 @@ class Grounds:
     quick_from: int | None = None
     witnessed: Witnessed = _NOBODY
     stamped: Stamped = _NO_STAMPS
+    countersigned: Countersigned = _NO_LINES
     dated_within: dt.timedelta = DATED_WITHIN
 
     @property
@@ -111,14 +114,7 @@ def _open(findings: Sequence[Finding], grounds: Grounds) -> Iterator[tuple[Threa
     yield "foreign_key", _foreign_key(grounds)
     yield "key_holder", _key_holder(grounds)
     yield "key_theft", _key_theft(grounds)
-    yield (
-        "quantum",
-        _threat(
-            "quantum",
-            "the signatures are Ed25519, which a large quantum computer could forge",
-            "Keep copies of checkpoints elsewhere; post-quantum cosignatures come with a later version.",
-        ),
-    )
+    yield "quantum", _quantum(grounds)
 
 
 def _threat(name: ThreatName, by: str, do: str = "", state: State = "not_ruled_out") -> Threat:
@@ -213,6 +209,34 @@ def _key_theft(grounds: Grounds) -> Threat:
         by += ", and a thief of the log key can replace the first epoch's key too"
         return _threat("key_theft", by, f"Keep epoch 0's public key beside the log's. {_WITNESS}")
     return _threat("key_theft", by, _WITNESS)
+
+
+def _quantum(grounds: Grounds) -> Threat:
+    found = grounds.countersigned
+    if not found.named:
+        by = "the signatures are Ed25519, which a large quantum computer could forge"
+        do = "Keep copies of checkpoints elsewhere. A new log: klingai-audit init --post-quantum"
+        return _threat("quantum", by, do)
+    if found.unchecked:
+        by = f"checkpoints have ML-DSA-44 lines, which this installation cannot check: {found.unchecked}"
+        return _threat("quantum", by, "Install the newest release of cryptography.", "not_checked")
+    if not found.size:
+        by = "the log has an ML-DSA-44 key, but nothing is signed by it yet"
+        return _threat("quantum", by, _COUNTERSIGN)
+    by = f"entries below {found.size} are under an ML-DSA-44 signature"
+    if not found.source:
+        by += ", but only the log itself names that key: a forger of Ed25519 would have chosen it"
+        return _threat("quantum", by, "Give the key, kept since `init` at another place: verify --mldsa-key VKEY")
+    by += f" by the key from {found.source}"
+    if found.source == _KEYS_FOLDER:
+        by += "; a keys folder that came from the same hand as the log proves nothing"
+    if found.size == grounds.size:
+        return _threat("quantum", by, state="ruled_out")
+    by += f"; the {grounds.size - found.size} entries after them are under Ed25519 alone"
+    return _threat("quantum", by, _COUNTERSIGN)
+
+
+_COUNTERSIGN: Final = "Close the log, or run: klingai-audit keys rotate"
 
 
 def _lower(text: str) -> str:

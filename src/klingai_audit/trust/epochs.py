@@ -15,13 +15,14 @@ from klingai_audit.event.record import decode_event
 from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.tlog.note import parse_note, verify_line
 from klingai_audit.tlog.strict import format_base64
-from klingai_audit.trust.anchors import Anchor, read_key, signed_by
+from klingai_audit.trust.anchors import Anchor, read_key, read_mldsa_key, signed_by
 from klingai_audit.trust.verdict import Finding
 
 __all__ = ["Epochs", "FirstEntry", "read_first_entry", "read_metadata"]
 
 FORMAT: Final = 1
-_FIRST_MEMBERS: Final = ["format", "origin", "log_key", "epoch", "epoch_key", "policy"]
+_FIRST_MEMBERS: Final = ["format", "origin", "log_key", "epoch", "epoch_key", "mldsa_key", "policy"]
+_OPTIONAL: Final = "mldsa_key"
 _ROTATION_MEMBERS: Final = ["epoch", "epoch_key", "handover"]
 _HANDOVER: Final = "klingai-audit/handover/v1"
 _EPOCH_LINE: Final = 6
@@ -31,7 +32,10 @@ _Place = Callable[[int], tuple[str | None, int | None]]
 
 
 class FirstEntry:
-    """What `log_created` states: origin, log key and epoch 0's key, each None if it is not there in its form."""
+    """What `log_created` states: origin and keys, each None if it is not there in its form.
+
+    `names_mldsa` tells that there is something in the place of the ML-DSA-44 key.
+    """
 
     def __init__(self, line: bytes | None) -> None:
         """`line` is entry 0, or None if there is none."""
@@ -41,18 +45,27 @@ class FirstEntry:
         self.origin = origin if isinstance(origin, str) else None
         self.log_key = _named(read_key(self.metadata.get("log_key")), self.origin)
         self.epoch_key = _named(read_key(self.metadata.get("epoch_key")), f"{self.origin}/epoch-0")
+        self.names_mldsa = _OPTIONAL in self.metadata
+        self.mldsa_key = _named(read_mldsa_key(self.metadata.get(_OPTIONAL)), self.origin)
 
-    def check(self, trusted: VerifierKey | None, epoch_key: VerifierKey | None, place: _Place) -> list[Finding]:
+    def check(
+        self,
+        trusted: VerifierKey | None,
+        epoch_key: VerifierKey | None,
+        place: _Place,
+        mldsa_key: VerifierKey | None = None,
+    ) -> list[Finding]:
         """Compare with the form, and with the keys that the caller trusts."""
         file, line = place(0)
         if self.metadata.get("format", FORMAT) != FORMAT:
             message = f"Entry 0 states format {self.metadata['format']!r}; this program knows format {FORMAT}."
             return [Finding("unknown_version", message, 0, file=file, line=line)]
-        if list(self.metadata) != _FIRST_MEMBERS or self.metadata["epoch"] != 0:
+        expected = [name for name in _FIRST_MEMBERS if name != _OPTIONAL or self.names_mldsa]
+        if list(self.metadata) != expected or self.metadata["epoch"] != 0:
             message = "Entry 0 is not a log_created entry with the members that docs/format.md lists."
             return [Finding("first_entry", message, 0, file=file, line=line)]
-        if self.log_key is None or self.epoch_key is None:
-            message = "Entry 0 does not state a log key and an epoch key of its origin."
+        if self.log_key is None or self.epoch_key is None or (self.names_mldsa and self.mldsa_key is None):
+            message = "Entry 0 does not state keys of its origin, each of its kind."
             return [Finding("first_entry", message, 0, file=file, line=line)]
         found = []
         if trusted is not None and self.log_key != trusted:
@@ -61,6 +74,10 @@ class FirstEntry:
         if epoch_key is not None and self.epoch_key != epoch_key:
             message = f"Entry 0 names the epoch 0 key {self.epoch_key}, but you kept {epoch_key}."
             found.append(Finding("epoch_replaced", message, 0, file=file, line=line))
+        if mldsa_key is not None and self.mldsa_key != mldsa_key:
+            states = "another ML-DSA-44 key than" if self.names_mldsa else "no ML-DSA-44 key, but there is"
+            message = f"Entry 0 names {states} the one that you kept ({mldsa_key.key_id.hex()})."
+            found.append(Finding("mldsa_replaced", message, 0, file=file, line=line))
         return found
 
 

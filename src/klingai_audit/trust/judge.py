@@ -10,9 +10,10 @@ from typing import Final
 from klingai_audit.ledger.store import Store
 from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.tlog.policy import WitnessPolicy
-from klingai_audit.trust.anchors import Anchor
+from klingai_audit.trust.anchors import Anchor, read_mldsa_key
 from klingai_audit.trust.assess import Grounds, assess
 from klingai_audit.trust.authority import Roots
+from klingai_audit.trust.countersigned import Countersigned, check_countersigned
 from klingai_audit.trust.damage import State, damaged_state, whole_state
 from klingai_audit.trust.dating import DATED_WITHIN
 from klingai_audit.trust.epochs import Epochs, FirstEntry
@@ -49,6 +50,7 @@ _LOG_ITSELF: Final = "the log itself"
 class Terms:
     """What the caller trusts and demands; `findings` were made before the log was read.
 
+    `mldsa_key` came from `mldsa_source`, which is empty without one.
     `forgotten` says why what is remembered could not be read, empty if it could.
     `tolerant`: lines that no checkpoint covers are a note if they link to the log and end with a seal.
     `witnesses` is the policy that cosignatures are judged by; `demanded`: that its quorum is missing is a finding.
@@ -59,6 +61,8 @@ class Terms:
     trusted: VerifierKey | None
     key_source: str
     epoch_key: VerifierKey | None
+    mldsa_key: VerifierKey | None
+    mldsa_source: str
     remembered: bytes | None
     tolerant: bool
     forgotten: str
@@ -113,7 +117,7 @@ class Judge:
         # Steps 6 and 7: first entry and epochs.
         if not state.damaged(0):
             entry = next((FirstEntry(line) for seq, line in state.own if seq == 0), entry)  # its file may be renamed
-            self.findings += entry.check(terms.trusted, terms.epoch_key, state.place)
+            self.findings += entry.check(terms.trusted, terms.epoch_key, state.place, terms.mldsa_key)
         for seq, line in state.own:
             if seq and _is_type(line, "log_created"):
                 message = f"Entry {seq} claims to create the log; only entry 0 does."
@@ -122,6 +126,8 @@ class Judge:
         # Step 8: kept checkpoints.
         judged = [anchor for anchor in anchors if anchor.size <= state.limit]
         self.findings += [*epochs.findings, *check_roots(judged, state.root, epochs)]
+        countersigned = self._countersigned(entry, state, judged)
+        self.findings += countersigned.findings
         witnessed = self._witnessed(state, size, key)
         stamps = StampCheck(self.store, terms.tsa_roots, terms.now, state.place)
         known = stamps.known(self._stamps_before(), [one for one in state.own if one[0] < size])
@@ -162,9 +168,12 @@ class Judge:
             quick_from=None if self.start is None else self.start.size,
             witnessed=witnessed,
             stamped=stamped,
+            countersigned=countersigned,
             dated_within=terms.dated_within,
         )
-        memory = None if broken or head is None else _memory(key, head, epochs, named, known)
+        memory = None
+        if not broken and head is not None:
+            memory = _memory(key, head, epochs, named, known, self._mldsa_key(entry))
         lines = reading.scanned.lines
         covered = 0 if head is None else size
         return _verdict(
@@ -191,6 +200,19 @@ class Judge:
             if _is_type(line, "signing_key_rotated") and seq < state.limit:
                 epochs.rotate(seq, line, state.root(seq), state.place)
         return epochs
+
+    def _mldsa_key(self, entry: FirstEntry) -> VerifierKey | None:
+        """The ML-DSA-44 key that the log names."""
+        return entry.mldsa_key if self.start is None else read_mldsa_key(self.start.memory.mldsa_key)
+
+    def _countersigned(self, entry: FirstEntry, state: State, judged: Sequence[Anchor]) -> Countersigned:
+        """Check the third lines, unless nothing proves which key the log names."""
+        key = self._mldsa_key(entry)
+        if state.damaged(0) or (entry.names_mldsa and key is None):
+            return Countersigned()
+        stamps = {stamp.size for stamp in self._stamps_before()}
+        closing = {size for size in self._named(state) if size not in stamps}
+        return check_countersigned(judged, state.root, key, closing, self.terms.mldsa_source)
 
     def _witnessed(self, state: State, size: int, key: VerifierKey | None) -> Witnessed:
         own = [(seq, line) for seq, line in state.own if seq < state.limit]
@@ -219,13 +241,19 @@ def _is_type(line: bytes, kind: str) -> bool:
 
 
 def _memory(
-    key: VerifierKey | None, head: Anchor, epochs: Epochs, named: dict[int, str], stamps: tuple[Stamp, ...]
+    key: VerifierKey | None,
+    head: Anchor,
+    epochs: Epochs,
+    named: dict[int, str],
+    stamps: tuple[Stamp, ...],
+    mldsa_key: VerifierKey | None,
 ) -> Memory | None:
     keys = [epoch.format() for epoch in epochs.keys if epoch is not None]
     if key is None or len(keys) != len(epochs.keys):
         return None
     sizes = tuple(sorted(size for size in named if size <= head.size))
-    return Memory(key.format(), head.data.decode(), head.size, tuple(keys), tuple(epochs.ends), sizes, stamps)
+    mldsa = "" if mldsa_key is None else mldsa_key.format()
+    return Memory(key.format(), head.data.decode(), head.size, tuple(keys), tuple(epochs.ends), sizes, stamps, mldsa)
 
 
 def _verdict(

@@ -23,7 +23,8 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `log_key` is the vkey that was trusted. `epoch_keys` are the vkeys of epochs 0, 1, …, `epoch_ends` the sizes
     of the handovers among them. `named` are the kept sizes that entries ask for,
-    `stamps` what entries say of time stamps. `size` repeats the checkpoint's.
+    `stamps` what entries say of time stamps. `size` repeats the checkpoint's. `mldsa_key` is the vkey that entry 0
+    names, empty if none.
     """
 
     log_key: str
@@ -33,6 +34,7 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epoch_ends: tuple[int, ...]
     named: tuple[int, ...]
     stamps: tuple[Stamp, ...] = ()
+    mldsa_key: str = ""
 
 
 def recall(folder: Path) -> Memory | None:

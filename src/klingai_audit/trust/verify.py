@@ -17,7 +17,7 @@ from klingai_audit.ledger.store import Store
 from klingai_audit.privacy.policy import Policy
 from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.tlog.policy import WitnessPolicy
-from klingai_audit.trust.anchors import read_key
+from klingai_audit.trust.anchors import read_key, read_mldsa_key
 from klingai_audit.trust.authority import Roots
 from klingai_audit.trust.dating import DATED_WITHIN
 from klingai_audit.trust.judge import Judge, Terms, gave_up, missing_log
@@ -39,6 +39,8 @@ def verify(
     key_source: str = "--key",
     also: Sequence[tuple[str, str]] = (),
     epoch_key: str | None = None,
+    mldsa_key: str | None = None,
+    mldsa_source: str = "--mldsa-key",
     remembered: bytes | None = None,
     forgotten: str = "",
     policy: Policy | None = None,
@@ -57,8 +59,9 @@ def verify(
 
     `key` is the trusted log key (vkey) and `key_source` says where it came from; with None the log's own claim is
     taken and `foreign_key` stays open. `also` are (vkey, source) of other places that know the log's key: one that
-    differs is a finding. `epoch_key` is epoch 0's vkey if it was kept. `remembered` is a signed checkpoint seen
-    earlier; `forgotten` says why one could not be read. `policy` may tolerate lines that no checkpoint covers.
+    differs is a finding. `epoch_key` is epoch 0's vkey if it was kept, `mldsa_key` the log's ML-DSA-44 one, and
+    `mldsa_source` where that came from. `remembered` is a signed checkpoint seen earlier; `forgotten` says why one
+    could not be read. `policy` may tolerate lines that no checkpoint covers.
     `witnesses` are whose cosignatures count, and how many are enough; `require_witness` makes it a finding if no
     checkpoint has enough.
     `tsa_roots` are root certificates of time stamp authorities; without any, who issued the log's time stamps is not
@@ -76,6 +79,8 @@ def verify(
         trusted=trusted,
         key_source=key_source if trusted else "",
         epoch_key=_parse_key(epoch_key),
+        mldsa_key=_parse_mldsa_key(mldsa_key),
+        mldsa_source=mldsa_source if mldsa_key else "",
         remembered=remembered,
         forgotten=forgotten,
         tolerant=policy is not None and not policy.verify.require_checkpoint,
@@ -133,6 +138,15 @@ def _parse_key(vkey: str | None) -> VerifierKey | None:
     key = read_key(vkey.strip())
     if key is None:
         raise UsageError("The given key is not an Ed25519 verifier key.", do="Give <name>+<8 hex digits>+<base64>.")
+    return key
+
+
+def _parse_mldsa_key(vkey: str | None) -> VerifierKey | None:
+    if vkey is None:
+        return None
+    key = read_mldsa_key(vkey.strip())
+    if key is None:
+        raise UsageError("The given key is not an ML-DSA-44 verifier key.", do="Give what mldsa.pub holds.")
     return key
 
 

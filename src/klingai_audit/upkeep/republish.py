@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from klingai_audit.errors import LogDamaged
+from klingai_audit.ledger.countersign import Countersigner
 from klingai_audit.ledger.heads import HeadReader, SignedHead
 from klingai_audit.ledger.keys import KeyFolder
 from klingai_audit.ledger.line import KEPT_INTERVAL, is_rotation, names_checkpoint
@@ -59,7 +60,8 @@ def republish(
     """
     missing = [(size, root) for size, root in _kept(store, head) if heads.kept(size) is None]
     epoch = keys.current
-    work = Unpublished(head.size, head.root, (keys.log_signer, epoch.signer), epoch.epoch, [], [])
+    signers = keys.log_signer, epoch.signer
+    work = Unpublished(head.size, head.root, signers, epoch.epoch, Countersigner(store, keys), [], [])
     with store.publication() as publication:
         try:
             if heads.published() is not None:
