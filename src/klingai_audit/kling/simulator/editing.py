@@ -124,10 +124,15 @@ def _edit(body: Body) -> Order | Refusal:
     )
 
 
-def _bind_session(body: Body, order: Order, sim: Simulator) -> Order | Refusal:
+def _session(body: Body, sim: Simulator) -> Session | Refusal:
     session = sim.sessions.find("selection", body["session_id"], sim.now_ms())
-    if session is None:
-        return Refusal(1201, "session_id is invalid or expired")
+    return Refusal(1201, "session_id is invalid or expired") if session is None else session
+
+
+def _bind_session(body: Body, order: Order, sim: Simulator) -> Order | Refusal:
+    session = _session(body, sim)
+    if isinstance(session, Refusal):
+        return session
     return replace(order, session_id=body["session_id"])
 
 
@@ -188,9 +193,9 @@ def _points(body: Body) -> list[tuple[float, float]]:
 
 
 def _bind_add(body: Body, order: Order, sim: Simulator) -> Order | Refusal:
-    session = sim.sessions.find("selection", body["session_id"], sim.now_ms())
-    if session is None:
-        return Refusal(1201, "session_id is invalid or expired")
+    session = _session(body, sim)
+    if isinstance(session, Refusal):
+        return session
     frame, points = body["frame_index"], _points(body)
     if frame not in session.frames and len(session.frames) >= MAX_SELECTED_FRAMES:
         return Refusal(1201, f"at most {MAX_SELECTED_FRAMES} frames can hold selections")
@@ -201,9 +206,9 @@ def _bind_add(body: Body, order: Order, sim: Simulator) -> Order | Refusal:
 
 
 def _bind_delete(body: Body, order: Order, sim: Simulator) -> Order | Refusal:
-    session = sim.sessions.find("selection", body["session_id"], sim.now_ms())
-    if session is None:
-        return Refusal(1201, "session_id is invalid or expired")
+    session = _session(body, sim)
+    if isinstance(session, Refusal):
+        return session
     frame, points = body["frame_index"], _points(body)
     kept = session.frames.get(frame, [])
     if any(point not in kept for point in points):
@@ -217,9 +222,9 @@ def _bind_delete(body: Body, order: Order, sim: Simulator) -> Order | Refusal:
 
 
 def _bind_clear(body: Body, order: Order, sim: Simulator) -> Order | Refusal:
-    session = sim.sessions.find("selection", body["session_id"], sim.now_ms())
-    if session is None:
-        return Refusal(1201, "session_id is invalid or expired")
+    session = _session(body, sim)
+    if isinstance(session, Refusal):
+        return session
     session.frames.clear()
     return replace(order, session_id=body["session_id"])
 

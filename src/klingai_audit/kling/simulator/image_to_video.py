@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 from klingai_audit.kling.simulator.fields import Field, pick
 from klingai_audit.kling.simulator.legacy_common import (
@@ -31,14 +29,13 @@ from klingai_audit.kling.simulator.legacy_common import (
 from klingai_audit.kling.simulator.messages import Refusal
 from klingai_audit.kling.simulator.new_common import (
     THREE_TO_FIFTEEN,
+    NewModel,
     contents_field,
     new_order,
     read_contents,
-    settings_fields,
-    shots_in_prompt,
 )
 from klingai_audit.kling.simulator.prices import video_units
-from klingai_audit.kling.simulator.product import Body, Product, legacy
+from klingai_audit.kling.simulator.product import Body, legacy, new_design
 from klingai_audit.kling.simulator.tasks import Order
 
 LEGACY_FIELDS = (
@@ -157,20 +154,6 @@ def _multi_image_to_video(body: Body) -> Order | Refusal:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class NewModel:
-    """What one model of the new design's image-to-video can do."""
-
-    name: str
-    version: str
-    types: tuple[str, ...]
-    prompt_chars: int
-    resolutions: tuple[str, ...]
-    seconds: tuple[int, ...]
-    audio: Literal["always", "setting", "never"]
-    multi_shot: bool = False
-
-
 NEW_IMAGE_TO_VIDEO = (
     NewModel(
         "kling-3.0-turbo", "3.0-turbo", ("first_frame",), 3072, ("720p", "1080p"), THREE_TO_FIFTEEN, "always"
@@ -201,11 +184,10 @@ def _new_image_to_video(model: NewModel, body: Body) -> Order | Refusal:
     if not contents.count("first_frame"):
         return Refusal(1200, "contents needs a first_frame")
     seconds, prompt = pick(body, "settings.duration", 5), contents.prompt
-    if model.multi_shot and pick(body, "settings.multi_shot") is not False:
-        refusal = shots_in_prompt(prompt, seconds)
-        if refusal is not None:
-            return refusal
-    audio = model.audio == "always" or (model.audio == "setting" and pick(body, "settings.audio", "off") == "native")
+    refusal = model.check_shots(body, prompt, seconds)
+    if refusal is not None:
+        return refusal
+    audio = model.sounds(body)
     voices = contents.count("voice") > 0
     if voices and not audio:
         return Refusal(1201, "a voice needs settings.audio other than off")
@@ -231,22 +213,11 @@ IMAGE_TO_VIDEO = (
     legacy("/v1/videos/image2video", LEGACY_FIELDS, _legacy_image_to_video, "Image to Video"),
     legacy("/v1/videos/multi-image2video", MULTI_IMAGE_FIELDS, _multi_image_to_video, "Multi-Image to Video"),
     *(
-        Product(
-            path=f"/image-to-video/{model.name}",
-            generation="new",
-            pack="video",
-            product_type="video",
-            fields=(
-                contents_field(*model.types, prompt_chars=model.prompt_chars),
-                *settings_fields(
-                    resolutions=model.resolutions,
-                    seconds=model.seconds,
-                    audio=("off", "native") if model.audio == "setting" else (),
-                    multi_shot=model.multi_shot,
-                ),
-            ),
-            order=partial(_new_image_to_video, model),
-            function="Image to Video",
+        new_design(
+            f"/image-to-video/{model.name}",
+            (contents_field(*model.types, prompt_chars=model.prompt_chars), *model.settings()),
+            partial(_new_image_to_video, model),
+            "Image to Video",
         )
         for model in NEW_IMAGE_TO_VIDEO
     ),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from klingai_audit.kling.simulator.fields import Field, pick
 from klingai_audit.kling.simulator.inputs import MEGABYTE
@@ -62,6 +62,43 @@ def settings_fields(
     if multi_shot:
         rows.append(Field("settings.multi_shot", "boolean"))
     return tuple(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class NewModel:
+    """What one model can do that makes a video of a prompt, or of a prompt and pictures.
+
+    `types` are those of `contents[]` besides the prompt; empty where there are no contents.
+    """
+
+    name: str
+    version: str
+    types: tuple[str, ...]
+    prompt_chars: int
+    resolutions: tuple[str, ...]
+    seconds: tuple[int, ...]
+    audio: Literal["always", "setting", "never"]
+    multi_shot: bool = False
+
+    def settings(self, ratios: tuple[str, ...] = ()) -> tuple[Field, ...]:
+        """The rows of `settings` and `options`."""
+        return settings_fields(
+            resolutions=self.resolutions,
+            ratios=ratios,
+            seconds=self.seconds,
+            audio=("off", "native") if self.audio == "setting" else (),
+            multi_shot=self.multi_shot,
+        )
+
+    def sounds(self, body: Body) -> bool:
+        """Whether the video that `body` orders has sound."""
+        return self.audio == "always" or (self.audio == "setting" and pick(body, "settings.audio", "off") == "native")
+
+    def check_shots(self, body: Body, prompt: str, seconds: int) -> Refusal | None:
+        """Check the shots that a prompt holds, if several are wanted."""
+        if self.multi_shot and pick(body, "settings.multi_shot") is not False:
+            return shots_in_prompt(prompt, seconds)
+        return None
 
 
 def new_order(

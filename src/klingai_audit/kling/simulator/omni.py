@@ -34,7 +34,7 @@ from klingai_audit.kling.simulator.new_common import (
     shots_in_prompt,
 )
 from klingai_audit.kling.simulator.prices import video_units
-from klingai_audit.kling.simulator.product import Body, Product, legacy
+from klingai_audit.kling.simulator.product import Body, legacy, new_design
 from klingai_audit.kling.simulator.tasks import Order
 
 if TYPE_CHECKING:
@@ -321,12 +321,9 @@ OMNI = (
     legacy("/v1/videos/omni-video", LEGACY_OMNI_FIELDS, _legacy_omni, "Omni Video", _bind_legacy_omni),
     legacy("/v1/videos/motion-control", LEGACY_MOTION_FIELDS, _legacy_motion, "Motion Control"),
     *(
-        Product(
-            path=f"/omni-video/{model.name}",
-            generation="new",
-            pack="video",
-            product_type="video",
-            fields=(
+        new_design(
+            f"/omni-video/{model.name}",
+            (
                 contents_field(*OMNI_TYPES, prompt_chars=model.prompt_chars),
                 *settings_fields(
                     resolutions=model.resolutions,
@@ -336,26 +333,23 @@ OMNI = (
                     multi_shot=model.multi_shot,
                 ),
             ),
-            order=partial(_new_omni, model),
-            function="Omni Video",
-            bind=partial(_bind_new_omni, model),
+            partial(_new_omni, model),
+            "Omni Video",
+            partial(_bind_new_omni, model),
         )
         for model in (OMNI_3, OMNI_O1)
     ),
     *(
-        Product(
-            path=f"/motion-control/{name}",
-            generation="new",
-            pack="video",
-            product_type="video",
-            fields=(
+        new_design(
+            f"/motion-control/{name}",
+            (
                 contents_field(*types, prompt_chars=2500),
                 Field("settings", "object"),
                 Field("settings.character_orientation", "string", required=True, choices=ORIENTATIONS),
                 *settings_fields(resolutions=("720p", "1080p"), audio=("original", "off")),
             ),
-            order=partial(_new_motion, name),
-            function="Motion Control",
+            partial(_new_motion, name),
+            "Motion Control",
         )
         for name, types in (("kling-3.0", ("image", "video", "element")), ("kling-2.6", ("image", "video")))
     ),

@@ -77,3 +77,14 @@ def legacy(
 ) -> Product:
     """A row for a legacy video, audio, voice or element path: all draw on the video pack."""
     return Product(path, "legacy", "video", "video", fields, order, function, bind)
+
+
+def new_design(
+    path: str,
+    fields: tuple[Field, ...],
+    order: Callable[[Body], Order | Refusal],
+    function: str,
+    bind: Callable[[Body, Order, Simulator], Order | Refusal] | None = None,
+) -> Product:
+    """A row for a video path of the new design."""
+    return Product(path, "new", "video", "video", fields, order, function, bind)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 from klingai_audit.kling.simulator.fields import Field, pick
 from klingai_audit.kling.simulator.legacy_common import (
@@ -27,14 +25,9 @@ from klingai_audit.kling.simulator.legacy_common import (
     unknown_model,
 )
 from klingai_audit.kling.simulator.messages import Refusal
-from klingai_audit.kling.simulator.new_common import (
-    THREE_TO_FIFTEEN,
-    new_order,
-    settings_fields,
-    shots_in_prompt,
-)
+from klingai_audit.kling.simulator.new_common import THREE_TO_FIFTEEN, NewModel, new_order
 from klingai_audit.kling.simulator.prices import video_units
-from klingai_audit.kling.simulator.product import Body, Product, legacy
+from klingai_audit.kling.simulator.product import Body, legacy, new_design
 from klingai_audit.kling.simulator.tasks import Order
 
 LEGACY_FIELDS = (
@@ -76,46 +69,26 @@ def _legacy_text_to_video(body: Body) -> Order | Refusal:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class NewModel:
-    """What one model of the new design's text-to-video can do."""
-
-    name: str
-    version: str
-    prompt_chars: int
-    resolutions: tuple[str, ...]
-    seconds: tuple[int, ...]
-    audio: Literal["always", "setting", "never"]
-    multi_shot: bool = False
-
-
 NEW_TEXT_TO_VIDEO = (
-    NewModel("kling-3.0-turbo", "3.0-turbo", 3072, ("720p", "1080p"), THREE_TO_FIFTEEN, "always"),
-    NewModel("kling-3.0", "3.0", 3072, ("720p", "1080p", "4k"), THREE_TO_FIFTEEN, "setting", multi_shot=True),
-    NewModel("kling-2.6", "2.6", 2500, ("720p", "1080p"), (5, 10), "setting"),
-    NewModel("kling-2.5-turbo", "2.5-turbo", 2500, ("720p", "1080p"), (5, 10), "never"),
+    NewModel("kling-3.0-turbo", "3.0-turbo", (), 3072, ("720p", "1080p"), THREE_TO_FIFTEEN, "always"),
+    NewModel("kling-3.0", "3.0", (), 3072, ("720p", "1080p", "4k"), THREE_TO_FIFTEEN, "setting", multi_shot=True),
+    NewModel("kling-2.6", "2.6", (), 2500, ("720p", "1080p"), (5, 10), "setting"),
+    NewModel("kling-2.5-turbo", "2.5-turbo", (), 2500, ("720p", "1080p"), (5, 10), "never"),
 )
 
 
 def _new_fields(model: NewModel) -> tuple[Field, ...]:
     prompt = Field("prompt", "string", required=True, max_chars=model.prompt_chars)
-    return prompt, *settings_fields(
-        resolutions=model.resolutions,
-        ratios=ASPECT_RATIOS,
-        seconds=model.seconds,
-        audio=("off", "native") if model.audio == "setting" else (),
-        multi_shot=model.multi_shot,
-    )
+    return prompt, *model.settings(ASPECT_RATIOS)
 
 
 def _new_text_to_video(model: NewModel, body: Body) -> Order | Refusal:
     seconds = pick(body, "settings.duration", 5)
     prompt = pick(body, "prompt")
-    if model.multi_shot and pick(body, "settings.multi_shot") is not False:
-        refusal = shots_in_prompt(prompt, seconds)
-        if refusal is not None:
-            return refusal
-    audio = model.audio == "always" or (model.audio == "setting" and pick(body, "settings.audio", "off") == "native")
+    refusal = model.check_shots(body, prompt, seconds)
+    if refusal is not None:
+        return refusal
+    audio = model.sounds(body)
     resolution = pick(body, "settings.resolution", "720p")
     if model.version == "2.6" and audio:
         resolution = "1080p"  # sheet 2.1: native audio forces 1080p
@@ -134,13 +107,8 @@ def _new_text_to_video(model: NewModel, body: Body) -> Order | Refusal:
 TEXT_TO_VIDEO = (
     legacy("/v1/videos/text2video", LEGACY_FIELDS, _legacy_text_to_video, "Text to Video"),
     *(
-        Product(
-            path=f"/text-to-video/{model.name}",
-            generation="new",
-            pack="video",
-            product_type="video",
-            fields=_new_fields(model),
-            order=partial(_new_text_to_video, model),
+        new_design(
+            f"/text-to-video/{model.name}", _new_fields(model), partial(_new_text_to_video, model), "Text to Video"
         )
         for model in NEW_TEXT_TO_VIDEO
     ),
