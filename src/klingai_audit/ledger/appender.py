@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn, Protocol
 
-from klingai_audit.errors import AuditUnavailable, KlingAuditError, VerificationError
+from klingai_audit.errors import AuditUnavailable, KlingAuditError, SignerUnavailable, VerificationError
 from klingai_audit.event.record import EncodedEvent
 from klingai_audit.ledger.head import HEARTBEAT_NS, Head
 from klingai_audit.ledger.places import Appended
@@ -113,7 +113,12 @@ class Appender:
             opening = dict(self._opening())
             self._writer = str(opening.get("writer", ""))
             results = head.append(txn, [*first, head.own("log_opened", opening)])
-        head.publish()
+        try:
+            head.publish()
+        except SignerUnavailable as error:  # the publisher goes on asking; only a new log has to be signed first
+            if head.keys.pending:
+                raise
+            _LOG.warning("the log is open, but its first entries are not signed yet: %s", error.message)
         head.keys.created()
         self._observe(results)
 
@@ -132,7 +137,8 @@ class Appender:
             self._head.ends.close()
             self._store.close()
             if self._fatal is not None:
-                raise AuditUnavailable(self._fatal.message, do=self._fatal.do) from self._fatal
+                kind = SignerUnavailable if isinstance(self._fatal, SignerUnavailable) else AuditUnavailable
+                raise kind(self._fatal.message, do=self._fatal.do) from self._fatal
 
     def after_fork(self) -> None:
         """In a forked child: drop queue, thread, keys and inherited descriptors; the first use opens anew."""

@@ -118,9 +118,12 @@ class ExternalSigner:
     def __repr__(self) -> str:
         return f"<ExternalSigner {self.verifier.name}+{self.verifier.key_id.hex()}>"
 
-    def sign(self, message: bytes) -> bytes:
-        """Return the 64-byte signature over `message`, checked. Raises: SignerUnavailable; trying again is safe."""
-        signature = self._read(self._run(message))
+    def sign(self, message: bytes, *, loud: bool = False) -> bytes:
+        """Return the 64-byte signature over `message`, checked. Raises: SignerUnavailable; trying again is safe.
+
+        With `loud` the command's standard error is ours, else it goes nowhere.
+        """
+        signature = self._read(self._run(message, loud=loud))
         try:
             self.verifier.verify(message, signature)
         except InvalidSignature as exc:
@@ -146,9 +149,9 @@ class ExternalSigner:
             raise self._failed("answered with something that is no Ed25519 signature of 64 bytes")
         return signature
 
-    def _run(self, message: bytes) -> bytes:
+    def _run(self, message: bytes, *, loud: bool) -> bytes:
         deadline = time.monotonic() + self.settings.timeout_s
-        process = self._start(message)
+        process = self._start(message, loud=loud)
         try:
             answer = self._collect(process, deadline)
             code = process.wait(max(0.0, deadline - time.monotonic()))
@@ -165,7 +168,7 @@ class ExternalSigner:
             raise self._failed(f"{how} instead of signing")
         return answer
 
-    def _start(self, message: bytes) -> subprocess.Popen[bytes]:
+    def _start(self, message: bytes, *, loud: bool) -> subprocess.Popen[bytes]:
         # No fork meanwhile: a child that inherited the pipe would keep the signer waiting for the end of its input.
         with NO_FORK:
             try:
@@ -173,7 +176,7 @@ class ExternalSigner:
                     self.settings.command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
+                    stderr=None if loud else subprocess.DEVNULL,
                     start_new_session=True,
                     bufsize=0,
                 )

@@ -7,12 +7,13 @@ last valid seal; the rest was never acknowledged and is put aside. What contradi
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, TypeVar
 
-from klingai_audit.errors import AuditUnavailable, HeadConflict, LogDamaged, LogNotFound
+from klingai_audit.errors import AuditUnavailable, HeadConflict, LogDamaged, LogNotFound, SignerUnavailable
 from klingai_audit.event.record import EncodedEvent, format_time
 from klingai_audit.ledger.clock import Clock
 from klingai_audit.ledger.countersign import Countersigner
@@ -23,20 +24,22 @@ from klingai_audit.ledger.keys import EpochKeys, KeyFolder
 from klingai_audit.ledger.line import compute_seal, is_rotation, names_checkpoint, parse_members, splice
 from klingai_audit.ledger.pace import ClockWatch, parse_logged_at
 from klingai_audit.ledger.places import Appended, places_of
-from klingai_audit.ledger.recovery import aside, count_acknowledged, foreign_bytes, joined
+from klingai_audit.ledger.recovery import Recovered, count_acknowledged, foreign_bytes
+from klingai_audit.ledger.rotation import Rotation, RotationClock
 from klingai_audit.ledger.signing import Unpublished, put_in_place
 from klingai_audit.ledger.state import StateFolder
 from klingai_audit.ledger.store import Pulled, Store, Transaction
 from klingai_audit.ledger.tree import GrowingTree
+from klingai_audit.tlog.checkpoint import Checkpoint
 from klingai_audit.tlog.hashing import hash_leaves
 from klingai_audit.tlog.merkle import EMPTY_ROOT, leaf_hash
 
 __all__ = ["Head", "OwnEvent", "Rotation"]
 
+_T = TypeVar("_T")
+
 OwnEvent = Callable[[str, Mapping[str, Any]], EncodedEvent]
 """Makes the log's own events: (event type, metadata) → encoded event."""
-
-Rotation = Literal["daily", "never"]
 
 HEARTBEAT_NS: Final = 3_600 * 10**9
 """A log that a writer holds open gets an entry at least this often."""
@@ -63,7 +66,7 @@ class Head:
         self.state = state
         self._own_event = own_event
         self._clock = clock
-        self._rotation = rotation
+        self._rotation = RotationClock(rotation)
         self._watch = ClockWatch(clock, accept=accept_clock)
         self._heads = HeadReader(store, state, keys)
         self._countersigner = Countersigner(store, keys, clock)
@@ -73,7 +76,7 @@ class Head:
         self._last_ns = 0
         self._rotating, self._last_line = False, b""
         self._due: list[EncodedEvent] = []
-        self._recovered: list[dict[str, Any]] = []
+        self._recovered = Recovered(state)
         self.ends = EndsTable(state, store)
         self._acknowledged = state.acknowledged
         self.published = 0
@@ -124,9 +127,7 @@ class Head:
         pulled = self._pull(txn, first=True)
         self.state.create()
         self._due.clear()
-        self._recovered = [aside(name, length) for name, length in self.state.unrecorded()]
-        if base is not None and remembered is None:
-            self._recovered.append({"state_missing": True})
+        self._recovered.begin(state_missing=base is not None and remembered is None)
         if base is not None and (remembered is None or remembered.size <= base.size):
             check_epoch(base, self._last_line, self.keys.current, self.store.url)
         try:
@@ -194,29 +195,22 @@ class Head:
                 )
             if remember:
                 check_epoch(signed, self._last_line, self.keys.current, self.store.url)
-                self._publish(signed=signed)
+                with contextlib.suppress(SignerUnavailable):  # of kept ones before it, which come with the next
+                    self._publish(signed=signed)
         rest = lines[covered:]
         if not rest and not pulled.torn:
             return
         accepted, foreign = count_acknowledged(rest, self.size, self._prev, self.keys, self.store.url)
         if foreign:
-            self._keep_aside(foreign_bytes(rest, foreign))
+            self._recovered.keep(foreign_bytes(rest, foreign))
             txn.remove([(covered + number, length) for number, length in foreign])
             raise HeadConflict(f"Foreign bytes were taken out of {self.store.url}.")
         self._advance(rest[:accepted], hash_leaves(rest[:accepted]))
         if accepted < len(rest) or pulled.torn:
             self._acknowledged.check(self.size, self._prev, self.store.url)
             left = b"".join(line + b"\n" for line in rest[accepted:]) + pulled.torn
-            self._put_aside(txn, left, accepted + (covered if remember else 0))
-
-    def _put_aside(self, txn: Transaction, data: bytes, kept: int) -> None:
-        self._keep_aside(data, entries=kept)
-        txn.cut(self.size)
-
-    def _keep_aside(self, data: bytes, **told: int) -> None:
-        found = aside(self.state.put_aside(data), len(data))
-        self._recovered = [other for other in self._recovered if other.get("set_aside") != found["set_aside"]]
-        self._recovered.append({**told, **found})
+            self._recovered.keep(left, entries=accepted + (covered if remember else 0))
+            txn.cut(self.size)
 
     def _advance(self, lines: Sequence[bytes], hashes: bytes, logged_ns: int | None = None) -> None:
         if not lines:
@@ -247,9 +241,12 @@ class Head:
         Requires `catch_up` in this transaction. The log's own events that are due come first.
         Raises: AuditUnavailable (nothing was appended), SyncFailed, LogDamaged.
         """
+        return self._insist(txn, lambda: self._append_due(txn, events))
+
+    def _insist(self, txn: Transaction, act: Callable[[], _T]) -> _T:
         for _ in range(_CONFLICTS):
             try:
-                return self._append_due(txn, events)
+                return act()
             except HeadConflict:
                 self.catch_up(txn)
         raise self._intruder()
@@ -265,20 +262,20 @@ class Head:
         stepped = self._watch.check(now, self._last_ns)
         if stepped is not None:
             self._due.append(self._own_event("clock_stepped", stepped))
-        if self._rotation == "daily" and self._last_ns and _day(now) > _day(self._last_ns):
-            self._rotate(txn, now)
-        if self.state.restored:
-            self.state.restored = False
-            self._recovered.append({"state_missing": True})
-        recovered = joined(self._recovered)
+        if self._rotation.is_due(now, self._last_ns):
+            try:
+                self._rotate(txn, now)
+            except SignerUnavailable as error:
+                if self._rotating:
+                    raise
+                self._rotation.put_off(error)
+        recovered = self._recovered.metadata()
         due = [(self._own_event("log_recovered", metadata), False) for metadata in recovered]
         due += [(event, False) for event in self._due]
         first = 1 if self.size == 0 else 0  # nothing stands before `log_created`
         results = self._append(txn, [*events[:first], *due, *events[first:]], now)
-        del results[first : first + len(due)], self._due[:], self._recovered[:]
-        for metadata in recovered:
-            if "set_aside" in metadata:
-                self.state.recorded(metadata["set_aside"]["sha256"])
+        del results[first : first + len(due)], self._due[:]
+        self._recovered.told(recovered)
         return results
 
     def _append(self, txn: Transaction, events: Sequence[tuple[EncodedEvent, bool]], now: int) -> list[Appended]:
@@ -328,7 +325,16 @@ class Head:
         May run beside `append` in another thread. Raises: AuditUnavailable (try again later), SyncFailed, LogDamaged,
         InconsistentCheckpoints.
         """
-        if self.size != self.published:
+        if self.size == self.published:
+            return
+        try:
+            self._publish()
+        except SignerUnavailable:  # it may refuse to go back behind what it signed for a writer that died since
+            remembered = self._heads.remembered()
+            if remembered is None or remembered.size <= self.size:
+                raise
+            with self.store.transaction() as txn:
+                self.catch_up(txn)
             self._publish()
 
     def _publish(self, *, signed: SignedHead | None = None, surely: bool = False) -> None:
@@ -349,14 +355,12 @@ class Head:
 
     def rotate(self, txn: Transaction) -> None:
         """End the current epoch now; requires `catch_up`. Durable on return; a crash inside is finished by `load`."""
-        for _ in range(_CONFLICTS):
-            try:
-                return self._rotate(txn, self._clock.now_ns())
-            except HeadConflict:
-                self.catch_up(txn)
-        raise self._intruder()
+        self._insist(txn, lambda: self._rotate(txn, self._clock.now_ns()))
 
     def _rotate(self, txn: Transaction, now: int) -> None:
+        if self.keys.external:  # what begins has to be signed before anything else is appended: does anybody sign?
+            self._publish()
+            self.keys.log_signer.sign(Checkpoint(self.origin, self.size, self._tree.root()).text().encode())
         successor = self.keys.prepare_next()
         note = handover_note(self.keys.current.signer, self.origin, self.size, self._tree.root(), successor)
         event = self._own_event(
@@ -384,6 +388,7 @@ class Head:
             self._publish(surely=True)
             self.keys.promote()
         self._rotating = False
+        self._rotation.rotated()
 
     def _is_named(self, keys: EpochKeys) -> bool:
         return keys.signer.verifier.format().encode() in self._last_line
@@ -393,7 +398,3 @@ class Head:
     def own(self, event_type: str, metadata: Mapping[str, Any]) -> tuple[EncodedEvent, bool]:
         """Make one of the log's own events, to be appended."""
         return self._own_event(event_type, metadata), False
-
-
-def _day(ns: int) -> int:
-    return ns // (86_400 * 10**9)

@@ -1,9 +1,9 @@
 """The keys folder of one log: log key, epoch keys, tail keys, and their rotation.
 
-Files (docs/format.md): `log.key`/`log.pub` (the log's identity), `epoch-<k>.key`/`.pub` (forward security), optional
-`mldsa.key`/`.pub` (against quantum forgers),
-`tail-<k>.key` (seals), `lookup.key`, `next/` (a rotation under way), `init.pending` (an init under way).
-Readers need `log.pub` only. Rotation, every step durable before the next, all under the writer lock:
+Files (docs/format.md): `log.key`/`log.pub` (the log's identity), `epoch-<k>.key`/`.pub` (forward security),
+optional `mldsa.key`/`.pub` (against quantum forgers), `tail-<k>.key` (seals), `lookup.key`, `next/` (a rotation under
+way), `init.pending` (an init under way). `log.signer` stands in the place of `log.key` if a program elsewhere holds
+the log key. Readers need `log.pub` only. Rotation, every step durable before the next, all under the writer lock:
 prepare `next/` → append `signing_key_rotated` → publish the handover checkpoint → promote (rename `next/*`
 into place, destroy the outgoing private keys, remove `next/`). `resume` finishes a promotion that a crash cut.
 """
@@ -23,14 +23,16 @@ from pathlib import Path
 from typing import Final
 
 from klingai_audit.durable import NO_FORK, OPS, PRIVATE_MODE, FileOps, is_private, read_optional
-from klingai_audit.errors import AuditUnavailable, LogNotFound, Malformed, UnsafePermissions
+from klingai_audit.errors import AuditUnavailable, LogNotFound, Malformed, UnsafePermissions, UsageError
+from klingai_audit.ledger.external import SIGNER_FILE, SIGNING_INTERVAL_S, ExternalSigner, SignerSettings
 from klingai_audit.tlog.keys import ED25519, ML_DSA_44
-from klingai_audit.tlog.note import SignerKey, VerifierKey
+from klingai_audit.tlog.note import NoteSigner, SignerKey, VerifierKey
 
 __all__ = ["EpochKeys", "KeyFolder", "epoch_name", "read_public_key"]
 
 _EPOCH_FILE: Final = re.compile(r"epoch-(0|[1-9][0-9]*)\.key")
 _FOLDER_MODE: Final = 0o750
+_REPEAT: Final = "Repeat it: klingai-audit init --signer COMMAND --signer-key VKEY"
 
 
 def epoch_name(origin: str, epoch: int) -> str:
@@ -61,7 +63,7 @@ class KeyFolder:
     def __init__(self, path: Path, ops: FileOps = OPS) -> None:
         self.path = path
         self._ops = ops
-        self._log_signer: SignerKey | None = None
+        self._log_signer: NoteSigner | None = None
         self._current: EpochKeys | None = None
         self._mldsa_signer: SignerKey | None = None
 
@@ -69,7 +71,7 @@ class KeyFolder:
 
     def exists(self) -> bool:
         """Tell whether this folder holds, or began to hold, a log's keys."""
-        return self._has("log.key") or self.pending
+        return self._has("log.key") or self._has(SIGNER_FILE) or self.pending
 
     @property
     def pending(self) -> bool:
@@ -107,7 +109,7 @@ class KeyFolder:
         nothing if another process finished an init since the caller looked. With `post_quantum` an ML-DSA-44 key is
         among them. Raises: AuditUnavailable; MissingExtra if there is no ML-DSA here.
         """
-        if not self.pending and self._has("log.key"):
+        if not self.pending and self.exists():
             return
         try:
             self._create(origin, post_quantum=post_quantum)
@@ -121,18 +123,48 @@ class KeyFolder:
         if pending is None:
             self._write("init.pending", f"{origin}\n".encode())
         else:
-            origin = pending.decode().removesuffix("\n")
+            origin, _, elsewhere = pending.decode().removesuffix("\n").partition("\n")
+            if elsewhere and not self.external:
+                raise LogNotFound(f"Creating {self.path} was cut off before its signer was noted.", do=_REPEAT)
         wanted = [(origin, ED25519, "log"), (epoch_name(origin, 0), ED25519, "epoch-0")]
         wanted += [(origin, ML_DSA_44, "mldsa")] if post_quantum else []
         for name, algorithm, file in wanted:
             public, private = f"{file}.pub", f"{file}.key"
-            if not (self.path / private).exists():
+            if not (self.path / private).exists() and not (private == "log.key" and self._has(SIGNER_FILE)):
                 signer = SignerKey.generate(name, algorithm)
                 self._write(public, f"{signer.verifier.format()}\n".encode(), mode=0o644)
                 self._write(private, f"{signer.format()}\n".encode())
         for secret in ("tail-0.key", "lookup.key"):
             if not (self.path / secret).exists():
                 self._write(secret, _encode_secret(secrets.token_bytes(32)))
+
+    def plan_external(self, verifier: VerifierKey, settings: SignerSettings) -> None:
+        """Begin the keys of a new log whose log key is elsewhere; `create` completes them. Requires `locked()`.
+
+        May be repeated with other settings until then. Raises: UsageError if another log key is here; AuditUnavailable.
+        """
+        public = f"{verifier.format()}\n".encode()
+        try:
+            if self._has("log.key") or read_optional(self.path / "log.pub") not in (None, public):
+                raise UsageError(f"The keys folder {self.path} holds another log key.", do="Name another: --keys")
+            self._write("init.pending", f"{verifier.name}\nexternal\n".encode())
+            self._write("log.pub", public, mode=0o644)
+            self._write(SIGNER_FILE, settings.format())
+        except OSError as exc:
+            raise AuditUnavailable(f"Keys cannot be written to {self.path}: {exc.strerror}.") from exc
+
+    def move_out(self, settings: SignerSettings) -> None:
+        """From now on `settings` sign with the log key; the private key here, if there is one, is destroyed.
+
+        Durable on return; a crash inside leaves a folder that signs in one way or the other. Raises: AuditUnavailable.
+        """
+        with self.locked():
+            try:
+                self._write(SIGNER_FILE, settings.format())
+                self._ops.destroy(self.path / "log.key")
+            except OSError as exc:
+                raise AuditUnavailable(f"Keys cannot be written to {self.path}: {exc.strerror}.") from exc
+            self._log_signer = None
 
     def write_policy(self, name: str, text: bytes) -> None:
         """Put a policy file beside the keys unless there is one; durable on return. Raises: AuditUnavailable."""
@@ -154,11 +186,31 @@ class KeyFolder:
     # --- use --------------------------------------------------------------------------------------
 
     @property
-    def log_signer(self) -> SignerKey:
-        """The log key. Raises: LogNotFound, UnsafePermissions, Malformed."""
+    def external(self) -> bool:
+        """Tell whether the log key is elsewhere. Raises: AuditUnavailable."""
+        return self._has(SIGNER_FILE)
+
+    @property
+    def log_signer(self) -> NoteSigner:
+        """The log key, or the way to it. Raises: LogNotFound, UnsafePermissions, Malformed, AuditUnavailable."""
         if self._log_signer is None:
-            self._log_signer = self._read_signer("log.key")
+            self._log_signer = self.external_signer() if self.external else self.private_log_key()
         return self._log_signer
+
+    def external_signer(self, settings: SignerSettings | None = None) -> ExternalSigner:
+        """The program that holds the log key, as `log.signer` (or `settings`) names it. Raises: as `log_signer`."""
+        where = self.path / SIGNER_FILE
+        found = SignerSettings.parse(self._read_private(where), where) if settings is None else settings
+        return ExternalSigner(read_public_key(self.path / "log.pub"), found)
+
+    def private_log_key(self) -> SignerKey:
+        """The log key itself, where it lies here. Raises: LogNotFound if it does not; as `log_signer`."""
+        return self._read_signer("log.key")
+
+    @property
+    def signing_interval(self) -> float:
+        """The shortest time between two checkpoints that the place of the log key asks for, in seconds."""
+        return SIGNING_INTERVAL_S if isinstance(self._log_signer, ExternalSigner) else 0.0
 
     @property
     def origin(self) -> str:

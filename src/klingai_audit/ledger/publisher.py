@@ -2,7 +2,8 @@
 
 Nobody need wait for a signature, and who does makes it come at once. So an idle publisher lets a few milliseconds
 pass: the outcome of a call often follows its intent by less, one signature serves both, and its syncs do not stand in
-the way of theirs.
+the way of theirs. Where the log key is elsewhere, checkpoints of one writer are a second apart, and a signer that gave
+no signature is asked again, later and later unless somebody waits. Entries are durable all the while.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from klingai_audit.errors import AuditUnavailable, KlingAuditError, VerificationError
+from klingai_audit.errors import AuditUnavailable, KlingAuditError, SignerUnavailable, VerificationError
 from klingai_audit.ledger.head import Head
 from klingai_audit.ledger.receipt import Loops, Waiters, add_task, add_thread, wake, wake_loops
 from klingai_audit.ledger.store import SyncFailed
@@ -28,6 +29,7 @@ PUBLISH_DELAY_S: Final = 0.005
 """How long an idle publisher lets pass after an entry unless somebody waits for the signature, in seconds."""
 
 _RETRY_S: Final = 1.0
+_MAX_RETRY_S: Final = 60.0
 _LOG: Final = logging.getLogger("klingai_audit")
 
 
@@ -41,6 +43,7 @@ class Publisher:
         self._waiting: list[Waiters] = []
         self._error: KlingAuditError | None = None
         self._failures = 0
+        self._refusals = 0
         self._final = False
         self._stopped = False
         self._started_at = 0.0
@@ -68,6 +71,14 @@ class Publisher:
         try:
             if error is None:
                 self._head.publish()
+        except SignerUnavailable as exc:
+            left = self._head.size - self._head.published
+            error = SignerUnavailable(
+                f"The log was closed; its last {left} entries are durable, and no signed checkpoint covers them yet: "
+                f"{exc.message}",
+                do=f"They are signed when the log is next opened and its signer answers. {exc.do}",
+            )
+            raise error from exc
         except KlingAuditError as exc:
             error = exc
             raise
@@ -90,7 +101,14 @@ class Publisher:
                 return
             left = -1 if deadline is None else max(0.0, deadline - time.monotonic())
             if not lock.acquire(timeout=left):
-                raise AuditUnavailable(f"No checkpoint covered entry {size - 1} within {timeout} s.")
+                raise self._too_late(size, timeout)
+
+    def _too_late(self, size: int, timeout: float | None) -> AuditUnavailable:
+        error, late = self._error, f"No checkpoint covered entry {size - 1} within {timeout} s."
+        if error is None:
+            return AuditUnavailable(late, do="The entry is durable, and signing over it is under way.")
+        kind = SignerUnavailable if isinstance(error, SignerUnavailable) else AuditUnavailable
+        return kind(f"{late} The entry is durable; the last attempt failed: {error.message}", do=error.do)
 
     async def published(self, size: int) -> None:
         """Await a signed checkpoint that covers `size` entries. Raises: as `wait`."""
@@ -113,12 +131,21 @@ class Publisher:
         if self._head.published >= size:
             return True
         if self._error is not None and (self._final or self._failures > failures):
-            raise AuditUnavailable(f"Durable, but not published: {self._error.message}", do=self._error.do)
+            kind = SignerUnavailable if isinstance(self._error, SignerUnavailable) else AuditUnavailable
+            raise kind(f"Durable, but not published: {self._error.message}", do=self._error.do)
         if self._final:
             raise AuditUnavailable("The log was closed before a checkpoint covered the entry.")
         return False
 
     def _note(self, error: KlingAuditError | None) -> None:
+        refused = isinstance(error, SignerUnavailable)
+        if error is not None and refused and not self._refusals:
+            _LOG.warning("entries are durable, but no signed checkpoint covers them yet: %s", error.message)
+        elif error is None and self._refusals:
+            _LOG.warning(
+                "the signer of the log key answers again: all entries up to %d are signed", self._head.published
+            )
+        self._refusals = self._refusals + 1 if refused else 0
         self._error = error
         self._failures += error is not None
         with self._wake:
@@ -155,7 +182,7 @@ class Publisher:
                     self._idle_until = time.monotonic()
                     continue
                 self._idle = False
-                due = self._started_at + (PUBLISH_INTERVAL_S if self._error is None else _RETRY_S)
+                due = self._started_at + self._pause()
                 if not self._waiting:
                     due = max(due, self._idle_until + PUBLISH_DELAY_S)
                 left = due - time.monotonic()
@@ -163,3 +190,11 @@ class Publisher:
                     return True
                 self._wake.wait(left)
             return False
+
+    def _pause(self) -> float:
+        """The shortest time between the beginnings of two attempts, in seconds."""
+        if self._error is None:
+            return max(PUBLISH_INTERVAL_S, self._head.keys.signing_interval)
+        if self._refusals < 2 or self._waiting:
+            return _RETRY_S
+        return min(_RETRY_S * 2.0 ** min(self._refusals - 1, 10), _MAX_RETRY_S)

@@ -17,9 +17,10 @@ from typing import Any, Final, NamedTuple
 from klingai_audit.errors import LogDamaged
 from klingai_audit.ledger.keys import KeyFolder
 from klingai_audit.ledger.line import has_valid_seal, is_rotation, parse_members
+from klingai_audit.ledger.state import StateFolder
 from klingai_audit.tlog.merkle import leaf_hash
 
-__all__ = ["Counted", "Foreign", "aside", "count_acknowledged", "foreign_bytes", "joined"]
+__all__ = ["Counted", "Foreign", "Recovered", "aside", "count_acknowledged", "foreign_bytes", "joined"]
 
 MAX_STARTS: Final = 64
 """Places in one line where an entry may begin that are tried, from the last one back."""
@@ -160,3 +161,37 @@ def joined(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         else:
             entries.append(dict(one))
     return [{name: one[name] for name in ("entries", "set_aside", "state_missing") if name in one} for one in entries]
+
+
+class Recovered:
+    """What one writer found or put aside and no entry tells yet. Used under the writer lock."""
+
+    def __init__(self, state: StateFolder) -> None:
+        self._state = state
+        self._found: list[dict[str, Any]] = []
+
+    def begin(self, *, state_missing: bool) -> None:
+        """Take up what earlier writers put aside; `state_missing` tells that the state folder was lost."""
+        self._found = [aside(name, length) for name, length in self._state.unrecorded()]
+        if state_missing:
+            self._found.append({"state_missing": True})
+
+    def keep(self, data: bytes, **told: int) -> None:
+        """Put bytes aside; durable on return. Raises: AuditUnavailable, SyncFailed."""
+        found = aside(self._state.put_aside(data), len(data))
+        self._found = [other for other in self._found if other.get("set_aside") != found["set_aside"]]
+        self._found.append({**told, **found})
+
+    def metadata(self) -> list[dict[str, Any]]:
+        """Return the metadata of the `log_recovered` entries that are due."""
+        if self._state.restored:
+            self._state.restored = False
+            self._found.append({"state_missing": True})
+        return joined(self._found)
+
+    def told(self, metadata: Sequence[Mapping[str, Any]]) -> None:
+        """Note that those entries are durable."""
+        self._found.clear()
+        for one in metadata:
+            if "set_aside" in one:
+                self._state.recorded(one["set_aside"]["sha256"])
