@@ -92,7 +92,7 @@ $(VENV)/.project: $(VENV)/.core pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-# What the script uses that the demo audits; without it the demo takes httpx2, which the core has.
+# What the script uses that the demo audits (else it takes httpx2, which the core has), and what its witness serves with.
 $(VENV)/.demo: $(VENV)/.project requirements/demo.txt
 	@$(PIP) install --require-hashes -r requirements/demo.txt
 	@touch $@
