@@ -41,7 +41,7 @@ def backup(
 
 def succeed(session: Session, into: Path | None, known: Sequence[Path], reason: str | None) -> None:
     """Begin a log that follows the session's restored one. Raises: UsageError without a place for it."""
-    from klingai_audit.cli.proving import read_file
+    from klingai_audit.cli.files import read_file
     from klingai_audit.config import Places
     from klingai_audit.upkeep.backup import succeed as begin
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.files import read_file, write_file
 from klingai_audit.cli.options import Record, Selection
 from klingai_audit.cli.session import Session, SessionArgument, escaped
 from klingai_audit.errors import UsageError
@@ -62,7 +63,7 @@ def bundle(
     told = {"command": "bundle", "entries": len(chosen), "tree_size": size, "format": "bundle"}
     recorded = record_act(session, "log_exported", told, asked=record)
     data = build_bundle(evidence)
-    _write(output, data)
+    write_file(output, data)
     key = _key_in(evidence.lines[0])
     members: dict[str, Any] = {
         "file": escaped(str(output)),
@@ -94,12 +95,13 @@ def bundle(
 def check_bundle_file(session: Session, path: Path, key: str | None, witnesses: Path | None) -> None:
     """Check a bundle with a public key, and witnesses that the reader trusts. Raises: VerificationError."""
     from klingai_audit.bundle import check_bundle, origin_of_bundle
+    from klingai_audit.bundle.archive import MAX_BUNDLE_BYTES
     from klingai_audit.cli.proving import trusted_log_key
     from klingai_audit.tlog.policy import WitnessPolicy
 
-    data = _read(path)
+    data = read_file(path, MAX_BUNDLE_BYTES, "bundle")
     trusted = trusted_log_key(session, origin_of_bundle(data), key)
-    policy = None if witnesses is None else WitnessPolicy.parse(_read(witnesses))
+    policy = None if witnesses is None else WitnessPolicy.parse(read_file(witnesses, MAX_BUNDLE_BYTES, "policy"))
     found = check_bundle(data, trusted, policy)
     if session.as_json:
         members: dict[str, Any] = {
@@ -157,33 +159,10 @@ def _fingerprint(vkey: str) -> str:
 
 
 def _write_page(session: Session, output: Path, page: bytes) -> None:
-    _write(output, page)
+    write_file(output, page)
     digest = hashlib.sha256(page).hexdigest()
     if session.as_json:
         session.emit({"file": escaped(str(output)), "bytes": len(page), "sha256": digest})
         return
     session.say("The page was written to ", (inert(escaped(str(output))), "bold"), ". Its SHA-256:")
     session.say((digest, "bold"))
-
-
-def _read(path: Path) -> bytes:
-    from klingai_audit.bundle.archive import MAX_BUNDLE_BYTES
-
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_BUNDLE_BYTES + 1)
-    except (OSError, ValueError) as exc:
-        reason = getattr(exc, "strerror", None) or "not a path"
-        raise UsageError(f"The file {str(path)!r} cannot be read: {reason}.") from exc
-    if len(data) > MAX_BUNDLE_BYTES:
-        raise UsageError(f"The file {str(path)!r} is longer than any bundle.")
-    return data
-
-
-def _write(path: Path, data: bytes) -> None:
-    from klingai_audit.durable import OPS
-
-    try:
-        OPS.replace(path, data)
-    except OSError as exc:
-        raise UsageError(f"The file {str(path)!r} cannot be written: {exc.strerror}.") from exc

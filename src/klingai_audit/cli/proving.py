@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.files import read_file, write_file
 from klingai_audit.cli.options import Record
 from klingai_audit.cli.session import Session, SessionArgument, escaped
 from klingai_audit.errors import InconsistentCheckpoints, NoTrustedKey, UsageError
@@ -16,9 +17,6 @@ from klingai_audit.views.inert import inert
 if TYPE_CHECKING:
     from klingai_audit.ledger.reader import LogReader
     from klingai_audit.tlog.keys import VerifierKey
-
-MAX_FILE_BYTES: Final = 8 << 20
-"""No proof file is longer."""
 
 _SEQ: Final = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
 _EVENT_ID: Final = slice(24, 60)
@@ -38,7 +36,6 @@ def prove(
     """Write the proof that one entry is in the log: a C2SP .tlog-proof file that holds the entry, too."""
     from klingai_audit.cli.recording import record_read
     from klingai_audit.config import open_reader, open_subjects
-    from klingai_audit.durable import OPS
     from klingai_audit.trust.proofs import prove_entry
 
     reader = open_reader(session.places)
@@ -48,7 +45,7 @@ def prove(
         session, "prove", {"what": what}, reader.size, open_subjects(session.places) if record else None, asked=record
     )
     data = proof.format()
-    _write(OPS, output, data)
+    write_file(output, data)
     told = {"seq": seq, "file": escaped(str(output)), "bytes": len(data), "tree_size": size_of(proof.checkpoint)}
     if session.as_json:
         session.emit({**told, "recorded": recorded})
@@ -69,7 +66,6 @@ def consistency(
 ) -> None:
     """Show that the log still begins with what an older checkpoint covered. Exit 4 if it does not."""
     from klingai_audit.config import open_reader
-    from klingai_audit.durable import OPS
     from klingai_audit.tlog.checkpoint import open_checkpoint
     from klingai_audit.trust.proofs import check_consistency, prove_consistency
 
@@ -91,7 +87,7 @@ def consistency(
     if note is not None:
         check_consistency(proof, note, [trusted])
     if output is not None:
-        _write(OPS, output, proof.format())
+        write_file(output, proof.format())
     if session.as_json:
         session.emit(
             {"old": size, "new": newest, "checked": checked, "file": None if output is None else escaped(str(output))}
@@ -211,23 +207,3 @@ def size_of(note: bytes) -> int:
     from klingai_audit.tlog.note import parse_note
 
     return parse_checkpoint(parse_note(note).text).size
-
-
-def read_file(path: Path) -> bytes:
-    """Return the bytes of a file with a proof or a checkpoint. Raises: UsageError."""
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as exc:
-        reason = getattr(exc, "strerror", None) or "not a path"
-        raise UsageError(f"The file {str(path)!r} cannot be read: {reason}.") from exc
-    if len(data) > MAX_FILE_BYTES:
-        raise UsageError(f"The file {str(path)!r} is longer than any proof.")
-    return data
-
-
-def _write(ops: Any, path: Path, data: bytes) -> None:
-    try:
-        ops.replace(path, data)
-    except OSError as exc:
-        raise UsageError(f"The file {str(path)!r} cannot be written: {exc.strerror}.") from exc

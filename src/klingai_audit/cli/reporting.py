@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.files import write_file
 from klingai_audit.cli.options import Record, Selection
 from klingai_audit.cli.session import Session, SessionArgument, escaped
 from klingai_audit.cli.sources import open_index
@@ -124,7 +125,7 @@ def sample(
         asked["query"] = escaped(query)
     metadata = {"command": "sample", **asked, **{name: told[name] for name in told if name != "seqs"}}
     recorded = record_act(session, "report_generated", metadata, asked=record)
-    _write(output, drawn.data)
+    write_file(output, drawn.data)
     if session.as_json:
         session.emit({"file": escaped(str(output)), "bytes": len(drawn.data), **told, "recorded": recorded})
         return
@@ -201,7 +202,7 @@ def write_report(session: Session, made: Report, output: Path, *, record: bool =
     told: dict[str, Any] = {"format": form, "sha256": made.digest(form)}
     recorded = _record(session, made, told, asked=record)
     data = made.render(form, recorded=recorded).data
-    _write(output, data)
+    write_file(output, data)
     facts = {"command": made.scope.command, **told, "tree_size": made.scope.size}
     holds = made.facts["integrity"]["holds"]
     return {"file": escaped(str(output)), "bytes": len(data), **facts, "integrity_ok": holds, "recorded": recorded}
@@ -220,16 +221,6 @@ def _record(session: Session, made: Report, told: dict[str, Any], *, asked: bool
         if holds:
             raise
         return False
-
-
-def _write(path: Path, data: bytes) -> None:
-    from klingai_audit.durable import OPS
-    from klingai_audit.errors import UsageError
-
-    try:
-        OPS.replace(path, data)
-    except OSError as exc:
-        raise UsageError(f"The file {escaped(str(path))!r} cannot be written: {exc.strerror}.") from exc
 
 
 def _tell_written(session: Session, made: Report, told: dict[str, Any]) -> None:
