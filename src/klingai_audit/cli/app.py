@@ -66,11 +66,15 @@ GROUPS: Final = {
 KEY_COMMANDS: Final = {
     "show": ("keys:show", "Print the log's name and public keys."),
     "rotate": ("keys:rotate", "End the current epoch now."),
+    "use-signer": ("signers:use_signer", "Let a command sign with the log key, which lies elsewhere."),
+    "try-signer": ("signers:try_signer", "See whether that command signs."),
+    "signer": ("signers:signer", "Be such a command: sign one checkpoint."),
+    "signer-keygen": ("signers:signer_keygen", "Make a log key on the host that is to sign."),
 }
 """The commands under `keys`."""
 
 _EVERYWHERE: Final = Parameter(group=Group("Global options (before or after the command)", sort_key=100))
-_KEYS: Final = "The log's public keys, and their rotation."
+_KEYS: Final = "The log's public keys, their rotation, and a log key that lies elsewhere."
 _HELP: Final = """\
 The flight recorder for Kling AI: search the log of what was done, and check that nobody changed it.
 
