@@ -16,6 +16,7 @@ import msgspec
 
 from klingai_audit.errors import Malformed, UsageError
 from klingai_audit.event.types import EventType
+from klingai_audit.ledger.line import PURGED_PREFIX
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.tlog.checkpoint import parse_checkpoint
 from klingai_audit.tlog.merkle import build_consistency, build_inclusion
@@ -153,11 +154,13 @@ def _read(reader: LogReader, seqs: Sequence[int]) -> dict[int, str]:
             end += 1
         wanted = set(seqs[at:end])
         begin = seqs[at]
-        lines = enumerate(reader.entries(begin, seqs[end - 1] + 1), begin)
-        found |= {seq: line.decode() for seq, line in lines if seq in wanted}
+        lines = enumerate(reader.lines(begin, seqs[end - 1] + 1), begin)
+        found |= {seq: line.decode() for seq, line in lines if seq in wanted and not line.startswith(PURGED_PREFIX)}
         at = end
     if len(found) != len(seqs):
-        raise UsageError("Not all of these entries can be read.", do="klingai-audit verify")
+        lost = next(seq for seq in seqs if seq not in found)
+        reader.entry(lost)  # says so if it was purged
+        raise UsageError(f"Entry {lost} cannot be read.", do="klingai-audit verify")
     return found
 
 

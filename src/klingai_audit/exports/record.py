@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from klingai_audit.errors import LogDamaged, Malformed
-from klingai_audit.ledger.line import seq_of
+from klingai_audit.ledger.line import PURGED_PREFIX, seq_of
+from klingai_audit.ledger.purged import line_hash
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.tlog.checkpoint import parse_checkpoint
-from klingai_audit.tlog.merkle import leaf_hash, root_at
+from klingai_audit.tlog.merkle import root_at
 from klingai_audit.tlog.note import parse_note
 from klingai_audit.tlog.tile import node_reader
 from klingai_audit.views.entry import EntryView
@@ -146,16 +147,17 @@ class Source:
         records: list[Record] = []
         seq, weight, leaf = begin, 0, b""
         leaves = memoryview(b"")
-        for line in self.reader.entries(begin, head.size):
+        for line in self.reader.lines(begin, head.size):
             if not leaves:
                 leaves = memoryview(self._hashes(seq, min(seq + BATCH_ENTRIES, head.size)))
             leaf, leaves = bytes(leaves[:_HASH]), leaves[_HASH:]
-            if leaf_hash(line) != leaf or seq_of(line) != seq:
+            purged = line.startswith(PURGED_PREFIX)
+            if line_hash(line) != leaf or not (purged or seq_of(line) == seq):
                 raise LogDamaged(
                     f"Entry {seq} is not the one that was signed. Nothing from there on was exported.",
                     kind_of_damage="entry_changed",
                 )
-            if self._since <= line[_TIMESTAMP] < self._until:
+            if not purged and self._since <= line[_TIMESTAMP] < self._until:
                 records.append(Record(EntryView(line), leaf, head))
             seq, weight = seq + 1, weight + len(line)
             if not leaves or weight >= BATCH_BYTES:
@@ -171,7 +173,7 @@ class Source:
 
     def unsigned_tail(self, head: TreeHead) -> int:
         """Count the lines after the head's last entry: acknowledged perhaps, but under no published checkpoint."""
-        return sum(1 for _line in self.reader.entries(head.size))
+        return sum(1 for _line in self.reader.lines(head.size))
 
     def _hashes(self, begin: int, end: int) -> bytes:
         hashes = self.reader.store.read_hashes(0, begin, end)

@@ -23,23 +23,33 @@ from klingai_audit.index.lines import Block
 from klingai_audit.index.manifest import Part, Segment, digest_file, identity_of
 from klingai_audit.index.places import PLACES_SUFFIX, Places, pack_places
 from klingai_audit.index.scratch import Scratch
-from klingai_audit.tlog.merkle import leaf_hash
+from klingai_audit.ledger.line import PURGED_PREFIX
+from klingai_audit.ledger.purged import line_hash
 
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["SEGMENT_ENTRIES", "Builder", "Progress"]
+__all__ = ["NOT_PURGED", "SEGMENT_ENTRIES", "Builder", "Progress"]
 
 SEGMENT_ENTRIES: Final = 65_536
 """Entries of a full segment; smaller ones hold the log's tail until they are merged."""
+
+_PURGED_TYPE: Final = "(purged)"
+NOT_PURGED: Final = f"event_type <> '{_PURGED_TYPE}'"
+"""Condition of SQL on the rows of segments: those of entries that are there."""
 
 _COPY: Final = (
     "COPY ({}) TO {} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE 65536,"
     " PARQUET_VERSION v2, DICTIONARY_SIZE_LIMIT 5000, WRITE_BLOOM_FILTER false)"
 )
 
-_WHOLE: Final = "".join(
-    f" AND {name} IS NOT NULL" for name in ("event_id", "timestamp", "logged_at", "event_type", "outcome")
+_WHOLE: Final = (
+    f" AND event_type IS NOT NULL AND (event_type = '{_PURGED_TYPE}'"
+    + "".join(
+        f"{before} {name} IS NOT NULL"
+        for before, name in ((" OR", "event_id"), *((" AND", name) for name in ("timestamp", "logged_at", "outcome")))
+    )
+    + ")"
 )
 _MAX_BYTES: Final = 256 << 20
 _IDS_AT_ONCE: Final = 1 << 23
@@ -116,7 +126,7 @@ class Builder:
                     if len(block.lengths) > wanted:
                         block, after = _split(block, wanted)
                         rest.append(after)
-                    scratch.write(block.data)
+                    scratch.write(_readable(block, begin + len(places)))
                     steps = accumulate(block.lengths, initial=place)
                     places.extend(steps)
                     place = places.pop()
@@ -128,7 +138,7 @@ class Builder:
             if not places:
                 scratch.discard()
                 return
-            yield _Chunk(scratch, begin, begin + len(places), places, place, leaf_hash(last).hex())
+            yield _Chunk(scratch, begin, begin + len(places), places, place, line_hash(last).hex())
             begin += len(places)
 
     def _segment(self, chunk: _Chunk) -> Segment:
@@ -233,6 +243,17 @@ class Builder:
 
     def _files(self, parts: Iterable[Part]) -> str:
         return f"read_parquet([{', '.join(quote(str(self._folder / part.name)) for part in parts)}])"
+
+
+def _readable(block: Block, seq: int) -> bytes:
+    """Return a block's lines as the engine takes them: rows that say that they are of purged entries among them."""
+    if PURGED_PREFIX not in block.data:
+        return block.data
+    lines = block.data.split(b"\n")
+    for number, line in enumerate(lines):
+        if line.startswith(PURGED_PREFIX):
+            lines[number] = b'{"seq":%d,"event_type":"%b"}' % (seq + number, _PURGED_TYPE.encode())
+    return b"\n".join(lines)
 
 
 def _split(block: Block, count: int) -> tuple[Block, Block]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from klingai_audit.durable import OPS, FileOps
 from klingai_audit.errors import LogNotFound, Malformed, StorageError
-from klingai_audit.index.build import SEGMENT_ENTRIES, Builder, Progress
+from klingai_audit.index.build import NOT_PURGED, SEGMENT_ENTRIES, Builder, Progress
 from klingai_audit.index.columns import SCHEMA, empty_sql, events_sql
 from klingai_audit.index.engine import connect, fetch, quote
 from klingai_audit.index.folder import IndexFolder
@@ -23,9 +23,10 @@ from klingai_audit.index.lines import Lines
 from klingai_audit.index.manifest import Manifest, Part, Segment
 from klingai_audit.index.places import Places
 from klingai_audit.index.sandbox import MEMORY, ROW_LIMIT, SECONDS, Gone, Table, run_sql
+from klingai_audit.ledger.purged import line_hash
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.tlog.checkpoint import Checkpoint, parse_checkpoint
-from klingai_audit.tlog.merkle import leaf_hash, root_at
+from klingai_audit.tlog.merkle import root_at
 from klingai_audit.tlog.note import parse_note
 from klingai_audit.tlog.tile import node_reader
 
@@ -134,7 +135,7 @@ class Index:
             return False
         self._use(manifest)
         last = manifest.segments[-1] if manifest.segments else None
-        return last is not None and not self._lines.grown(last.places[1])
+        return last is not None and not self._lines.grown(last.places[1]) and manifest.sealed == self._lines.sealed()
 
     def _catch_up(self, manifest: Manifest | None, note: str) -> Manifest:
         """Return the manifest of the whole log; under the lock."""
@@ -144,6 +145,7 @@ class Index:
         self._folder.sweep(manifest)
         before = Manifest(schema=SCHEMA, origin=origin, checkpoint="", segments=kept)
         self._use(before)
+        sealed = self._lines.sealed()
         begin, place = (kept[-1].end, kept[-1].places[1]) if kept else (0, 0)
         builder = Builder(self._folder.path, self._folder.ops)
         repeats = None if manifest is None else manifest.repeats
@@ -158,7 +160,9 @@ class Index:
                 f"The index in {self._folder.path} cannot be written: {exc.strerror}.",
                 do="Free space, or give another state folder with --state.",
             ) from exc
-        after = Manifest(schema=SCHEMA, origin=origin, checkpoint=note, segments=tuple(segments), repeats=repeats)
+        after = Manifest(
+            schema=SCHEMA, origin=origin, checkpoint=note, segments=tuple(segments), repeats=repeats, sealed=sealed
+        )
         if after != manifest:
             self._folder.store(after)
         return after
@@ -171,9 +175,13 @@ class Index:
         if old is not None and (head is None or head.size < old.size or self._root(old.size) not in (None, old.root)):
             return ()
         kept = list(manifest.segments)
+        fresh = [name for name, known in self._lines.sealed().items() if manifest.sealed.get(name) != known]
+        purged = self._lines.first_purged(fresh) if fresh else None
+        while kept and purged is not None and kept[-1].end > purged:
+            kept.pop()
         while kept:
-            line = next(iter(self._reader.entries(kept[-1].end - 1, kept[-1].end)), b"")
-            if leaf_hash(line).hex() == kept[-1].leaf:
+            line = next(iter(self._reader.lines(kept[-1].end - 1, kept[-1].end)), b"")
+            if line_hash(line).hex() == kept[-1].leaf:
                 break
             kept.pop()
         return tuple(kept)
@@ -320,7 +328,7 @@ class Index:
         if not manifest.segments:
             return empty_sql()
         files = ", ".join(quote(str(self._folder.path / part.name)) for part in manifest.segments)
-        return f"SELECT * FROM read_parquet([{files}])"
+        return f"SELECT * FROM read_parquet([{files}])" + (f" WHERE {NOT_PURGED}" if manifest.sealed else "")
 
     def _repeats(self, manifest: Manifest) -> str:
         part = manifest.repeats

@@ -8,16 +8,17 @@ from __future__ import annotations
 import bisect
 import io
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Final
 
 from klingai_audit.errors import StorageError
-from klingai_audit.ledger.line import seq_of
+from klingai_audit.ledger.line import PURGED_PREFIX, seq_of
 from klingai_audit.ledger.reader import LogReader
-from klingai_audit.ledger.sealed import open_day, unpacked_size
+from klingai_audit.ledger.sealed import is_sealed, open_day, unpacked_size
 from klingai_audit.ledger.store import LogFile
 from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
 
@@ -29,6 +30,8 @@ _BATCH: Final = 4096
 _SPARSE: Final = 1 << 13
 _DENSE: Final = 1 << 18
 _EVENT_ID: Final = slice(24, 60)
+
+_PURGED_LINE: Final = re.compile(rb"(?:\A|\n)" + re.escape(PURGED_PREFIX))
 
 PlaceOf = Callable[[int], int | None]
 """Entry number -> its position in the log, as far as the index knows it."""
@@ -96,6 +99,21 @@ class Lines:
                 do="Check that it is there and readable.",
             ) from exc
 
+    def sealed(self) -> dict[str, tuple[int, ...]]:
+        """Return the sealed days, by name and what the file system says of them."""
+        return {file.name: (*file.identity, file.size) for file in self._listed() if is_sealed(file.name)}
+
+    def first_purged(self, names: Iterable[str]) -> int | None:
+        """Return the first entry of the first of these sealed days in which entries are purged."""
+        found = []
+        for file in self._listed():
+            if file.name in names and file.path is not None:
+                with self._reader.store.view(file.name) as view:
+                    purged = _PURGED_LINE.search(view) is not None
+                if purged:
+                    found.append(_first_seq(file.path) or 0)
+        return min(found, default=None)
+
     def grown(self, place: int) -> bool:
         """Tell whether anything may stand in the log beyond position `place`, which was its end."""
         listed = self._listed()
@@ -103,7 +121,7 @@ class Lines:
             return True
         last, newest = self._files[-1], listed[-1]
         same = (newest.path, newest.identity) == (last.path, last.identity)
-        return not same or newest.size != place - last.place
+        return not same or (newest.path is not None and unpacked_size(newest.path) != place - last.place)
 
     def blocks(self, seq: int, place: int) -> Iterator[Block]:
         """Yield the lines from entry `seq` on, which begins at position `place`, to the last whole one."""
@@ -118,7 +136,7 @@ class Lines:
                     offset += len(block.data)
                 path = self._begun.get(seq) if _ends_at(path, offset) else None
                 offset = 0
-        rest = iter(self._reader.entries(seq))
+        rest = iter(self._reader.lines(seq))
         while batch := list(islice(rest, _BATCH)):
             yield Block(b"\n".join((*batch, b"")), [len(line) + 1 for line in batch])
 
@@ -191,11 +209,17 @@ def _is_entry(line: bytes, seq: int, event_id: str) -> bool:
 
 
 def _first_seq(path: Path) -> int | None:
+    """Which entry a file begins with; behind purged lines it follows from the first other one."""
     try:
         with io.BufferedReader(open_day(path)) as file:
-            return seq_of(file.readline(_FIRST).removesuffix(b"\n"))
+            for before in count():
+                line = file.readline(_FIRST).removesuffix(b"\n")
+                if not line.startswith(PURGED_PREFIX):
+                    seq = seq_of(line)
+                    return None if seq is None else seq - before
     except OSError:
         return None
+    return None
 
 
 def _begins_line(file: _File, place: int, seq: int) -> bool:
@@ -206,7 +230,11 @@ def _begins_line(file: _File, place: int, seq: int) -> bool:
             if offset < 0 or (offset > 0 and os.pread(found.fileno(), 1, offset - 1) != b"\n"):
                 return False
             line, lf, _ = os.pread(found.fileno(), MAX_ENTRY_BYTES + 1, offset).partition(b"\n")
-            return seq_of(line) == seq if lf else os.fstat(found.fileno()).st_size >= offset
+            return (
+                seq_of(line) == seq or line.startswith(PURGED_PREFIX)
+                if lf
+                else os.fstat(found.fileno()).st_size >= offset
+            )
     except OSError:
         return False
 

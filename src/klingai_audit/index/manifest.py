@@ -64,7 +64,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The whole index.
 
     `checkpoint` is the published checkpoint that covered the log when it was written, or empty. `repeats` lists the
-    entries whose event id stands in an earlier one; None if there are none.
+    entries whose event id stands in an earlier one; None if there are none. `sealed` are the sealed days that the log
+    had, by name and what the file system said of them: entries in them may have been purged since.
     """
 
     schema: str
@@ -72,6 +73,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: str
     segments: tuple[Segment, ...] = ()
     repeats: Part | None = None
+    sealed: dict[str, tuple[int, ...]] = {}
 
     @property
     def size(self) -> int:

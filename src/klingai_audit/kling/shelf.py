@@ -228,7 +228,7 @@ class TaskTable:
                     database.execute(f"DELETE FROM {table} WHERE {column} < ?", (format_time(old),))  # noqa: S608
 
     def _last(self, size: int) -> bytes:
-        return hashlib.sha256(b"".join(self._reader.entries(size - 1, size)) if size else b"").digest()
+        return hashlib.sha256(b"".join(self._reader.lines(size - 1, size)) if size else b"").digest()
 
     def _write(self, database: sqlite3.Connection, entries: Iterable[Told]) -> bool:
         with database:

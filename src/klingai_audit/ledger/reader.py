@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from klingai_audit.errors import LogNotFound, UsageError
+from klingai_audit.ledger.line import PURGED_PREFIX
+from klingai_audit.ledger.purged import parse_purged
 from klingai_audit.ledger.store import Store
 from klingai_audit.tlog.checkpoint import Checkpoint, parse_checkpoint
 from klingai_audit.tlog.merkle import build_consistency, build_inclusion
@@ -51,13 +53,23 @@ class LogReader:
         return self.checkpoint().origin
 
     def entries(self, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Yield the stored bytes of entries `[begin, end)`, without LF, in order."""
+        """Yield the stored bytes of entries `[begin, end)`, without LF, in order; purged ones are left out."""
+        return (line for line in self.store.read_entries(begin, end) if not line.startswith(PURGED_PREFIX))
+
+    def lines(self, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Yield the stored lines `[begin, end)`, one for each entry: of a purged one what stands in its place."""
         return self.store.read_entries(begin, end)
 
     def entry(self, seq: int) -> bytes:
-        """Return the stored bytes of one entry. Raises: UsageError if there is none."""
+        """Return the stored bytes of one entry. Raises: UsageError if there is none, or if it was purged."""
         for line in self.store.read_entries(seq, seq + 1):
-            return line
+            purged = parse_purged(line)
+            if purged is None:
+                return line
+            raise UsageError(
+                f"Entry {seq} was purged; entry {purged.by} authorised it.",
+                do=f"What is left is its leaf hash, which proofs still hold for: {purged.leaf.hex()}",
+            )
         raise UsageError(f"The log has no entry {seq}.", do=f"Its published size is {self.size}.")
 
     def first_since(self, day: dt.date) -> int:

@@ -42,7 +42,7 @@ def tile_bytes(reader: LogReader, level: TileLevel, n: int, width: int) -> bytes
     """Return the bytes of one tile (`32 * width`) or entry bundle. Raises: LogDamaged if the log does not hold them."""
     begin = n * TILE_WIDTH
     if level == "entries":
-        entries = list(reader.entries(begin, begin + width))
+        entries = list(reader.lines(begin, begin + width))
         if len(entries) == width:
             return encode_bundle(entries)
     else:

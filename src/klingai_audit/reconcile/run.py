@@ -68,14 +68,14 @@ def reconcile(
             journal.begin(terms)
         audit.flush("published")
         orders = Orders()
-        orders.add_lines(audit.reader.entries(0, audit.reader.size))
+        orders.add_lines(audit.reader.lines(0, audit.reader.size))
         earlier = Earlier.of(orders)
         with _kept_for_later(journal):
             gathering = Gathering(client, journal, terms, progress or _silent)
             gathering.read_lists()
             gathering.look_up(_questioned(orders, gathering.records, terms), _open_orders(orders, terms))
         audit.flush("published")
-        orders.add_lines(audit.reader.entries(orders.size, audit.reader.size))
+        orders.add_lines(audit.reader.lines(orders.size, audit.reader.size))
         result = _compare(terms, earlier, orders, gathering.records)
         receipt = audit.log(
             EventType.RECONCILED,

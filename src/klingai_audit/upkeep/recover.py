@@ -12,10 +12,11 @@ from klingai_audit.config import Places, open_store
 from klingai_audit.errors import LogDamaged
 from klingai_audit.ledger.heads import HeadReader
 from klingai_audit.ledger.keys import KeyFolder
+from klingai_audit.ledger.purged import line_hash
 from klingai_audit.ledger.state import StateFolder
 from klingai_audit.ledger.store import Store
 from klingai_audit.log import AuditLog
-from klingai_audit.tlog.hashing import fold_tile, hash_leaves
+from klingai_audit.tlog.hashing import fold_tile
 from klingai_audit.tlog.merkle import CompactRange
 from klingai_audit.upkeep.republish import find_head, republish
 
@@ -108,7 +109,7 @@ def _keep(state: StateFolder, data: bytes) -> None:
 
 def _mend_tree(store: Store, state: StateFolder, size: int, root: bytes) -> tuple[str, ...]:
     """Write tree files anew that differ from what the first `size` entries say, if these have the signed root."""
-    levels = [hash_leaves(store.read_entries(0, size))]
+    levels = [b"".join(map(line_hash, store.read_entries(0, size)))]
     tree = CompactRange()
     tree.extend(levels[0])
     if (tree.size, tree.root()) != (size, root):

@@ -17,6 +17,7 @@ from typing import Any, Final
 from klingai_audit.event.record import is_end_id
 from klingai_audit.event.types import END_TYPES, EVENT_TYPES
 from klingai_audit.kling.rows import UNKNOWN_PACK
+from klingai_audit.ledger.line import PURGED_PREFIX
 from klingai_audit.views.entry import EntryView, People
 from klingai_audit.views.times import stated_instant
 
@@ -140,9 +141,11 @@ class Orders:
 
     def add_line(self, line: bytes) -> None:
         """Take in one stored entry. Raises: Malformed."""
+        self.size += 1
+        if line.startswith(PURGED_PREFIX):
+            return
         if self.first is None:
             self.first = EntryView(line).timestamp
-        self.size += 1
         if line[_TYPE_AT : line.find(b'"', _TYPE_AT)] in _TOLD:
             self.add(EntryView(line, _NOBODY))
 
