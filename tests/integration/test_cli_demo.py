@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import random
@@ -78,9 +80,9 @@ def test_the_object(told):
     """Exactly the promised members; every way a generation can end occurs; everything is caught."""
     _, _, answer, seconds = told
     members = ["entries", "generations", "verdict", "drill", "places", "callbacks", "script", "costs", "reconciliation"]
-    assert [*members, "report"] == list(answer)
+    assert [*members, "trust", "report"] == list(answer)
     assert {"success": 8, "failure": 1, "blocked": 3, "unknown": 1} == answer["generations"]
-    assert ["mutations", "caught", "missed", "skipped"] == list(answer["drill"])
+    assert ["mutations", "caught", "missed", "skipped", "open"] == list(answer["drill"])
     assert (True, []) == (answer["drill"]["mutations"] >= 25, answer["drill"]["missed"])
     assert answer["drill"]["mutations"] == answer["drill"]["caught"]
     assert (0, answer["entries"]) == (answer["verdict"]["exit"], answer["verdict"]["total"])
@@ -95,6 +97,41 @@ def test_it_ends_with_a_report(told):
     assert "d/report.html" == answer["report"]
     page = (folder / "d" / "report.html").read_bytes()
     assert (True, True) == (page.startswith(b"<!doctype html>"), b"No change found" in page)
+
+
+def test_a_witness_in_another_process(told):
+    """It cosigned what the scenes left; the verdict rules out what one hand could do, the drill attacks its entry."""
+    folder, _, answer, _ = told
+    seen = answer["trust"]["witness"]
+    assert "witness.example/demo" == seen["name"]
+    (entry,) = [entry for entry in entries_of(folder) if entry["seq"] == seen["seq"]]
+    assert ("checkpoint_witnessed", seen["size"]) == (entry["event_type"], entry["metadata"]["size"])
+    states = {threat["threat"]: threat["state"] for threat in answer["verdict"]["threats"]}
+    assert {"ruled_out"} == {states[name] for name in ("fork", "key_holder", "key_theft")}
+    assert {"the log has no time stamps"} == {one["why"].partition(":")[0] for one in answer["drill"]["skipped"]}
+    assert {"strip_cosignatures", "another_witness"} <= {one["attack"] for one in answer["drill"]["open"]}
+    assert 0o600 == (folder / "d" / "witness" / "key").stat().st_mode & 0o777
+
+
+def test_what_is_handed_out_holds_without_the_log(told, tmp_path):
+    """The proof and the bundle are checked with copies of them and of the public key, far from the log."""
+    folder, _, answer, _ = told
+    trust = answer["trust"]
+    for name in ("video.tlog-proof", "evidence.zip", "audit.keys/log.pub"):
+        (tmp_path / Path(name).name).write_bytes((folder / "d" / name).read_bytes())
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
+    found = []
+    for name in ("video.tlog-proof", "evidence.zip"):
+        argv = [*COMMAND, "check", name, "--key", "log.pub", "--json"]
+        done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, check=True)
+        found.append(json.loads(done.stdout))
+    proof, bundle = found
+    assert (trust["proof"]["seq"], trust["proof"]["tree_size"]) == (proof["seq"], proof["tree_size"])
+    assert "video_generation_completed" in proof["entry"]
+    assert trust["bundle"]["entries"] == len(bundle["seqs"]) >= 5
+    key = (tmp_path / "log.pub").read_text().strip()
+    assert hashlib.sha256(key.encode()).hexdigest() == trust["bundle"]["fingerprint"]
+    assert (folder / "d" / "verify.html").read_bytes().startswith(b"<!doctype html>")
 
 
 def entries_of(folder: Path) -> list[dict[str, Any]]:
@@ -214,10 +251,12 @@ def test_lines_fit_a_small_screen(shown):
 
 
 def test_people_see_masks_localhost_and_a_result(shown):
-    """The narration names people by mask, the simulator by name, and ends with a verdict and a drill."""
-    assert [True] * 4 == [
-        part in shown for part in ("us***@example.com", "http://localhost:", "No change found in the log", " caught")
-    ]
+    """The narration names people by mask, simulator and witness by name, and has a verdict, a drill, evidence."""
+    parts = (
+        "us***@example.com", "The provider is a simulator at http://localhost:", "No change found in the log",
+        " caught", "witness.example/demo at http://localhost:", "Proven: ", "Bundled: ", "d/verify.html",
+    )  # fmt: skip
+    assert [True] * len(parts) == [part in shown for part in parts]
 
 
 def test_the_next_commands_work_as_pasted(told, shown):
@@ -225,7 +264,7 @@ def test_the_next_commands_work_as_pasted(told, shown):
     folder, *_ = told
     lines = shown.split("\nNext\n")[1].splitlines()
     commands = [shlex.split(line) for line in lines if line.strip() and not line.strip().startswith("#")]
-    assert 6 <= len(commands)
+    assert 10 <= len(commands)
     codes = [subprocess.run(argv, cwd=folder, capture_output=True, check=False).returncode for argv in commands]
     assert [0] * len(commands) == codes
 
@@ -248,13 +287,22 @@ def test_an_attacked_copy_to_look_at_and_no_requests(told, tmp_path):
 
 def test_the_download_is_what_the_log_says(told):
     """The file on disk has the SHA-256 that its entry states."""
-    import hashlib
-
     folder, *_ = told
     lines = [line for day in folder.glob("d/audit/*.jsonl") for line in day.read_bytes().splitlines()]
     stated = {json.loads(line)["metadata"].get("sha256") for line in lines if b'"video_downloaded"' in line}
     found = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (folder / "d" / "videos").glob("*.mp4")}
     assert (True, set()) == (len(found) >= 1, found - stated)
+
+
+def witnesses_of(folder: Path) -> list[str]:
+    """Command lines of witnesses that still serve out of a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if "witness serve" in line and (process / "cwd").readlink() == folder:
+                found.append(line)
+    return found
 
 
 def kill_after(folder: Path, seconds: float) -> int:
@@ -270,9 +318,13 @@ def kill_after(folder: Path, seconds: float) -> int:
 
 @pytest.mark.parametrize("delays", [(1.3,)])
 def test_killed_and_run_again(tmp_path, delays):
-    """After a kill at any moment the demo runs on the same folder and everything verifies."""
+    """After a kill at any moment the demo runs on the same folder, everything verifies, and no witness is left."""
     for delay in delays:
         kill_after(tmp_path, delay)
+    deadline = time.monotonic() + 20
+    while witnesses_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [] == witnesses_of(tmp_path)
     done = demo(tmp_path, "--json")
     assert (0, b"") == (done.returncode, done.stderr)
     assert json.loads(done.stdout)["verdict"]["integrity_ok"]

@@ -20,9 +20,12 @@ from klingai_audit.errors import UsageError
 if TYPE_CHECKING:
     from klingai_audit.cli.demo_narration import Narration
     from klingai_audit.cli.demo_stage import Stage
+    from klingai_audit.cli.demo_trust import Handed, Seen
     from klingai_audit.reconcile import Result
 
 DEFAULT_FOLDER: Final = Path("klingai-demo")
+WITNESS: Final = "witness"
+"""The witness's folder in the demo's: it would be another host's."""
 
 
 def demo(
@@ -33,12 +36,12 @@ def demo(
     keep: Annotated[bool, Parameter(help="Leave one attacked copy in <dir>/attacked, to look at.")] = False,
     session: SessionArgument,
 ) -> int:
-    """Watch it work: a small team works with Kling, then the log is checked and attacked.
+    """Watch it work: a small team works with Kling, then the log is witnessed, checked, attacked and handed out.
 
     Everything runs on this machine, against a local simulator of Kling; no account is needed. Running it again on
     the same folder goes on with the same log.
     """
-    from klingai_audit.cli import demo_money, demo_report, drilling, trusting
+    from klingai_audit.cli import demo_money, demo_report, demo_trust, drilling, trusting
     from klingai_audit.cli.demo_narration import Narration
     from klingai_audit.views.generations import count_generations
 
@@ -47,7 +50,7 @@ def demo(
     own = _session_in(dir, session)
     show = Narration(session)
     show.title("People at work, every call recorded before it is made")
-    stage, worked, compared = _perform(own, dir, show)
+    stage, worked, compared, seen = _perform(own, dir, show)
     show.title("The log, verified")
     verdict = trusting.check_log(own).to_json()
     show.draw(lambda: trusting.draw_verdict(session, verdict))
@@ -55,12 +58,15 @@ def demo(
     drilled = trusting.drill_log(own)
     show.draw(lambda: drilling.draw_drill(session, drilled))
     attacked = _keep_attacked(own, dir / "attacked") if keep else None
+    show.title("Evidence for somebody who trusts neither us nor this program")
+    handed = demo_trust.hand_out(own, stage.tasks[0], dir)
+    show.draw(lambda: demo_trust.draw(session, handed))
     show.draw(lambda: _one_person(session, own))
     found = demo_money.spent(own)
     show.draw(lambda: demo_money.draw(session, found, compared))
     reported = demo_report.write(own, dir / "report.html")
     show.draw(lambda: demo_report.draw(session, reported))
-    show.draw(lambda: _next(session, own, stage, attacked))
+    show.draw(lambda: _next(session, own, stage, handed, attacked))
     if session.as_json:
         reader = open_reader(own.places)
         size = reader.size
@@ -74,19 +80,27 @@ def demo(
                 "callbacks": {name: stage.callbacks[name] for name in ("verified", "claim")},
                 "script": _script_told(stage),
                 **demo_money.told(found, compared),
+                "trust": demo_trust.told(seen, handed),
                 "report": None if reported is None else str(reported),
             }
         )
     return trusting.EXIT_BROKEN if drilled.missed or not verdict["integrity_ok"] else 0
 
 
-def next_commands(log: Path, stories: dict[str, str], mask: str, attacked: Path | None) -> list[tuple[str, str]]:
+def next_commands(
+    log: Path, stories: dict[str, str], mask: str, handed: Handed, attacked: Path | None
+) -> list[tuple[str, str]]:
     """Return (what it does, command line) that work as pasted in the present folder.
 
-    `stories` are words and the task that they are about; `mask` names one person.
+    `stories` are words and the task that they are about; `mask` names one person; `handed` is what left the log.
     """
+    from klingai_audit.cli import demo_trust
+    from klingai_audit.upkeep.witnessing import POLICY_FILE
+
     program, where = program_name(), f"--log {shlex.quote(str(log))}"
-    key = shlex.quote(str(log.with_name(log.name + ".keys") / "log.pub"))
+    keys = log.with_name(log.name + ".keys")
+    key = shlex.quote(str(keys / "log.pub"))
+    policy = keys / POLICY_FILE if (keys / POLICY_FILE).exists() else None
     commands = [
         ("what was refused", f"{program} query --outcome blocked {where}"),
         ("one person's month, by mask (the real id works too)", f"{program} activity {shlex.quote(mask)} {where}"),
@@ -95,6 +109,7 @@ def next_commands(log: Path, stories: dict[str, str], mask: str, attacked: Path 
         ("check it again, trusting only the public key", f"{program} verify --key {key} {where}"),
     ]
     commands[1:1] = [(words, f"{program} show {task} {where}") for words, task in stories.items()]
+    commands += demo_trust.next_commands(program, handed, key, policy, log.parent / WITNESS)
     if attacked is not None:
         spoiled = f"{program} verify --key {key} --log {shlex.quote(str(attacked))}"
         commands.append(("the copy with one flipped bit (exits 4)", spoiled))
@@ -125,18 +140,22 @@ def _session_in(folder: Path, session: Session) -> Session:
     return Session(log, f"{log}.keys", f"{log}.state", f"{log}.keys/subjects.sqlite", session.as_json)
 
 
-def _perform(session: Session, folder: Path, show: Narration) -> tuple[Stage, int, Result]:
-    """Open the log, let the team work, compare with the provider, close it.
+def _perform(session: Session, folder: Path, show: Narration) -> tuple[Stage, int, Result, Seen | None]:
+    """Open the log, let the team work, compare with the provider, have it witnessed, close it.
 
-    Returns what the scenes left, the size of the log after them, and the comparison.
+    Returns what the scenes left, the size of the log after them, the comparison, and what the witness cosigned.
     """
-    from klingai_audit.cli import demo_money, demo_scenes
+    from klingai_audit.cli import demo_money, demo_scenes, demo_trust
     from klingai_audit.cli.demo_stage import Stage, open_simulator
     from klingai_audit.durable import OPS
 
     for name in ("videos", "images"):
         OPS.make_folder(folder / name)
-    with open_log(session, create=True) as audit, open_simulator() as server:
+    with (
+        open_log(session, create=True) as audit,
+        open_simulator() as server,
+        demo_trust.WitnessProcess(folder / WITNESS, audit.vkey) as witness,
+    ):
         show.log = audit
         stage = Stage(audit, server.simulator, server.base_url, folder, show)
         show.line(f"The provider is a simulator at {server.base_url}; the log is {session.places.log}.")
@@ -146,7 +165,9 @@ def _perform(session: Session, folder: Path, show: Narration) -> tuple[Stage, in
         worked = audit.reader.size
         compared = demo_money.compare(stage, began)
         show.log = None
-    return stage, worked, compared
+        show.title("A witness: another process, with a key and a memory of its own")
+        seen = demo_trust.be_witnessed(audit, witness, show)
+    return stage, worked, compared, seen
 
 
 def _script_told(stage: Stage) -> dict[str, Any]:
@@ -180,7 +201,7 @@ def _one_person(session: Session, own: Session) -> None:
     draw_activity(session, activity(reader.entries(0, reader.size), MAKER.id, subjects=open_subjects(own.places)))
 
 
-def _next(session: Session, own: Session, stage: Stage, attacked: Path | None) -> None:
+def _next(session: Session, own: Session, stage: Stage, handed: Handed, attacked: Path | None) -> None:
     """Show what to type next."""
     from klingai_audit.cli.demo_stage import MAKER
     from klingai_audit.privacy.subjects import mask_id
@@ -190,6 +211,6 @@ def _next(session: Session, own: Session, stage: Stage, attacked: Path | None) -
         "the life of one video": stage.tasks[0],
         "the video that the script ordered": stage.script_runs[-1].task_id,
     }
-    for words, command in next_commands(Path(own.places.log), stories, mask_id(MAKER.id), attacked):
+    for words, command in next_commands(Path(own.places.log), stories, mask_id(MAKER.id), handed, attacked):
         session.say((f"  # {words}", "dim"))
         session.say(f"  {command}")
