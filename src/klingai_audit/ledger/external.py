@@ -55,6 +55,8 @@ class SignerSettings:
             raise UsageError("A signer is a program and its arguments; none is named.")
         if not 0 < timeout_s <= _MAX_TIMEOUT_S:
             raise UsageError(f"A signer's time-out is above 0 and at most {_MAX_TIMEOUT_S:.0f} seconds.")
+        if not "".join(command).isascii() and any(0xD800 <= ord(char) < 0xE000 for char in "".join(command)):
+            raise UsageError("A signer's command is UTF-8; this is not.")
         self.command = tuple(command)
         self.timeout_s = float(timeout_s)
 
