@@ -1,4 +1,4 @@
-"""`python -m bench [append] [overhead] [verify] [memory] [index]`: all by default; tables, and JSON lines in a file."""
+"""`python -m bench [append] [overhead] [verify] [memory] [index] [proofs]`: all by default; tables, and a JSON file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import naive, overhead, questions
+from bench import naive, overhead, proofs, questions
 from klingai_audit import AuditLog
 
 CALLERS = 64
@@ -193,10 +193,10 @@ def bench_memory(base: Path, count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("cases", nargs="*", default=["append", "overhead", "verify", "memory", "index"])
+    parser.add_argument("cases", nargs="*", default=["append", "overhead", "verify", "memory", "index", "proofs"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--entries", type=int, default=200_000)
-    parser.add_argument("--million", type=int, default=1_000_000, help="entries of the memory and index cases")
+    parser.add_argument("--million", type=int, default=1_000_000, help="entries of the memory, index and proofs cases")
     parser.add_argument("--dir", default=None, help="a folder on the disk to measure")
     options = parser.parse_args()
     base = Path(tempfile.mkdtemp(prefix="klingai-bench-", dir=options.dir))
@@ -215,6 +215,10 @@ def main() -> None:
             found = questions.measure(base, options.million, options.rounds)
             questions.report(found)
             keep({"bench": "index", **found})
+        if "proofs" in options.cases:
+            found = proofs.measure(base / "proofs", options.million, options.rounds)
+            proofs.report(found)
+            keep({"bench": "proofs", **found})
     finally:
         shutil.rmtree(base)
 

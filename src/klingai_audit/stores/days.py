@@ -15,6 +15,7 @@ from klingai_audit.ledger.sealed import SEALED_SUFFIX, first_bytes, is_sealed, o
 
 __all__ = [
     "DAY_FILE",
+    "claimed_seq",
     "count_lines",
     "count_to",
     "day_name",
@@ -22,6 +23,7 @@ __all__ = [
     "first_seq",
     "lies_on_its_day",
     "line_before",
+    "lines_from",
     "list_days",
     "offset_of",
     "read_from",
@@ -60,18 +62,18 @@ def first_seq(path: Path) -> int | None:
 
     None if no line in the file's first 16 MiB claims one.
     """
-    lines = first_bytes(path, _MAX_FIRST_LINE).split(b"\n")
-    if lines[0].startswith(PURGED_PREFIX):
-        lines = first_bytes(path, _MAX_FIRST_LINES).split(b"\n")
-    for number, line in enumerate(lines):
+    line = first_bytes(path, _MAX_FIRST_LINE).partition(b"\n")[0]
+    if not line.startswith(PURGED_PREFIX):
+        return claimed_seq(line)
+    for number, line in enumerate(first_bytes(path, _MAX_FIRST_LINES).split(b"\n")):
         if not line.startswith(PURGED_PREFIX):
-            seq = _claimed_seq(line)
+            seq = claimed_seq(line)
             return None if seq is None else seq - number
     return None
 
 
-def _claimed_seq(line: bytes) -> int | None:
-    """The index that a line claims to have; whether it has is for others to check."""
+def claimed_seq(line: bytes) -> int | None:
+    """Return the index that a line claims to have, None if none; whether it has is for others to check."""
     match = _CLAIM.search(line, max(0, len(line) - _CLAIM_BYTES))
     return None if match is None else int(match[1])
 
@@ -158,8 +160,12 @@ def lies_on_its_day(path: Path, line: bytes | None) -> bool:
 def read_lines(path: Path, skip: int = 0) -> Iterator[tuple[bytes, bool]]:
     """Yield (line without LF, whether LF was there), after skipping `skip` lines."""
     offset = offset_of(path, skip)
-    if offset is None:
-        return
+    if offset is not None:
+        yield from lines_from(path, offset)
+
+
+def lines_from(path: Path, offset: int) -> Iterator[tuple[bytes, bool]]:
+    """Yield (line without LF, whether LF was there) from a byte on."""
     with io.BufferedReader(open_day(path), _CHUNK) as file:
         file.seek(offset)
         for line in file:

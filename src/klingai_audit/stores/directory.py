@@ -7,6 +7,7 @@ of the day file. Everything else is derived from it and written before the check
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import mmap
 import os
 import threading
@@ -19,12 +20,13 @@ from typing import Final
 from klingai_audit.durable import OPS, TEMPORARY_SUFFIX, FileOps, SyncError, open_regular, read_optional
 from klingai_audit.errors import AuditUnavailable
 from klingai_audit.ledger.sealed import SEALED_SUFFIX, is_sealed, open_day
-from klingai_audit.ledger.store import FileKind, LogFile, SyncFailed
-from klingai_audit.stores.days import DAY_FILE, count_to, find_line, list_days, read_from, read_lines
-from klingai_audit.stores.directory_keeper import DirectoryKeeper
+from klingai_audit.ledger.store import FileKind, LogFile, StoredDay, SyncFailed
+from klingai_audit.stores.days import DAY_FILE, count_to, find_line, lines_from, list_days, read_from, read_lines
+from klingai_audit.stores.directory_keeper import DirectoryKeeper, old_days
 from klingai_audit.stores.directory_publisher import DirectoryPublication
 from klingai_audit.stores.directory_writer import DirectoryTransaction, Tail
 from klingai_audit.stores.filesystem import check_file_system
+from klingai_audit.stores.jump import jump
 from klingai_audit.stores.lock import FolderLock
 
 __all__ = ["DirectoryStore"]
@@ -148,6 +150,12 @@ class DirectoryStore:
                 yield DirectoryPublication(self)
             finally:
                 self._publish_lock.release()
+
+    def old_days(self) -> list[StoredDay]:
+        try:
+            return list(old_days(self.path))
+        except OSError as exc:
+            raise self._unreadable(self.path, exc) from exc
 
     @contextlib.contextmanager
     def keeper(self, scratch: Path) -> Iterator[DirectoryKeeper]:
@@ -281,14 +289,23 @@ class DirectoryStore:
             raise self._unreadable(self.path, exc) from exc
 
     def _read_entries(self, begin: int, end: int | None) -> Iterator[bytes]:
-        days = list_days(self.path)
-        place = find_line(days, begin)
-        if place is None:
+        if end is not None and end <= begin:
             return
-        index, skip = place
+        days = list_days(self.path)
+        index, skip, lines = 0, 0, None
+        if (found := self._jump(days, begin)) is not None:
+            index, offset, first = found
+            if end == begin + 1:
+                yield first
+                return
+            lines = lines_from(days[index], offset)
+        elif (place := find_line(days, begin)) is not None:
+            index, skip = place
+        else:
+            return
         left = None if end is None else end - begin
         for day in days[index:]:
-            for line, complete in read_lines(day, skip):
+            for line, complete in lines or read_lines(day, skip):
                 if left is not None:
                     if left <= 0:
                         return
@@ -296,7 +313,14 @@ class DirectoryStore:
                 if not complete:
                     return
                 yield line
-            skip = 0
+            skip, lines = 0, None
+
+    def _jump(self, days: list[Path], seq: int) -> tuple[int, int, bytes] | None:
+        """Find an entry by what lines claim (index of the day, byte offset, line), if the stored tree bears it out."""
+        found = jump(days, seq) if seq else None
+        if found is None or hashlib.sha256(b"\0" + found[2]).digest() != self.read_hashes(0, seq, seq + 1):
+            return None
+        return found
 
     def locate(self, seq: int) -> tuple[str, int] | None:
         try:
