@@ -110,7 +110,7 @@ def test_a_stamp_from_the_future(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_stamp_early_in_a_long_log(tmp_path: Path, tsa: Tsa) -> None:
-    """One stamp, much after it, and a rotation: nothing is missed, and what cannot be tried says why."""
+    """One stamp, much after it, and a rotation: nothing is missed, what cannot be tried says why, a stamp may move."""
     with AuditLog.open(tmp_path / "audit") as audit, serving(honest(tsa)) as url:
         audit.log("x_something", "service", actor_type="service").wait("published")
         stamp_now(audit, TimeAuthority(url, read_roots(tsa.root)))
@@ -125,4 +125,4 @@ def test_a_stamp_early_in_a_long_log(tmp_path: Path, tsa: Tsa) -> None:
     assert () == second.missed
     skipped = {attack.attack: attack.skipped for attack in second.attacks if attack.skipped}
     assert "earlier epoch" in (skipped["rewrite_stamped"] or "")
-    assert "only one" in (skipped["move_stamp"] or "")
+    assert "move_stamp" in {attack.attack for attack in second.tried}
