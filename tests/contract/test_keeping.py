@@ -62,7 +62,7 @@ def purge(*seqs: int) -> Callable[[int, bytes], bytes]:
 def keep(store: Store, scratch: Path, change: Callable[[int, bytes], bytes]) -> list[PreparedDay]:
     """Seal all days but the newest."""
     with store.keeper(scratch) as keeper:
-        prepared = [keeper.prepare(day, change) for day in keeper.days()]
+        prepared = [keeper.prepare(day, change) for day in store.old_days()]
         for one in prepared:
             keeper.put(one)
     return prepared
@@ -76,9 +76,9 @@ def changed(lines: list[bytes], *seqs: int) -> list[bytes]:
 def test_days_but_the_newest(store: Store, tmp_path: Path) -> None:
     """Each with its entries, half-open; the newest belongs to writers."""
     fill(store)
-    with store.keeper(tmp_path / "scratch") as keeper:
+    with store.keeper(tmp_path / "scratch"):
         assert [(day, 5 * n, 5 * n + 5) for n, day in enumerate(DAYS[:-1])] == [
-            (day.day, day.begin, day.end) for day in keeper.days()
+            (day.day, day.begin, day.end) for day in store.old_days()
         ]
 
 
@@ -87,8 +87,8 @@ def test_a_log_of_one_day_has_none(store: Store, tmp_path: Path) -> None:
     with store.transaction() as txn:
         txn.pull(0)
         txn.append(unsealed_entries(0, 3, DAYS[0]), 0, DAYS[0])
-    with store.keeper(tmp_path / "scratch") as keeper:
-        assert [] == keeper.days()
+    with store.keeper(tmp_path / "scratch"):
+        assert [] == store.old_days()
 
 
 @pytest.mark.parametrize("seqs", [(), (7,), (5, 6, 7), (5, 6, 7, 8, 9), (4, 5, 9, 10), tuple(range(1, 15)), (14,)])
@@ -162,7 +162,7 @@ class TestDirectory:
         """What was prepared before a crash is what is prepared after it."""
         fill(folder)
         with folder.keeper(tmp_path / "scratch") as keeper:
-            day = keeper.days()[0]
+            day = folder.old_days()[0]
             assert keeper.prepare(day, purge(2)) == keeper.prepare(day, purge(2))
 
     @pytest.mark.parametrize("how", ["lost", "done"])
@@ -172,7 +172,7 @@ class TestDirectory:
         expected, at, broke = changed(lines, 6, 7), 0, True
         while broke:
             with folder.keeper(tmp_path / "scratch") as keeper:
-                day = keeper.days()[0 if at % 2 else 1]
+                day = folder.old_days()[0 if at % 2 else 1]
                 prepared = keeper.prepare(day, purge(6, 7))
                 ops.calls.clear()
                 ops.fail_at, ops.how, ops.code = at, how, errno.EIO  # type: ignore[assignment]
@@ -235,7 +235,7 @@ class TestDirectory:
         path = folder.path / f"audit-{DAYS[0]}.jsonl"
         path.write_bytes(path.read_bytes() + b"{}\n")
         with folder.keeper(tmp_path / "scratch") as keeper, pytest.raises(LogDamaged):
-            keeper.prepare(keeper.days()[0], purge())
+            keeper.prepare(folder.old_days()[0], purge())
 
     def test_one_keeper_at_a_time(self, folder: DirectoryStore, tmp_path: Path) -> None:
         """Another one, in another process or thread, waits."""

@@ -173,10 +173,6 @@ class Publication(Protocol):
 class Keeper(Protocol):
     """Exclusive right to seal days that no writer appends to any more, and to purge entries in them."""
 
-    def days(self) -> list[StoredDay]:
-        """Return all days but the newest, which is the writers'. Raises: AuditUnavailable."""
-        ...
-
     def prepare(self, day: StoredDay, change: Callable[[int, bytes], bytes]) -> PreparedDay:
         """Make the sealed form of a day; `change` gets `seq` and line and returns the line to keep. Nothing moves yet.
 
@@ -211,6 +207,10 @@ class Store(Protocol):
 
     def publication(self) -> AbstractContextManager[Publication]:
         """Exclude every other publisher until exit."""
+        ...
+
+    def old_days(self) -> list[StoredDay]:
+        """Return all days but the newest, which is the writers'. Raises: AuditUnavailable."""
         ...
 
     def keeper(self, scratch: Path) -> AbstractContextManager[Keeper]:

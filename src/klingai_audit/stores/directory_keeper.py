@@ -18,10 +18,23 @@ from klingai_audit.stores.days import DAY_FILE, count_lines, first_seq, list_day
 if TYPE_CHECKING:
     from klingai_audit.stores.directory import DirectoryStore
 
-__all__ = ["DirectoryKeeper"]
+__all__ = ["DirectoryKeeper", "old_days"]
 
 _MODE: Final = 0o640
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+
+
+def old_days(folder: Path) -> Iterator[StoredDay]:
+    """Yield all days of a log but the newest. Raises: OSError."""
+    paths = list_days(folder)
+    begin = 0
+    for path, following in pairwise(paths):
+        first = first_seq(following)
+        end = begin + count_lines(path) if first is None else first
+        found = DAY_FILE.fullmatch(path.name)
+        if found is not None and begin < end:
+            yield StoredDay(dt.date.fromisoformat(found[1]), begin, end, path.name, is_sealed(path))
+        begin = end
 
 
 class DirectoryKeeper:
@@ -31,23 +44,6 @@ class DirectoryKeeper:
         self._store = store
         self._ops = store.ops
         self._scratch = scratch
-
-    def days(self) -> list[StoredDay]:
-        try:
-            return list(self._days())
-        except OSError as exc:
-            raise AuditUnavailable(f"The days of {self._store.path} cannot be read: {exc.strerror}.") from exc
-
-    def _days(self) -> Iterator[StoredDay]:
-        paths = list_days(self._store.path)
-        begin = 0
-        for path, following in pairwise(paths):
-            first = first_seq(following)
-            end = begin + count_lines(path) if first is None else first
-            found = DAY_FILE.fullmatch(path.name)
-            if found is not None and begin < end:
-                yield StoredDay(dt.date.fromisoformat(found[1]), begin, end, path.name, is_sealed(path))
-            begin = end
 
     def prepare(self, day: StoredDay, change: Callable[[int, bytes], bytes]) -> PreparedDay:
         name = day.name if day.sealed else day.name + SEALED_SUFFIX

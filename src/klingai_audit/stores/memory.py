@@ -48,6 +48,12 @@ class MemoryStore:
         with self.mutex:
             yield MemoryPublication(self)
 
+    def old_days(self) -> list[StoredDay]:
+        with self.mutex:
+            days = sorted(set(self.days))
+            spans = [(day, bisect_left(self.days, day), bisect_right(self.days, day)) for day in days[:-1]]
+        return [StoredDay(day, begin, end, _day_name(day), sealed=True) for day, begin, end in spans]
+
     @contextlib.contextmanager
     def keeper(self, scratch: Path) -> Iterator[MemoryKeeper]:
         with self.mutex:
@@ -159,11 +165,6 @@ class MemoryKeeper:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
         self._lines: dict[dt.date, list[bytes]] = {}
-
-    def days(self) -> list[StoredDay]:
-        days = sorted(set(self._store.days))
-        spans = [(day, bisect_left(self._store.days, day), bisect_right(self._store.days, day)) for day in days[:-1]]
-        return [StoredDay(day, begin, end, _day_name(day), sealed=True) for day, begin, end in spans]
 
     def prepare(self, day: StoredDay, change: Callable[[int, bytes], bytes]) -> PreparedDay:
         lines = [change(seq, self._store.entries[seq]) for seq in range(day.begin, day.end)]

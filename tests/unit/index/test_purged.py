@@ -47,7 +47,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DirectoryStore:
 def purge(store: DirectoryStore, scratch: Path, *seqs: int) -> None:
     """Seal all days but the newest; these entries are purged."""
     with store.keeper(scratch) as keeper:
-        for day in keeper.days():
+        for day in store.old_days():
             keeper.put(keeper.prepare(day, lambda seq, text: purged_line(line_hash(text), 80) if seq in seqs else text))
 
 
