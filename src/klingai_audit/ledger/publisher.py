@@ -142,9 +142,7 @@ class Publisher:
         if error is not None and refused and not self._refusals:
             _LOG.warning("entries are durable, but no signed checkpoint covers them yet: %s", error.message)
         elif error is None and self._refusals:
-            _LOG.warning(
-                "the signer of the log key answers again: all entries up to %d are signed", self._head.published
-            )
+            _LOG.warning("the signer of the log key answers again: %d entries are signed", self._head.published)
         self._refusals = self._refusals + 1 if refused else 0
         self._error = error
         self._failures += error is not None
