@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 from klingai_audit.errors import UsageError
 from klingai_audit.ledger.line import event_type_of
 from klingai_audit.privacy.subjects import SubjectTable
-from klingai_audit.views.costs_sql import TYPES, add_amount, amounts_sql, counts_sql, ranges_sql
+from klingai_audit.views.costs_sql import TYPES, add_amount, sums_sql
 from klingai_audit.views.entry import People
-from klingai_audit.views.ledger import Compared, Reconciled, compare_with_ledger
+from klingai_audit.views.ledger import Compared, Reconciled, compare_with_ledger, compared_parts
 from klingai_audit.views.orders import LoggedTask, Order, Orders
 from klingai_audit.views.prices import PriceList
 from klingai_audit.views.times import format_instant, parse_instant
@@ -234,28 +234,25 @@ def costs_by_index(
     Raises: UsageError for an unknown dimension.
     """
     dimensions = _known(by)
-    looked_at = _naive(*_looked_at(period))
-    ordered = _naive(period.since, period.until)
-    rows: dict[tuple[str | None, ...], CostRow] = {}
-    outside = 0
-    for row in index.rows(counts_sql(dimensions), [*looked_at, *ordered]):
-        *group, tasks, completed, failed, unknown, strange = row
-        made = CostRow(group=tuple(group), tasks=tasks, completed=completed, failed=failed, open=unknown)
-        rows[made.group] = made
-        outside += strange
-    for *group, unit, amount in index.rows(amounts_sql(dimensions), [*looked_at, *ordered]):
-        add_amount(rows[tuple(group)].amounts, unit, amount)
-
-    def spent(begin: dt.datetime, end: dt.datetime) -> dict[str, Decimal]:
-        sums: dict[str, Decimal] = {}
-        for unit, amount in index.rows(ranges_sql(), [*looked_at, *_naive(begin, end)]):
-            add_amount(sums, unit, amount)
-        return sums
-
     reconciled = Reconciled()
     seqs = index.rows("SELECT seq FROM events WHERE event_type IN ('reconciled', 'api_key_rotated') ORDER BY seq")
     reconciled.add_lines(read_one(seq) for (seq,) in seqs)
-    return _made(dimensions, period, rows, outside, reconciled, spent, prices, subjects)
+    parts = compared_parts(reconciled, period.since, period.until)
+    edges = [edge for part in parts for edge in part]
+    moments = _naive(*_looked_at(period), period.since, period.until, *edges)
+    found = index.rows(sums_sql(dimensions, len(parts)), moments)
+    rows: dict[tuple[str | None, ...], CostRow] = {}
+    outside = 0
+    for *group, tasks, completed, failed, unknown, strange, _part, _unit, _amount in found:
+        if tasks is not None:
+            made = CostRow(group=tuple(group), tasks=tasks, completed=completed, failed=failed, open=unknown)
+            rows[made.group] = made
+            outside += strange
+    spent: dict[tuple[dt.datetime, dt.datetime], dict[str, Decimal]] = {part: {} for part in parts}
+    for *group, tasks, _completed, _failed, _unknown, _strange, part, unit, amount in found:
+        if tasks is None:
+            add_amount(rows[tuple(group)].amounts if part is None else spent[parts[part]], unit, amount)
+    return _made(dimensions, period, rows, outside, reconciled, lambda begin, end: spent[begin, end], prices, subjects)
 
 
 def costs_of(

@@ -12,7 +12,7 @@ from typing import Final
 from klingai_audit.event.types import END_TYPES
 from klingai_audit.views.orders import INTENTS, TOLD_TYPES
 
-__all__ = ["TYPES", "add_amount", "amounts_sql", "counts_sql", "ranges_sql"]
+__all__ = ["TYPES", "add_amount", "sums_sql"]
 
 TYPES: Final = TOLD_TYPES - {"task_status_changed"}
 """Event types that are looked at."""
@@ -110,32 +110,33 @@ def add_amount(sums: dict[str, Decimal], unit: str, amount: Decimal) -> None:
     sums[name] = sums.get(name, Decimal(0)) + amount.normalize() + 0
 
 
-def counts_sql(by: Sequence[str]) -> str:
-    """Return the SELECT of groups: the values, tasks, completed, failed, open, outside.
+def sums_sql(by: Sequence[str], parts: int) -> str:
+    """Return the SELECT of all sums of a period, read in one pass.
 
-    Parameters of all these: timestamps of entries [since, until), times of orders [since, until).
+    Rows with a number of tasks are groups: their values, tasks, completed, failed, open, outside. Other rows are
+    amounts, their last two columns a unit as `events` names it and an amount: with a part (from 0) those of a part of
+    the period, without one those of the group whose values they have.
+    Parameters: timestamps of entries [since, until), times of orders [since, until), begin and end of each part.
     """
-    groups = ", ".join(_GROUPS[name] for name in by)
-    return (
-        f"{_SPENT} SELECT {groups}, count(*), count(*) FILTER (well), count(*) FILTER (NOT well),"  # noqa: S608  names of ours
-        " count(*) FILTER (charges IS NULL AND well IS DISTINCT FROM FALSE), count(*) FILTER (NOT ordered)"
-        " FROM spent WHERE ordered_at >= ? AND ordered_at < ? GROUP BY ALL"
-    )
-
-
-def amounts_sql(by: Sequence[str]) -> str:
-    """Return the SELECT of groups: the values, unit as `events` names it, amount."""
-    values = ", ".join(f"g{number}" for number, _ in enumerate(by))
+    groups = ", ".join(f"g{number}" for number, _ in enumerate(by))
     named = ", ".join(f"{_GROUPS[name]} AS g{number}" for number, name in enumerate(by))
-    return (
-        f"{_SPENT} SELECT {values}, charge.unit, sum(charge.amount) FROM (SELECT {named}, unnest(charges) AS charge"  # noqa: S608  names of ours
-        " FROM spent WHERE ordered_at >= ? AND ordered_at < ?) GROUP BY ALL"
+    nothing = ", ".join("NULL" for _ in by)
+    counts = (
+        f"SELECT {groups}, count(*), count(*) FILTER (well), count(*) FILTER (NOT well),"  # noqa: S608  names of ours
+        " count(*) FILTER (charges IS NULL AND well IS DISTINCT FROM FALSE), count(*) FILTER (NOT ordered),"
+        " NULL AS part, NULL AS unit, NULL AS amount FROM chosen GROUP BY ALL"
     )
-
-
-def ranges_sql() -> str:
-    """Return the SELECT of one range of orders: unit as `events` names it, amount."""
+    amounts = (
+        f"SELECT {groups}, NULL, NULL, NULL, NULL, NULL, NULL, charge.unit, sum(charge.amount)"  # noqa: S608  names of ours
+        f" FROM (SELECT {groups}, unnest(charges) AS charge FROM chosen) GROUP BY ALL"
+    )
+    values = ", ".join(f"({number}, CAST(? AS TIMESTAMP), CAST(? AS TIMESTAMP))" for number in range(parts))
+    of_parts = (
+        f" UNION ALL SELECT {nothing}, NULL, NULL, NULL, NULL, NULL, number, charge.unit, sum(charge.amount)"  # noqa: S608  names of ours
+        f" FROM (SELECT number, unnest(charges) AS charge FROM chosen JOIN (VALUES {values}) AS part"
+        " (number, begin, until) ON ordered_at >= part.begin AND ordered_at < part.until) GROUP BY ALL"
+    )
     return (
-        f"{_SPENT} SELECT charge.unit, sum(charge.amount) FROM (SELECT unnest(charges) AS charge FROM spent"  # noqa: S608  names of ours
-        " WHERE ordered_at >= ? AND ordered_at < ?) GROUP BY ALL"
+        f"{_SPENT}, chosen AS MATERIALIZED (SELECT ordered_at, {named}, well, ordered, charges FROM spent"  # noqa: S608  names of ours
+        f" WHERE ordered_at >= ? AND ordered_at < ?) {counts} UNION ALL {amounts}{of_parts if parts else ''}"
     )

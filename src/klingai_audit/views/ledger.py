@@ -15,7 +15,7 @@ from klingai_audit.views.entry import EntryView
 from klingai_audit.views.orders import decimals_of
 from klingai_audit.views.times import stated_instant
 
-__all__ = ["Compared", "Reconciled", "compare_with_ledger"]
+__all__ = ["Compared", "Reconciled", "compare_with_ledger", "compared_parts"]
 
 SETTLED: Final = dt.timedelta(hours=12)
 """How long after a day its deductions may still come."""
@@ -120,11 +120,7 @@ def compare_with_ledger(
     until: dt.datetime,
 ) -> Compared | None:
     """Compare what was spent, as `spent(begin, end)` says, with the run that covers most of each day; None without."""
-    first = since.replace(hour=0, minute=0, second=0, microsecond=0)
-    count = -((first - until) // _DAY)
-    days = {
-        day: chosen for day in _days(first, count) if (chosen := _choose(reconciled, day, since, until)) is not None
-    }
+    days, count = _compared_days(reconciled, since, until)
     if not days:
         return None
     log: dict[str, Decimal] = {}
@@ -135,6 +131,24 @@ def compare_with_ledger(
         _add(ledger, run.days.get(day.date().isoformat(), {}))
     settled = sum(end - begin == _DAY and run.as_of >= end + SETTLED for run, (begin, end) in days.values())
     return Compared(len(days), settled, count, tuple(sorted({run.seq for run, _ in days.values()})), log, ledger)
+
+
+def compared_parts(
+    reconciled: Reconciled, since: dt.datetime, until: dt.datetime
+) -> list[tuple[dt.datetime, dt.datetime]]:
+    """Return the parts [begin, end) of a period, in order, over which `compare_with_ledger` asks what was spent."""
+    days, _ = _compared_days(reconciled, since, until)
+    return _joined(part for _, part in days.values())
+
+
+def _compared_days(
+    reconciled: Reconciled, since: dt.datetime, until: dt.datetime
+) -> tuple[dict[dt.datetime, tuple[_Run, tuple[dt.datetime, dt.datetime]]], int]:
+    """Return the days that a run compared, each with the run and the part, and the number of days of the period."""
+    first = since.replace(hour=0, minute=0, second=0, microsecond=0)
+    count = -((first - until) // _DAY)
+    found = ((day, _choose(reconciled, day, since, until)) for day in _days(first, count))
+    return {day: chosen for day, chosen in found if chosen is not None}, count
 
 
 def _joined(parts: Iterable[tuple[dt.datetime, dt.datetime]]) -> list[tuple[dt.datetime, dt.datetime]]:
