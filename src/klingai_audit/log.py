@@ -250,12 +250,15 @@ class AuditLog(Answers):
 
         Raises: as `log`.
         """
-        return self.append(self.admit(draft), once=once)
+        return self.append(self.admit(draft, warn=not once), once=once)
 
-    def admit(self, draft: Draft) -> EncodedEvent:
-        """Resolve who acts and apply privacy; nothing is written but the subject's row. Raises: as `log`."""
+    def admit(self, draft: Draft, *, warn: bool = True) -> EncodedEvent:
+        """Resolve who acts and apply privacy; nothing is written but the subject's row. Raises: as `log`.
+
+        With `warn` the first act of nobody is warned of; the end of a task is no act of who sees it.
+        """
         resolved = resolve(draft)
-        if resolved.actor_id == UNKNOWN_ACTOR and not self._warned_unknown:
+        if warn and resolved.actor_id == UNKNOWN_ACTOR and not self._warned_unknown:
             self._warned_unknown = True
             warnings.warn(
                 'An event was recorded with actor "unknown": bind who acts with klingai_audit.acting(…).',

@@ -14,9 +14,11 @@ import time
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx2
 import pytest
 
 from klingai_audit import AuditLog, acting
+from klingai_audit.capture import recorder
 from klingai_audit.kling import KlingAI, errors
 from tests.unit.kling.world import KEY, POLL, make_world
 
@@ -206,6 +208,46 @@ def test_signed_callbacks_of_the_simulator(world):
         thread.join()
         server.server_close()
     assert verdicts == ["verified"] * 3
+
+
+def plain(world, audit) -> httpx2.Client:
+    """Return an audited client that gives its orders no ids of their own."""
+    client = httpx2.Client(base_url=world.server.base_url, headers={"Authorization": f"Bearer {KEY}"})
+    audit.attach(client)
+    return client
+
+
+@pytest.mark.parametrize("seen", ["polled", "called back"])
+def test_what_comes_before_the_reply_to_the_order(world, seen, monkeypatch):
+    """Only the reply tells whose task it is, and it is late: who sees the task before that waits for it."""
+    monkeypatch.setattr(recorder, "ORDER_SECONDS", 60.0)
+    secret = "whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI="
+    world.sim.fail_next("POST", "/v1/videos/text2video", delay=0.2)
+
+    def order() -> None:
+        with acting("alice@example.com", team="studio-a"), plain(world, world.audit) as client:
+            client.post("/v1/videos/text2video", json={"prompt": "a serene lake", "duration": "5"}).raise_for_status()
+
+    thread = threading.Thread(target=order)
+    with AuditLog.open(world.folder / "audit") as other, plain(world, other) as client:
+        thread.start()
+        while not world.sim.tasks:
+            time.sleep(0.001)
+        (made,) = world.sim.tasks
+        if seen == "polled":
+            with acting("bob@example.com"):
+                client.get(f"/v1/videos/text2video/{made.task_id}").raise_for_status()
+        else:
+            body = json.dumps({"id": made.task_id, "status": "processing"})
+            assert other.webhook(signed_now(secret, body, "d"), body.encode(), secret=secret).verdict == "verified"
+        thread.join()
+    entries = world.entries()
+    told = [entry for entry in entries if entry.get("resource_id") == made.task_id]
+    assert told[0]["event_type"] == "video_generation_started"
+    assert {(entry["actor_id"], entry["correlation_id"]) for entry in told} == {
+        (entries[0]["actor_id"], entries[0]["correlation_id"])
+    }
+    assert seen == "polled" or [entry["metadata"].get("via") for entry in told] == [None, "callback"]
 
 
 REPLAYED = """

@@ -194,7 +194,7 @@ class Known:
 class Filed:
     """What the log tells of a thing, or of an order whose thing it does not name; `token` is who ordered it.
 
-    `lost`: nobody knows whether the order took effect.
+    `lost`: nobody knows whether the order took effect; `open`: its reply may still come.
     """
 
     correlation_id: str
@@ -203,6 +203,7 @@ class Filed:
     final: bool = False
     note: Mapping[str, str] = field(default_factory=dict)
     lost: bool = False
+    open: bool = False
 
 
 class Shelf(Protocol):
@@ -220,12 +221,19 @@ class Shelf(Protocol):
         """The correlation of the order that a caller gave this id of its own; of several, that which was lost."""
         ...
 
+    def expects(self) -> bool:
+        """Whether an order waits for its reply, and nothing but that reply will tell its thing."""
+        ...
+
     def add_poll(self, thing: str, when: dt.datetime) -> bool:
         """Count a poll that was no news; False if it could not be counted."""
         ...
 
-    def take_polls(self, thing: str) -> tuple[int, dt.datetime, dt.datetime] | None:
-        """Hand over, once, how many polls no entry has told of, the first and the last of them."""
+    def take_polls(self, thing: str, *, ends: bool = False) -> tuple[int, dt.datetime, dt.datetime] | None:
+        """Hand over, once, how many polls no entry has told of, the first and the last of them.
+
+        With `ends` to all that see the thing's end, until an end is in the log: it keeps one of them.
+        """
         ...
 
     def delivered(self, delivery: str) -> bool:
@@ -266,7 +274,7 @@ class Background(Protocol):
         ...
 
     def lost_order(self, external_id: str) -> str | None:
-        """The correlation of an unresolved act that a caller gave this id of its own; None if there is none."""
+        """The correlation of an act without a known end that a caller gave this id of its own, or None."""
         ...
 
     def ordered(self, correlation_id: str) -> Mapping[str, str] | None:

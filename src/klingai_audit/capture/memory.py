@@ -33,6 +33,7 @@ class _Thing:
     state: str | None = None
     final: bool = False
     problem: str | None = None
+    guessed: bool = False
     note: dict[str, str] = field(default_factory=dict)
     polls: int = 0
     first_poll: dt.datetime | None = None
@@ -99,12 +100,22 @@ class Memory:
         return None if order is None else order.note
 
     def lost_order(self, external_id: str) -> str | None:
-        """The correlation of an unresolved act that a caller gave this id of its own; None if there is none."""
+        """The correlation of an act without a known end that a caller gave this id of its own, or None."""
         with self._lock:
             found = self._external.get(external_id)
         if found is None and self._shelf is not None:
             found = self._shelf.ordered_as(external_id)
-        return found if found is not None and self.unresolved(found) is not None else None
+        if found is None or self.unresolved(found) is not None:
+            return found
+        order = None if self._shelf is None else self._shelf.order(found)
+        return found if order is not None and order.open else None
+
+    def awaits(self, thing: str) -> bool:
+        """Whether nobody knows of a thing yet, and the reply to an order may tell of it at any moment."""
+        shelf = self._shelf
+        if shelf is None or self.known(thing) is not None or not shelf.expects():
+            return False
+        return shelf.order(thing) is None and shelf.ordered_as(thing) is None
 
     def leave_unresolved(self, correlation_id: str, note: Mapping[str, str]) -> None:
         """Remember that the act of this correlation may have taken effect; `note` may name an `external_id`."""
@@ -123,26 +134,29 @@ class Memory:
         """
         # The act's own reply is of who made the call, and comes too early for others to know of it.
         shelf = self._shelf if sight.shared and (sight.found or not sight.opens) else None
-        if shelf is not None:
-            token = self._who(shelf, sight, token)
-        news = self._observe(sight, token, when, poll=poll and shelf is None, all_reads=all_reads)
+        order = None if shelf is None else self._order_of(shelf, sight)
+        guessed = shelf is not None and order is None
+        token = token if order is None else order.token
+        news = self._observe(sight, token, when, poll=poll and shelf is None, all_reads=all_reads, guessed=guessed)
         if shelf is None:
             return news
         if not news.fresh:
             if poll and not shelf.add_poll(sight.thing, when):
                 self._count(sight.thing, when)
             return news
-        return replace(news, polls=_joined(shelf.take_polls(sight.thing), news.polls))
+        return replace(news, polls=_joined(shelf.take_polls(sight.thing, ends=sight.final), news.polls))
 
-    def _observe(self, sight: Sight, token: Actor | None, when: dt.datetime, *, poll: bool, all_reads: bool) -> News:
+    def _observe(
+        self, sight: Sight, token: Actor | None, when: dt.datetime, *, poll: bool, all_reads: bool, guessed: bool
+    ) -> News:
         with self._lock:
             thing = self._things.get(sight.thing)
             new = thing is None
             if thing is None:
-                thing = self._things[sight.thing] = _Thing(sight.correlation_id, token)
+                thing = self._things[sight.thing] = _Thing(sight.correlation_id, token, guessed=guessed)
                 _limit(self._things, MAX_THINGS)
             if sight.opens:
-                thing.correlation_id, thing.token = sight.correlation_id, token
+                thing.correlation_id, thing.token, thing.guessed = sight.correlation_id, token, False
             self._things.move_to_end(sight.thing)
             fresh = all_reads or new or sight.opens or self._changed(thing, sight)
             self._take(thing, sight)
@@ -192,24 +206,29 @@ class Memory:
                 _limit(self._things, MAX_THINGS)
             return found
 
-    def _who(self, shelf: Shelf, sight: Sight, token: Actor | None) -> Actor | None:
+    def _order_of(self, shelf: Shelf, sight: Sight) -> Filed | None:
         """Who ordered a thing that is not known here."""
         if not sight.opens:
             self._consult(shelf, sight)
         with self._lock:
             known = sight.thing in self._things
-        order = None if known else shelf.order(sight.correlation_id)
-        return token if order is None else order.token
+        return None if known else shelf.order(sight.correlation_id)
 
     def _consult(self, shelf: Shelf, sight: Sight) -> None:
-        """Before a status is news: another process may have written it. Ends are left to the log, which keeps one."""
+        """Before a status is news: another process may have written it, or who ordered. The log keeps one end."""
         with self._lock:
             thing = self._things.get(sight.thing)
-            if thing is None or sight.state is None or sight.final or not self._changed(thing, sight):
+            if thing is None or sight.state is None or not self._changed(thing, sight):
+                return
+            if sight.final and not thing.guessed:
                 return
         filed = shelf.find(sight.thing)
-        if filed is not None and (filed.final or filed.state == sight.state):
-            with self._lock:
+        if filed is None:
+            return
+        with self._lock:
+            if thing.guessed and filed.correlation_id != thing.correlation_id:
+                thing.correlation_id, thing.token, thing.guessed = filed.correlation_id, filed.token, False
+            if not sight.final and (filed.final or filed.state == sight.state):
                 thing.state, thing.final = filed.state, filed.final
 
     def _count(self, name: str, when: dt.datetime) -> None:

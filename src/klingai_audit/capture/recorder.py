@@ -13,6 +13,7 @@ is the twin of `begin` for coroutines.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -42,6 +43,11 @@ __all__ = ["HOP_SECONDS", "Attempt", "Mark", "Recorder"]
 
 HOP_SECONDS: Final = 60.0
 """How long a redirect may wait to be followed before its act is written as ended there."""
+
+ORDER_SECONDS: Final = 0.5
+"""How long the first look at an unknown thing waits for an order under way that may tell whose it is."""
+
+_LOOK_SECONDS: Final = 0.005
 
 MAX_KEPT_BODY: Final = 64 * 1024
 """Request bodies up to this many bytes stay with the attempt until it ends; longer ones only until the intent."""
@@ -95,6 +101,9 @@ class Recorder:
         self.desk.catch_up()
         self._check_nothing_is_late(attempt)
         if attempt.operation.kind == "read":
+            deadline = time.monotonic() + ORDER_SECONDS
+            while self._is_early(attempt) and time.monotonic() < deadline:
+                time.sleep(_LOOK_SECONDS)
             return attempt
         item = self._intent_item(attempt)
         try:
@@ -125,6 +134,9 @@ class Recorder:
         await self.desk.acatch_up()
         self._check_nothing_is_late(attempt)
         if attempt.operation.kind == "read":
+            deadline = time.monotonic() + ORDER_SECONDS
+            while self._is_early(attempt) and time.monotonic() < deadline:  # noqa: ASYNC110  no process sets an event
+                await asyncio.sleep(_LOOK_SECONDS)
             return attempt
         item = self._intent_item(attempt)
         try:
@@ -217,6 +229,11 @@ class Recorder:
         if outer is not None and outer.adopt(self.sink, operation):
             return attempt.inside(outer)
         return attempt
+
+    def _is_early(self, attempt: Attempt) -> bool:
+        """Whether a look at a thing comes before the log knows whose it is."""
+        thing = attempt.operation.thing
+        return thing is not None and self.memory.awaits(thing)
 
     def _identified(self, request: RequestFacts) -> RequestFacts:
         """Replace the credential by its fingerprint."""

@@ -14,10 +14,13 @@ from klingai_audit.event.record import format_time, is_end_id, is_event_id, pars
 from klingai_audit.event.types import EventType
 from klingai_audit.kling.rows import MEDIA, RESOURCES
 
-__all__ = ["EXTERNAL", "Told", "keep_delivery", "read_note", "read_told", "take"]
+__all__ = ["ENDED", "EXTERNAL", "Told", "keep_delivery", "read_note", "read_told", "take"]
 
 EXTERNAL: Final = "external:"
 """Before the id that a caller gave an order, where it is a key: its row names the order's correlation."""
+
+ENDED: Final = "end:"
+"""Before a task's id: the polls that its end tells of, whichever process's end is the one that the log keeps."""
 
 _TYPE_AT: Final = 118
 _HEADER: Final = b'{"schema":1,"event_id":"'
@@ -92,8 +95,9 @@ def take(database: sqlite3.Connection, entry: Told) -> None:
         seconds = deadline if isinstance(deadline, int) and 0 < deadline < 10**7 else 0
         due = format_time(parse_time(entry.timestamp) + dt.timedelta(seconds=seconds))
         note = {**entry.note, **({"action": entry.action} if entry.action else {})}
+        waiting = "named" if isinstance(metadata.get("external_task_id"), str) else "open"
         database.execute(
-            "INSERT OR IGNORE INTO orders VALUES (?, ?, ?, 'open', ?)", (correlation, entry.who, _note(note), due)
+            "INSERT OR IGNORE INTO orders VALUES (?, ?, ?, ?, ?)", (correlation, entry.who, _note(note), waiting, due)
         )
         _name_order(database, entry, correlation, due, lost=False)
         return
@@ -110,6 +114,8 @@ def take(database: sqlite3.Connection, entry: Told) -> None:
     told = entry.event_type in _STARTS or entry.event_type == EventType.TASK_STATUS_CHANGED or ended
     if not isinstance(task, str) or not told:
         return
+    if ended:
+        database.execute("DELETE FROM polls WHERE task = ?", (ENDED + task,))
     state = ("succeeded" if entry.outcome == "success" else "failed") if ended else status
     _put_task(database, entry, task, correlation, state if isinstance(state, str) else "submitted", opens=opens)
 
@@ -126,7 +132,9 @@ def _close_order(database: sqlite3.Connection, entry: Told, correlation: str, *,
     elif found:
         database.execute("UPDATE orders SET state = 'closed' WHERE correlation = ?", (correlation,))
     else:  # a refusal says nothing about an earlier sending that nobody answered
-        database.execute("UPDATE orders SET state = 'closed' WHERE correlation = ? AND state = 'open'", (correlation,))
+        database.execute(
+            "UPDATE orders SET state = 'closed' WHERE correlation = ? AND state IN ('open', 'named')", (correlation,)
+        )
 
 
 def _name_order(database: sqlite3.Connection, entry: Told, correlation: str, due: str, *, lost: bool) -> None:

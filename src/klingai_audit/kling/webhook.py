@@ -148,9 +148,9 @@ def receive(
     with acting.restore(current() or _SENDER):
         if bad <= BAD_LIMIT:
             if signature == "verified":
-                _record(recorder, CALLBACK, {"signature": signature, "delivery": delivery}, body)
+                _record(recorder, CALLBACK, {"signature": signature, "delivery": delivery}, body, task)
             else:  # its delivery id is anyone's
-                _record(recorder, CLAIM, {"signature": signature}, body)
+                _record(recorder, CLAIM, {"signature": signature}, body, None)
         if bad >= BAD_LIMIT and _is_tenfold(bad):
             _suspect(recorder, bad)
     if signature == "verified":
@@ -176,9 +176,10 @@ def _delivery(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _record(recorder: Recorder, row: Row, extra: Mapping[str, str], body: bytes) -> None:
-    """Tell it like a read: what it shows is an entry if it is news."""
-    operation = Operation(name=row.action, kind=row.kind, row=Match(row, row.action))
+def _record(recorder: Recorder, row: Row, extra: Mapping[str, str], body: bytes, task: TaskRecord | None) -> None:
+    """Tell it like a read: what it shows is an entry if it is news. That of a `task` may overtake its order's reply."""
+    thing = None if task is None else task.id
+    operation = Operation(name=row.action, kind=row.kind, row=Match(row, row.action), thing=thing)
     facts = RequestFacts(method="POST", url="")
     attempt = recorder.begin(facts, operation, Mark(extra=extra))
     if attempt is not None:

@@ -24,6 +24,7 @@ class Shelf:
         self.names: dict[str, str] = {}
         self.polls: dict[str, list[dt.datetime]] = {}
         self.deliveries: set[str] = set()
+        self.expecting = False
         self.closed = self.forked = False
 
     def find(self, thing):
@@ -39,7 +40,10 @@ class Shelf:
         self.polls.setdefault(thing, []).append(when)
         return self.works
 
-    def take_polls(self, thing):
+    def expects(self):
+        return self.works and self.expecting
+
+    def take_polls(self, thing, *, ends=False):
         times = self.polls.pop(thing, []) if self.works else []
         return (len(times), min(times), max(times)) if times else None
 
@@ -147,6 +151,35 @@ def test_who_ordered(kind, expected):
     assert see(Memory("o", shelf), "submitted", **kind).token == expected
 
 
+def test_a_guess_lasts_until_the_order_is_known():
+    """Who sees a task before anybody knows who ordered it tells of it in the own name, and then no more."""
+    shelf = Shelf()
+    memory = Memory("o", shelf)
+    assert see(memory, "submitted").token == BOB
+    shelf.tasks["t"] = filed("submitted")
+    news = see(memory, "processing")
+    assert (news.fresh, news.correlation_id, news.token) == (True, "ordered", ALICE)
+    other = Memory("o", Shelf())
+    assert see(other, "processing").token == BOB
+    other._shelf.tasks["t"] = filed("processing")
+    assert see(other, "succeeded", final=True).token == ALICE
+
+
+def test_what_may_be_told_at_any_moment():
+    """A thing that nobody knows, while an order waits for a reply that alone can tell its thing."""
+    shelf = Shelf()
+    memory = Memory("o", shelf)
+    assert not memory.awaits("t")
+    shelf.expecting = True
+    assert memory.awaits("t")
+    shelf.orders["intent"], shelf.names["film-1"] = filed(None), "intent"
+    assert not memory.awaits("intent")
+    assert not memory.awaits("film-1")
+    shelf.tasks["t"] = filed("submitted")
+    assert not memory.awaits("t")
+    assert not Memory("o").awaits("t")
+
+
 def test_lost_orders_of_other_processes():
     """What nobody answered there is unresolved here; what was announced is known in any case."""
     shelf = Shelf()
@@ -159,16 +192,16 @@ def test_lost_orders_of_other_processes():
 
 
 def test_lost_orders_by_their_callers_ids():
-    """Here or elsewhere, as long as nobody knows what became of them."""
+    """Here or elsewhere, as long as nobody knows what became of them, or their reply is still to come."""
     shelf = Shelf()
     memory, alone = Memory("o", shelf), Memory("o")
-    shelf.orders |= {"lost": filed(None, lost=True), "closed": filed(None)}
-    shelf.names |= {"film-1": "lost", "film-2": "closed"}
+    shelf.orders |= {"lost": filed(None, lost=True), "closed": filed(None), "open": filed(None, open=True)}
+    shelf.names |= {"film-1": "lost", "film-2": "closed", "film-5": "open"}
     memory.leave_unresolved("here", {"external_id": "film-3"})
     alone.leave_unresolved("here", {"product": "video"})
-    names = ("film-1", "film-2", "film-3", "film-4")
-    assert ["lost", None, "here", None] == [memory.lost_order(name) for name in names]
-    assert [None] * 4 == [alone.lost_order(name) for name in names]
+    names = ("film-1", "film-2", "film-3", "film-4", "film-5")
+    assert ["lost", None, "here", None, "open"] == [memory.lost_order(name) for name in names]
+    assert [None] * 5 == [alone.lost_order(name) for name in names]
 
 
 def test_what_is_no_task_stays_here():

@@ -103,6 +103,54 @@ def test_it_follows_what_is_committed_here(audit):
     assert audit.recorder.memory.known(TASK).correlation_id == correlation
 
 
+def test_the_log_is_looked_at_before_something_is_unknown(audit):
+    """What another process wrote is found, though it has not told the table of it."""
+    shelf = table(audit)
+    correlation = order(audit)
+    assert shelf.order(correlation).token.actor_id == "alice@example.com"
+    start(audit, correlation)
+    assert shelf.find(TASK).correlation_id == correlation
+    assert shelf.find("other") is None
+
+
+def test_the_first_look_sees_what_is_not_signed_yet(audit):
+    """A table that is opened in the moment between an entry and its signature."""
+    correlation = order(audit)
+    shelf = TaskTable(audit.places.state / "tasks.sqlite", audit.reader, audit.subjects.reveal)
+    assert shelf.order(correlation) is not None
+
+
+def test_a_locked_table_is_asked_again(audit):
+    """What was read of the log and could not be written is written when somebody asks again."""
+    shelf = table(audit)
+    other = sqlite3.connect(audit.places.state / "tasks.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    correlation = order(audit)
+    assert shelf.order(correlation) is None
+    other.execute("ROLLBACK")
+    other.close()
+    assert shelf.order(correlation) is not None
+
+
+def test_an_order_under_way(audit):
+    """It is expected while only its reply can tell its task: not if it has an id of its caller's, nor when it ends."""
+    shelf = table(audit)
+    assert not shelf.expects()
+    own = named(audit, new_event_id())
+    assert shelf.order(own).open
+    assert not shelf.expects()
+    correlation = order(audit)
+    assert shelf.order(correlation).open
+    assert shelf.expects()
+    start(audit, correlation)
+    assert shelf.find(TASK)
+    assert not shelf.order(correlation).open
+    assert not shelf.expects()
+    late = order(audit, deadline=1, when=NOW - dt.timedelta(days=2))
+    assert not shelf.order(late).open
+    assert not shelf.expects()
+
+
 def test_entries_may_come_twice_and_out_of_order(audit):
     """An end stays an end, what is newer stays, and a second look at the log changes nothing."""
     correlation = order(audit)
@@ -212,6 +260,21 @@ def test_polls_of_all_processes_are_one_count(audit):
         assert (first if minute % 2 else second).add_poll(TASK, NOON + dt.timedelta(minutes=minute))
     assert second.take_polls(TASK) == (3, NOON + dt.timedelta(minutes=1), NOON + dt.timedelta(minutes=3))
     assert first.take_polls(TASK) is None
+
+
+def test_all_ends_tell_of_all_polls_until_one_is_kept(audit):
+    """Several processes see the end, and the log keeps one: none of them takes the polls away from it."""
+    first, second = table(audit), table(audit)
+    for minute in (1, 2, 3):
+        assert first.add_poll(TASK, NOON + dt.timedelta(minutes=minute))
+    assert first.take_polls(TASK, ends=True)[0] == 3
+    assert second.add_poll(TASK, NOON)
+    assert second.take_polls(TASK, ends=True) == (4, NOON, NOON + dt.timedelta(minutes=3))
+    assert second.take_polls(TASK) is None
+    assert first.take_polls(TASK, ends=True)[0] == 4
+    tell(audit, "video_generation_completed", "c", end="succeeded", status="succeeded")
+    first.observe(audit.entries())
+    assert second.take_polls(TASK, ends=True) is None
 
 
 def test_it_may_be_deleted(audit):
@@ -330,10 +393,11 @@ def test_a_locked_table_is_told_later(audit):
     shelf.observe(audit.entries())
     other.execute("ROLLBACK")
     other.close()
-    assert shelf.order(correlation) is None
     start(audit, correlation)
     shelf.observe(list(audit.entries())[-1:])
-    assert shelf.order(correlation) is not None
+    with sqlite3.connect(audit.places.state / "tasks.sqlite") as database:
+        assert [(correlation,)] == database.execute("SELECT correlation FROM orders").fetchall()
+    database.close()
 
 
 def test_erased_people_are_nobody(audit):
