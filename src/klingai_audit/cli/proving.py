@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from klingai_audit.cli.files import read_file, write_file
 from klingai_audit.cli.options import Record
 from klingai_audit.cli.session import Session, SessionArgument, escaped
+from klingai_audit.cli.sources import has_index, indexed
 from klingai_audit.errors import InconsistentCheckpoints, NoTrustedKey, UsageError
 from klingai_audit.views.inert import inert
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from klingai_audit.tlog.keys import VerifierKey
 
 _SEQ: Final = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
-_EVENT_ID: Final = slice(24, 60)
 
 Out = Annotated[Path, Parameter(name=("--output", "-o"), help="File to write.")]
 Key = Annotated[str | None, Parameter(help="The log's public key: a vkey, or a file with one.")]
@@ -39,7 +39,7 @@ def prove(
     from klingai_audit.trust.proofs import prove_entry
 
     reader = open_reader(session.places)
-    seq = _seq_of(reader, escaped(what))
+    seq = _seq_of(session, reader, escaped(what))
     proof = prove_entry(reader, seq)
     recorded = record_read(
         session, "prove", {"what": what}, reader.size, open_subjects(session.places) if record else None, asked=record
@@ -183,13 +183,13 @@ def trusted_log_key(session: Session, origin: str, given: str | None) -> Verifie
     return key
 
 
-def _seq_of(reader: LogReader, what: str) -> int:
+def _seq_of(session: Session, reader: LogReader, what: str) -> int:
     if _SEQ.fullmatch(what):
         return int(what)
-    wanted = what.lower().encode()
-    for seq, line in enumerate(reader.entries(0, reader.size)):
-        if line[_EVENT_ID] == wanted:
-            return seq
+    with indexed(session, reader) as source:
+        seq = source(reader.size).find_event(what.lower(), made=has_index(session))
+    if seq is not None:
+        return seq
     raise UsageError(f"No entry has the event id {what!r}.", do="Give a seq or an event id; klingai-audit query")
 
 

@@ -47,3 +47,11 @@ def indexed(session: Session, reader: LogReader) -> Iterator[Callable[[int], Ind
             return stack.enter_context(open_index(session, reader, temporary=False))
 
         yield lambda size: Indexed(reader, opened, size)
+
+
+def has_index(session: Session) -> bool:
+    """Tell whether an index of this user's was made before, which is quicker brought up to date than made."""
+    try:
+        return any((session.places.state / "index").iterdir())
+    except OSError:
+        return False

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from klingai_audit.errors import Malformed, StorageError
 from klingai_audit.event.types import END_TYPES, EVENT_TYPES, canonical_type
 from klingai_audit.index.lines import Stale
+from klingai_audit.ledger.line import seq_of
 from klingai_audit.views.entry import People
 from klingai_audit.views.plan import CUSTOM_CATEGORY, Filter, stored_ids
 from klingai_audit.views.times import parse_instant
@@ -28,6 +29,7 @@ __all__ = ["WORTH_AN_INDEX", "Indexed"]
 WORTH_AN_INDEX: Final = 50_000
 """Entries from which on an index is made to answer a question; a smaller log is scanned in less time."""
 
+_EVENT_ID: Final = slice(24, 60)
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -84,6 +86,20 @@ class Indexed(Iterable[bytes]):
             except (Stale, StorageError, Malformed):
                 self.distrust()
         return self
+
+    def find_event(self, event_id: str, *, made: bool = True) -> int | None:
+        """Return the first entry with an event id (in lower case), None if there is none.
+
+        What the index finds is compared with the log; where it finds nothing, the log is scanned, and at once if none
+        is `made`: one scan takes less time than making an index.
+        """
+        wanted = event_id.encode()
+        found = self.of_event(event_id) if made else self
+        for line in found if found is not self else ():
+            seq = seq_of(line)
+            if seq is not None and line[_EVENT_ID] == wanted and [line] == list(self._reader.entries(seq, seq + 1)):
+                return seq
+        return next((seq for seq, line in enumerate(self) if line[_EVENT_ID] == wanted), None)
 
     def repeated(self) -> frozenset[int]:
         """Return the entries whose event id stands in an earlier one."""

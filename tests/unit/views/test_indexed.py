@@ -150,3 +150,30 @@ def test_without_an_index_there_is_the_scan(reader, monkeypatch):
     assert [line(3, actor_id=pseudonym(2), correlation_id="c0")] == [
         entry for entry in source.of_event(event_id(3)) if event_id(3).encode() in entry
     ]
+
+
+@pytest.mark.parametrize("seq", [0, 17, 39])
+def test_an_event_is_found_without_a_scan(reader: Counting, made: Index, seq: int) -> None:
+    """The entry itself is read and compared, and no other."""
+    assert seq == Indexed(reader, lambda: made, 40).find_event(event_id(seq))
+    assert 0 == reader.scanned
+
+
+def test_an_event_that_the_index_does_not_know_is_sought_in_the_log(reader: Counting, made: Index) -> None:
+    """The index is no evidence that something is not there."""
+    store = reader.store
+    assert isinstance(store, MemoryStore)
+    store.entries[7] = line(7, event_id=event_id(77))
+    assert 7 == Indexed(reader, lambda: made, 40).find_event(event_id(77))
+    assert None is Indexed(reader, lambda: made, 40).find_event(event_id(7))
+    assert 2 * 40 > reader.scanned > 40
+
+
+def test_an_event_is_found_where_no_index_can_be_had(reader: Counting, made: Index) -> None:
+    """By a scan, and so in a log that is not worth an index."""
+
+    def refuse() -> Index:
+        raise StorageError("no place", do="none")
+
+    assert 21 == Indexed(reader, refuse, 40).find_event(event_id(21))
+    assert 22 == reader.scanned
