@@ -6,8 +6,10 @@ ours, its reply is bounded in size and time. Source: C2SP tlog-witness.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
@@ -117,7 +119,7 @@ class WitnessClient:
         size = parse_checkpoint(parse_note(data).text).size
         old = believed if believed <= size else 0
         try:
-            with self._http() as http:
+            with self._http() as http, _ended_by(self._timeout, http.close):
                 reply = self._post(http, witness, old, size, data, consistency, deadline)
                 if reply.status == 409:
                     held = self._held(reply)
@@ -126,10 +128,10 @@ class WitnessClient:
                     if held > size:
                         return Result(witness.name, "ahead", f"it holds {held} entries, we have {size}", held=held)
                     reply = self._post(http, witness, held, size, data, consistency, deadline)
-        except httpx2.HTTPError as exc:
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError) as exc:
+            if time.monotonic() >= deadline:
+                return Result(witness.name, "unreachable", f"no whole answer within {self._timeout:g} s")
             return Result(witness.name, "unreachable", type(exc).__name__)
-        except TimeoutError:
-            return Result(witness.name, "unreachable", f"no whole answer within {self._timeout:g} s")
         return self._weigh(witness, data, reply)
 
     def _weigh(self, witness: PolicyItem, data: bytes, reply: _Reply) -> Result:
@@ -170,9 +172,11 @@ class WitnessClient:
         proof = consistency(old, size) if 0 < old < size else ()
         url = (witness.url or "").rstrip("/") + "/add-checkpoint"
         body = AddCheckpoint.of(old, proof, data).format()
-        with http.stream("POST", url, content=body, headers={"Content-Type": "text/plain; charset=utf-8"}) as reply:
+        headers = {"Content-Type": "text/plain; charset=utf-8", "Accept-Encoding": "identity"}
+        left = max(deadline - time.monotonic(), 0.001)
+        with http.stream("POST", url, content=body, headers=headers, timeout=left) as reply:
             got = bytearray()
-            for chunk in reply.iter_bytes():
+            for chunk in reply.iter_raw():
                 got += chunk
                 if time.monotonic() > deadline:
                     raise TimeoutError
@@ -193,6 +197,18 @@ class WitnessClient:
         import httpx2
 
         return httpx2.Client(timeout=self._timeout, follow_redirects=False)
+
+
+@contextlib.contextmanager
+def _ended_by(seconds: float, end: Callable[[], None]) -> Iterator[None]:
+    """Call `end` if the block is not left within `seconds`: time-outs of single reads do not bound their number."""
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @dataclass(frozen=True, slots=True)
