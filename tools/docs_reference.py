@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tools import (
     docs_api,
+    docs_attacks,
     docs_calls,
     docs_cli,
     docs_events,
@@ -39,6 +40,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     **{part: (lambda part=part: docs_api.names(part)) for part in docs_api.PUBLIC},
     **{f"findings-{page}": (lambda page=page: docs_findings.findings(page)) for page in docs_findings.PAGES},
     "threats": docs_findings.threats,
+    "attacks": docs_attacks.attacks,
     "detection-rules": docs_rules.rules,
     "detection-members": docs_rules.members,
     **docs_exports.PARTS,
