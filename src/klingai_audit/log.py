@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from klingai_audit.capture import attach as clients
 from klingai_audit.config import Places, must_create, open_store, state_folder
 from klingai_audit.durable import OPS, FileOps
-from klingai_audit.errors import AuditUnavailable, InvalidEvent, UsageError
+from klingai_audit.errors import AuditUnavailable, InvalidEvent, SignerUnavailable, UsageError
 from klingai_audit.event.context import UNKNOWN_ACTOR, resolve
 from klingai_audit.event.own import own_event
 from klingai_audit.event.record import Draft, EncodedEvent, is_end_id
@@ -146,7 +146,6 @@ class AuditLog(Answers):
         folder.created()
         _OPEN.add(audit)
         if places.log != "memory:":
-            OriginMemory(ops=ops).remember(audit.origin, audit.vkey, folder.mldsa_vkey)
             audit._note_options(
                 OptionsMemory(places.state, ops), {"wait": wait, "text_log": text_log and Path(text_log)}, clock
             )
@@ -155,7 +154,8 @@ class AuditLog(Answers):
     def _note_options(self, memory: OptionsMemory, given: Mapping[str, Any], clock: Clock) -> None:
         """Record what is otherwise than at the last opening: policy, places, and options that are given."""
         places = {"keys": self.places.keys, "state": self.places.state, "subjects": self.places.subjects}
-        options = {"policy": self.policy.digest, **places, **given}
+        log_key = "external" if self._keys.external else "file"
+        options = {"policy": self.policy.digest, "log_key": log_key, **places, **given}
         told = describe_options(self.places.log, options, self.fingerprint)
         if changes := memory.changes(told):
             self.append(own_event("settings_changed", {"changed": changes}, clock.now_ns())).wait()
@@ -346,20 +346,19 @@ class AuditLog(Answers):
         `klingai_audit.trust.verify.verify`.
         """
         from klingai_audit.trust.authority import policy_roots
+        from klingai_audit.trust.custody import with_custody
         from klingai_audit.trust.verify import verify
 
-        self.flush("published")
+        with contextlib.suppress(SignerUnavailable):  # then the verdict tells what is not signed
+            self.flush("published")
         terms: dict[str, Any] = {
             "key": self.vkey,
             "key_source": "keys folder",
-            "remembered": self._remembered(),
+            "remembered": state_folder(self.places).read_head(),
             "policy": self.policy,
         }
         terms["tsa_roots"] = policy_roots(self.policy, self.places.keys)
-        return verify(self.reader.store, **{**terms, **options})
-
-    def _remembered(self) -> bytes | None:
-        return state_folder(self.places).read_head()
+        return with_custody(verify(self.reader.store, **{**terms, **options}), self.places.keys)
 
 
 def _tell_all(observers: list[Callable[[Sequence[bytes]], None]]) -> Callable[[Sequence[bytes]], None]:

@@ -16,8 +16,8 @@ from klingai_audit.config import Places, open_subjects
 from klingai_audit.log import AuditLog
 
 MEMBERS = (
-    "format", "log", "origin", "key", "size", "total", "valid", "invalid", "integrity_ok", "exit", "quick_from",
-    "unsigned", "threats", "findings", "recorded",
+    "format", "log", "origin", "key", "custody", "size", "total", "valid", "invalid", "integrity_ok", "exit",
+    "quick_from", "unsigned", "threats", "findings", "recorded",
 )  # fmt: skip
 THREATS = (
     "edit", "insert", "delete", "reorder", "head_cut", "tail_cut", "rollback", "fork", "back_dating", "foreign_key",

@@ -101,6 +101,7 @@ def check_log(
     from klingai_audit.config import open_store, trusted_key
     from klingai_audit.errors import LogNotFound
     from klingai_audit.trust.authority import policy_roots, read_roots
+    from klingai_audit.trust.custody import with_custody
     from klingai_audit.trust.remember import recall, remember
     from klingai_audit.trust.verify import verify as check
 
@@ -136,7 +137,7 @@ def check_log(
     )
     if memory is not None and compare and not proofs_only:
         remember(memory, verdict.memory)
-    return verdict
+    return with_custody(verdict, places.keys)
 
 
 def _remembered_head(places: Places) -> tuple[bytes | None, str]:
@@ -278,7 +279,7 @@ def drill_log(session: Session, key: str | None = None) -> DrillResult:
 
 def draw_verdict(session: Session, verdict: dict[str, Any]) -> None:
     """Print a verdict (in its JSON form) for people: one line, findings, threats."""
-    from klingai_audit.cli.verdict import finding_lines, headline, threat_table
+    from klingai_audit.cli.verdict import custody_lines, finding_lines, headline, threat_table
 
     session.tell(headline(verdict))
     findings = finding_lines(verdict)
@@ -286,6 +287,8 @@ def draw_verdict(session: Session, verdict: dict[str, Any]) -> None:
         session.say("  ", line)
     session.say("")
     session.show(threat_table(verdict))
+    for line in custody_lines(verdict):
+        session.tell(line)
 
 
 def _verify_file(session: Session, file: Path) -> int:

@@ -106,6 +106,17 @@ def finding_lines(verdict: dict[str, Any]) -> list[Text]:
     ]
 
 
+def custody_lines(verdict: dict[str, Any]) -> list[Text]:
+    """Return where each private key lies, empty if the verdict does not say."""
+    from klingai_audit.ledger.custody import Custody
+
+    custody = verdict.get("custody")
+    if not custody:
+        return []
+    words = Custody(custody["log_key"], custody["epoch_key"]).words()
+    return [Text(""), *(Text.assemble((f"{key}: ", "bold"), where) for key, where in words)]
+
+
 def place_of(finding: dict[str, Any]) -> str:
     """Return where a finding is, as narrow as known: seq or range of seq, file and line."""
     seq, end = finding.get("seq"), finding.get("seq_end")

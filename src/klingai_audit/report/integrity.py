@@ -48,6 +48,7 @@ def describe_machine(verdict: Verdict) -> dict[str, Any]:
     return {
         "key": verdict.key,
         "key_source": verdict.key_source,
+        "custody": None if verdict.custody is None else dict(verdict.custody.words()),
         "signed_entries": verdict.size,
         "unsigned_entries": verdict.unsigned.entries,
         "findings": len(verdict.findings),

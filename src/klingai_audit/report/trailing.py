@@ -311,6 +311,7 @@ def _machine(machine: Mapping[str, Any]) -> Section:
         ("Log", machine["log"]),
         ("Trusted key", Mono(key) if key else "none"),
         ("The key comes from", machine["key_source"] or "the log's own claim"),
+        *((f"The {name} lies", where) for name, where in (machine["custody"] or {}).items()),
         ("Signed entries", number(machine["signed_entries"])),
         ("Entries not signed yet", number(machine["unsigned_entries"])),
         ("Subject table", machine["subject_table"]),

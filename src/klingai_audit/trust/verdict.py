@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+from klingai_audit.ledger.custody import Custody
+
 __all__ = [
     "FINDING_KINDS",
     "THREATS",
@@ -284,6 +286,8 @@ class Verdict:
     unsigned: Unsigned = Unsigned()
     quick_from: int | None = None
     recorded: bool = False
+    custody: Custody | None = None
+    """Where the private keys lie, as far as this machine tells; None if nobody looked."""
     unlisted: tuple[Finding, ...] = field(default=(), repr=False, compare=False)
     """All findings where `findings` lists only the first of them, else empty."""
     memory: Any = field(default=None, repr=False, compare=False)
@@ -333,6 +337,7 @@ class Verdict:
             "log": self.log,
             "origin": self.origin,
             "key": key,
+            "custody": None if self.custody is None else self.custody.as_json(),
             "size": self.size,
             "total": self.total,
             "valid": self.valid,

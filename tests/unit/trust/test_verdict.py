@@ -16,7 +16,7 @@ from tests.unit.trust.attacks import GOOD, KEY, SIZE, SMITH, check, on_lines
 FIRST_DAY = "audit-2026-11-20.jsonl"
 TOLERANT = msgspec.structs.replace(Policy.default(), verify=VerifyPolicy(require_checkpoint=False))
 SOURCES = Path(__file__).parents[3] / "src" / "klingai_audit" / "trust"
-MEMBERS = ["format", "log", "origin", "key", "size", "total", "valid", "invalid", "integrity_ok", "exit"]
+MEMBERS = ["format", "log", "origin", "key", "custody", "size", "total", "valid", "invalid", "integrity_ok", "exit"]
 MEMBERS += ["quick_from", "unsigned", "threats", "findings", "recorded"]
 
 
