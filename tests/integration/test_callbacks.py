@@ -16,11 +16,9 @@ import pytest
 from klingai_audit import acting
 from klingai_audit.kling.simulator import ManualClock
 from tests.support.receiver import Gate, receiving
-from tests.unit.kling.world import PAIR, POLL, World, make_world
+from tests.unit.kling.world import PAIR, POLL, SAID, STARTED, World, make_world
 
 SECRET = "whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI="
-SAID = ("prompt_submitted", "success")
-STARTED = ("video_generation_started", "success")
 COMPLETED = ("video_generation_completed", "success")
 FAILED = ("video_generation_failed", "failure")
 CHANGED = ("task_status_changed", "success")

@@ -14,11 +14,8 @@ import requests
 
 from klingai_audit import acting
 from tests.unit.kling.wires import proxy
-from tests.unit.kling.world import KEY, make_world
+from tests.unit.kling.world import AUTHORIZED, SAID, STARTED, make_world
 
-SAID = ("prompt_submitted", "success")
-STARTED = ("video_generation_started", "success")
-AUTHORIZED = {"authorization": f"Bearer {KEY}"}
 PATH = "/v1/videos/text2video"
 BODY = {"model_name": "kling-v2-6", "prompt": "a lake"}
 

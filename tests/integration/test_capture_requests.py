@@ -15,19 +15,8 @@ from urllib3.util.retry import Retry
 
 from klingai_audit import acting
 from tests.unit.kling.wires import proxy, tls_in_front_of
-from tests.unit.kling.world import KEY, POLL, make_world
+from tests.unit.kling.world import AUTHORIZED, KEY, LIFE, POLL, SAID, STARTED, make_world
 
-SAID = ("prompt_submitted", "success")
-STARTED = ("video_generation_started", "success")
-LIFE = [
-    SAID,
-    STARTED,
-    ("task_status_changed", "success"),
-    ("video_generation_completed", "success"),
-    ("video_downloaded", "unknown"),
-    ("video_downloaded", "success"),
-]
-AUTHORIZED = {"authorization": f"Bearer {KEY}"}
 PATH = "/v1/videos/text2video"
 BODY = {"model_name": "kling-v2-6", "prompt": "a lake"}
 

@@ -15,19 +15,8 @@ from klingai_audit import acting
 from klingai_audit.capture.httpx import attach_client, audited_transport
 from klingai_audit.kling import errors
 from tests.unit.kling.wires import proxy, tls_in_front_of
-from tests.unit.kling.world import KEY, POLL, make_world
+from tests.unit.kling.world import AUTHORIZED, LIFE, POLL, SAID, STARTED, make_world
 
-SAID = ("prompt_submitted", "success")
-STARTED = ("video_generation_started", "success")
-LIFE = [
-    SAID,
-    STARTED,
-    ("task_status_changed", "success"),
-    ("video_generation_completed", "success"),
-    ("video_downloaded", "unknown"),
-    ("video_downloaded", "success"),
-]
-AUTHORIZED = {"authorization": f"Bearer {KEY}"}
 ways = pytest.mark.parametrize("way", ["sync", "async"])
 libraries = pytest.mark.parametrize("library", [httpx2, httpx], ids=["httpx2", "httpx"])
 

@@ -12,10 +12,8 @@ import pytest
 import requests
 
 from klingai_audit import acting
-from tests.unit.kling.world import KEY, POLL, make_world
+from tests.unit.kling.world import KEY, POLL, SAID, STARTED, make_world
 
-SAID = ("prompt_submitted", "success")
-STARTED = ("video_generation_started", "success")
 DONE = ("video_generation_completed", "success")
 PATH = "/v1/videos/text2video"
 

@@ -14,11 +14,9 @@ from urllib3.util import Retry
 
 from klingai_audit import acting
 from klingai_audit.kling.simulator import ManualClock
-from tests.unit.kling.world import KEY, PAIR, POLL, World, make_world
+from tests.unit.kling.world import KEY, PAIR, POLL, SAID, STARTED, World, make_world
 
 PATH = "/v1/videos/text2video"
-SAID = ("prompt_submitted", "success")
-STARTED = ("video_generation_started", "success")
 DOUBT = ("video_generation_started", "unknown")
 COMPLETED = ("video_generation_completed", "success")
 

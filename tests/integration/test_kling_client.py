@@ -13,16 +13,8 @@ from klingai_audit import AuditUnavailable, acting
 from klingai_audit.errors import UsageError
 from klingai_audit.kling import errors
 from klingai_audit.kling.client import AsyncKlingAI, KlingAI
-from tests.unit.kling.world import PAIR, POLL, make_world
+from tests.unit.kling.world import LIFE, PAIR, POLL, make_world
 
-LIFE = [
-    ("prompt_submitted", "success"),
-    ("video_generation_started", "success"),
-    ("task_status_changed", "success"),
-    ("video_generation_completed", "success"),
-    ("video_downloaded", "unknown"),
-    ("video_downloaded", "success"),
-]
 ways = pytest.mark.parametrize("way", ["sync", "async"])
 kinds = pytest.mark.parametrize(
     "model,credentials",

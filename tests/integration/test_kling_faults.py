@@ -21,12 +21,10 @@ from klingai_audit.errors import AuditUnavailable
 from klingai_audit.kling import errors
 from klingai_audit.kling.client import KlingAI
 from klingai_audit.stores.directory_writer import DirectoryTransaction
-from tests.unit.kling.world import FAST, KEY, PAIR, POLL, make_world
+from tests.unit.kling.world import FAST, KEY, PAIR, POLL, SAID, STARTED, make_world
 
 NEW, OLD = "/text-to-video/*", "/v1/videos/text2video"
-STARTED = ("video_generation_started", "success")
 DOUBT = ("video_generation_started", "unknown")
-SAID = ("prompt_submitted", "success")
 
 
 @pytest.fixture

@@ -12,10 +12,9 @@ import pytest
 from klingai_audit import acting
 from klingai_audit.kling.errors import KlingAuthenticationError
 from tests.support.receiver import receiving
-from tests.unit.kling.world import PAIR, POLL, World, make_world
+from tests.unit.kling.world import PAIR, POLL, SAID, World, make_world
 
 SECRET = "whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI="
-SAID = ("prompt_submitted", "success")
 COMPLETED = ("video_generation_completed", "success")
 DOWNLOADED = [("video_downloaded", "unknown"), ("video_downloaded", "success")]
 

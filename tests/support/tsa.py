@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-CONFIG = """
+HEAD = """
 [req]
 distinguished_name = dn
 [dn]
@@ -31,6 +31,12 @@ default_tsa = conf
 serial = {folder}/serial
 signer_cert = {folder}/tsa.pem
 signer_key = {folder}/tsa.key
+"""
+"""What every configuration of an authority begins with."""
+
+CONFIG = (
+    HEAD
+    + """\
 {certs}
 signer_digest = sha256
 default_policy = 1.2.3.4.1
@@ -39,6 +45,7 @@ accuracy = secs:1
 ess_cert_id_alg = sha256
 {more}
 """
+)
 
 
 def need_openssl() -> None:

@@ -19,6 +19,18 @@ KEY = "sim-api-key"
 PAIR = {"access_key": "sim-access-key", "secret_key": "sim-secret-key-0123456789abcdef0123"}
 FAST = Retries(attempts=4, first=0.01, cap=0.02)
 POLL = 0.02
+AUTHORIZED = {"authorization": f"Bearer {KEY}"}
+SAID = ("prompt_submitted", "success")
+STARTED = ("video_generation_started", "success")
+LIFE = [
+    SAID,
+    STARTED,
+    ("task_status_changed", "success"),
+    ("video_generation_completed", "success"),
+    ("video_downloaded", "unknown"),
+    ("video_downloaded", "success"),
+]
+"""What the log tells of a video that was ordered, awaited and fetched."""
 
 
 @dataclass

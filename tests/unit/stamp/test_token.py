@@ -14,29 +14,15 @@ from klingai_audit.trust.authority import read_roots
 from klingai_audit.trust.der import BIT_STRING, INTEGER, OCTETS, OID, SEQUENCE, Value, read_one, write
 from klingai_audit.trust.token import MAX_TOKEN_BYTES, Token, parse_status, parse_token
 from klingai_audit.upkeep.forged_stamp import forged_stamp
-from tests.support.tsa import need_openssl, openssl
+from tests.support.tsa import HEAD, need_openssl, openssl
 
 MOMENT = dt.datetime(2026, 11, 22, 1, 2, 3, tzinfo=dt.UTC)
 SHA256_OID = bytes.fromhex("0609608648016503040201")
 SHA1_OID = bytes.fromhex("06052b0e03021a")
 
-CONFIG = """
-[req]
-distinguished_name = dn
-[dn]
-[ca]
-basicConstraints = critical,CA:true
-keyUsage = critical,keyCertSign,cRLSign
-[stamping]
-basicConstraints = critical,CA:false
-keyUsage = critical,digitalSignature
-extendedKeyUsage = critical,timeStamping
-[tsa]
-default_tsa = conf
-[conf]
-serial = {folder}/serial
-signer_cert = {folder}/tsa.pem
-signer_key = {folder}/tsa.key
+CONFIG = (
+    HEAD
+    + """\
 certs = {folder}/int.pem
 signer_digest = sha512
 default_policy = 1.2.3.4.1
@@ -48,6 +34,7 @@ tsa_name = yes
 ess_cert_id_chain = yes
 ess_cert_id_alg = sha1
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +43,7 @@ def elaborate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     need_openssl()
     folder = tmp_path_factory.mktemp("elaborate")
     config = folder / "c.cnf"
-    config.write_text(CONFIG.format(folder=folder))
+    config.write_text(CONFIG.format(folder=folder, usage="critical,timeStamping"))
     (folder / "serial").write_text("01\n")
     key = ("-newkey", "rsa:2048", "-nodes", "-config", config)
     root, root_key = folder / "root.pem", folder / "root.key"
