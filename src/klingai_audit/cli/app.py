@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "check": ("proving:check", "Check a proof or a bundle with nothing but a public key."),
     "bundle": ("bundling:bundle", "Hand out entries as evidence that checks itself in a browser."),
     "serve-log": ("publishing:serve_log", "Serve the log as C2SP tlog-tiles."),
+    "watch": ("watching:watch", "Verify and detect on a schedule, and alert."),
     "timestamp": ("stamping:timestamp", "Have the log time-stamped by an RFC 3161 authority."),
     "drill": ("trusting:drill", "Attack a copy of the log and see what is caught."),
     "backup": ("backing:backup", "Copy the log, while writers run, and verify the copy."),

@@ -6,6 +6,7 @@ byte order mark. Facility 13, log audit. Framing by octet counting (RFC 5425, RF
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import re
 import socket
@@ -21,7 +22,18 @@ from klingai_audit.exports.record import Record
 from klingai_audit.exports.text import ascii_json, cut, harmless
 from klingai_audit.views.times import format_instant
 
-__all__ = ["FACILITY", "MAX_MESSAGE", "PARAMETERS", "SD_ID", "SEVERITY", "encode", "encode_cef", "frame", "host_name"]
+__all__ = [
+    "FACILITY",
+    "MAX_MESSAGE",
+    "PARAMETERS",
+    "SD_ID",
+    "SEVERITY",
+    "encode",
+    "encode_cef",
+    "encode_told",
+    "frame",
+    "host_name",
+]
 
 FACILITY: Final = 13
 """Log audit."""
@@ -38,6 +50,7 @@ SEVERITY: Final[Mapping[int, int]] = MappingProxyType({1: 6, 2: 5, 3: 4, 4: 3, 5
 _VALUE: Final = 255
 _CUT: Final = ' cut="1"'
 _BOM: Final = b"\xef\xbb\xbf"
+_NOT_ASCII: Final = re.compile(r"[^\x20-\x7e]")
 _NAME: Final = re.compile(r"[^\x21-\x7e]")
 _ENCODE: Final = msgspec.json.Encoder().encode
 
@@ -95,6 +108,20 @@ def encode_cef(record: Record, host: str | None = None) -> bytes:
         if len(message) <= MAX_MESSAGE:
             break
     return message
+
+
+def encode_told(
+    severity: int, moment: dt.datetime, kind: str, values: Mapping[str, str | None], text: str, host: str | None = None
+) -> bytes:
+    """Return a message about the log itself, without framing: `values` as our structured data, `text` after them.
+
+    `severity` is syslog's, 0 to 7; `kind` is the message id.
+    """
+    stated = format_instant(moment).decode("ascii")
+    name = _NAME.sub("_", kind)[:32] or "-"
+    told = "".join(f' {key}="{_value(value)}"' for key, value in values.items() if value)
+    head = f"<{FACILITY * 8 + severity}>1 {stated} {host or host_name()} klingai-audit - {name} [{SD_ID}{told}] "
+    return head.encode() + _NOT_ASCII.sub("?", harmless(text)).encode()
 
 
 def frame(message: bytes) -> bytes:

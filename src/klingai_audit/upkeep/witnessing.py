@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from klingai_audit.errors import InconsistentCheckpoints, KlingAuditError, UsageError
@@ -22,7 +22,16 @@ from klingai_audit.trust.quorum import POLICY_FILE, read_policy
 from klingai_audit.trust.witnessed import find_witnessed, is_quiet, read_size, witnessed_metadata
 from klingai_audit.witness.client import Submission, WitnessClient
 
-__all__ = ["POLICY_FILE", "Round", "Witnessing", "last_witnessed", "read_policy", "witness_now"]
+__all__ = [
+    "POLICY_FILE",
+    "Round",
+    "Witnessing",
+    "ask_witnesses",
+    "keep_cosigned",
+    "last_witnessed",
+    "read_policy",
+    "witness_now",
+]
 
 _LOG: Final = logging.getLogger("klingai_audit")
 _PIECE: Final = 65_536
@@ -62,25 +71,40 @@ def witness_now(audit: AuditLog, client: WitnessClient, *, clock: Clock = SYSTEM
     Raises: InconsistentCheckpoints if a witness holds more than this log has; AuditUnavailable.
     """
     audit.flush("published")
-    note = audit.reader.checkpoint_note()
-    size = parse_checkpoint(parse_note(note).text).size
-    before = last_witnessed(audit.reader, size)
-    if not always and before is not None and is_quiet(audit.reader.entries(before, size)):
-        return Round(size, None)
-    submission = client.submit(note, audit.reader.consistency, dict.fromkeys(_names(client), before or 0))
-    seq = None
-    if any(result.line is not None for result in submission.results):
-        event = own_event("checkpoint_witnessed", witnessed_metadata(submission.note), clock.now_ns())
-        seq = audit.append(event).wait("published").seq
-    for result in submission.results:
+    done = ask_witnesses(audit.reader, client, always=always)
+    found = done.submission
+    if found is None:
+        return done
+    if any(result.line is not None for result in found.results):
+        done = replace(done, seq=keep_cosigned(audit, found, clock=clock))
+    for result in found.results:
         if result.state == "ahead":
             raise InconsistentCheckpoints(
-                f"The witness {result.name} cosigned {result.held} entries of this log, which has {size}.",
-                older=note,
+                f"The witness {result.name} cosigned {result.held} entries of this log, which has {found.size}.",
+                older=found.note,
                 newer=b"",
                 do="An older state was put back, or there are two histories. Ask the witness for its checkpoint.",
             )
-    return Round(size, submission, seq)
+    return done
+
+
+def ask_witnesses(reader: LogReader, client: WitnessClient, *, always: bool = False) -> Round:
+    """Show the published checkpoint to all witnesses; nothing is written, and no keys are needed.
+
+    Nobody is asked if only the log's own bookkeeping is new since the last time, unless `always`.
+    """
+    note = reader.checkpoint_note()
+    size = parse_checkpoint(parse_note(note).text).size
+    before = last_witnessed(reader, size)
+    if not always and before is not None and is_quiet(reader.entries(before, size)):
+        return Round(size, None)
+    return Round(size, client.submit(note, reader.consistency, dict.fromkeys(_names(client), before or 0)))
+
+
+def keep_cosigned(audit: AuditLog, found: Submission, *, clock: Clock = SYSTEM_CLOCK) -> int | None:
+    """Keep a checkpoint with the lines of witnesses in an entry; published on return. Raises: AuditUnavailable."""
+    event = own_event("checkpoint_witnessed", witnessed_metadata(found.note), clock.now_ns())
+    return audit.append(event).wait("published").seq
 
 
 class Witnessing:
