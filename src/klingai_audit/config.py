@@ -26,6 +26,7 @@ __all__ = [
     "KeySource",
     "Places",
     "TrustedKey",
+    "known_mldsa_key",
     "must_create",
     "open_reader",
     "open_store",
@@ -139,6 +140,17 @@ def trusted_key(places: Places, option: str | None = None, *, first_use: bool = 
         f"No public key is known for the log at {places.log}.",
         do="Give the key you were handed with --key VKEY|FILE, or trust the log's own claim: --trust-first-key",
     )
+
+
+def known_mldsa_key(places: Places) -> TrustedKey | None:
+    """Return the log's ML-DSA-44 key that this machine remembers, else the keys folder's; None if neither has one."""
+    with contextlib.suppress(Malformed, StorageError, OSError):
+        remembered = OriginMemory().recall_mldsa(open_reader(places).origin)
+        if remembered is not None:
+            return TrustedKey(VerifierKey.parse(remembered).format(), "remembered")
+    with contextlib.suppress(Malformed, StorageError, OSError):
+        return TrustedKey(read_public_key(places.keys / "mldsa.pub").format(), "keys folder")
+    return None
 
 
 def _claimed_key(reader: LogReader) -> str:

@@ -146,6 +146,7 @@ class AuditLog(Answers):
         folder.created()
         _OPEN.add(audit)
         if places.log != "memory:":
+            OriginMemory(ops=ops).remember(audit.origin, audit.vkey, folder.mldsa_vkey)
             audit._note_options(
                 OptionsMemory(places.state, ops), {"wait": wait, "text_log": text_log and Path(text_log)}, clock
             )
@@ -354,6 +355,8 @@ class AuditLog(Answers):
         terms: dict[str, Any] = {
             "key": self.vkey,
             "key_source": "keys folder",
+            "mldsa_key": self._keys.mldsa_vkey,
+            "mldsa_source": "keys folder",
             "remembered": state_folder(self.places).read_head(),
             "policy": self.policy,
         }

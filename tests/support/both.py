@@ -32,6 +32,7 @@ def ask_both(
     *,
     remembered: bytes | None = None,
     epoch_key: str | None = None,
+    mldsa_key: str | None = None,
     witnesses: bytes | None = None,
 ) -> tuple[Answer, Answer]:
     """What the package says of the log in `folder`, and what the single file says."""
@@ -42,11 +43,12 @@ def ask_both(
         now=now,
         remembered=remembered,
         epoch_key=epoch_key,
+        mldsa_key=mldsa_key,
         witnesses=None if witnesses is None else WitnessPolicy.parse(witnesses),
         patience=0.0,
         processes=1,
     )
-    ours = alone.verify_log(str(folder), key, epoch_key, remembered, now=now, witnesses=witnesses)
+    ours = alone.verify_log(str(folder), key, epoch_key, remembered, now=now, witnesses=witnesses, mldsa_key=mldsa_key)
     return (
         Answer(frozenset(f.kind for f in theirs.findings), {t.threat: t.state for t in theirs.threats}),
         Answer(frozenset(f.kind for f in ours.findings), {name: state for name, (state, *_) in ours.threats.items()}),
@@ -69,9 +71,9 @@ def disagreement(folder: Path, files: Files, key: str | None, now: dt.datetime, 
     return differences(*ask_both(write_files(folder, files), key, now, **known))  # type: ignore[arg-type]
 
 
-def three_days() -> Smith:
+def three_days(*, post_quantum: bool = False) -> Smith:
     """Some 300 entries over three days and three epochs, each day closed."""
-    smith = Smith().create().work(100).closed()
+    smith = Smith(post_quantum=post_quantum).create().work(100).closed()
     smith.next_day().opened().rotate().work(100).closed()
     return smith.next_day().opened().rotate().work(100).closed()
 

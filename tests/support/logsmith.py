@@ -1,8 +1,8 @@
 """An independent small writer of logs, made from docs/format.md with the standard library and cryptography only.
 
-Tests of verification make good and attacked logs with it; nothing of the product is imported. Everything is
-deterministic: keys, ids and times follow from the seed. A log is a dict of file name to bytes, so that an attack
-is an edit of that dict.
+Tests of verification make good and attacked logs with it; nothing of the product is imported. Everything but
+ML-DSA-44 signatures is deterministic: keys, ids and times follow from the seed. A log is a dict of file name to bytes,
+so that an attack is an edit of that dict.
 """
 
 from __future__ import annotations
@@ -65,6 +65,27 @@ class Key:
         return f"\u2014 {self.name} {base64.b64encode(blob).decode()}\n"
 
 
+class SecondKey:
+    """An ML-DSA-44 key: cosigns a checkpoint at a time (C2SP tlog-cosignature, type 0x06)."""
+
+    def __init__(self, name: str, seed: bytes) -> None:
+        from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
+
+        self.name = name
+        self.private = MLDSA44PrivateKey.from_seed_bytes(seed)
+        self.public = b"\x06" + self.private.public_key().public_bytes_raw()
+        self.key_id = hashlib.sha256(name.encode() + b"\n" + self.public).digest()[:4]
+        self.vkey = f"{name}+{self.key_id.hex()}+{base64.b64encode(self.public).decode()}"
+
+    def line(self, text: str, seconds: int) -> str:
+        origin, size, root, _ = text.split("\n")
+        stated = seconds.to_bytes(8, "big")
+        message = b"subtree/v1\n\0" + bytes([len(self.name)]) + self.name.encode() + stated
+        message += bytes([len(origin)]) + origin.encode() + bytes(8) + int(size).to_bytes(8, "big")
+        blob = self.key_id + stated + self.private.sign(message + base64.b64decode(root))
+        return f"\u2014 {self.name} {base64.b64encode(blob).decode()}\n"
+
+
 def sign_note(text: str, *keys: Key) -> bytes:
     return (text + "\n" + "".join(key.line(text) for key in keys)).encode()
 
@@ -104,7 +125,10 @@ class Tree:
 
 
 class Smith:
-    """Writes one log. `seeds` may fix `log`, `epoch-<k>` and `tail-<k>` (32 bytes each)."""
+    """Writes one log. `seeds` may fix `log`, `epoch-<k>` and `tail-<k>` (32 bytes each).
+
+    With `post_quantum` the log has an ML-DSA-44 key.
+    """
 
     def __init__(
         self,
@@ -113,10 +137,13 @@ class Smith:
         start: dt.datetime = START,
         step: float = 0.25,
         seeds: dict[str, bytes] | None = None,
+        *,
+        post_quantum: bool = False,
     ) -> None:
         self.origin, self.seed, self.now, self.step = origin, seed, start, dt.timedelta(seconds=step)
         self.seeds = seeds or {}
         self.log_key = Key(origin, self.secret("log"))
+        self.second = SecondKey(origin, self.secret("mldsa")) if post_quantum else None
         self.epoch = 0
         self.entries: list[bytes] = []
         self.days: list[str] = []
@@ -215,8 +242,7 @@ class Smith:
             self.entries.append(entry)
             self.days.append(logged[:10])
             self.tree.append(leaf_hash(entry))
-            named = body[118:].startswith((b'signing_key_rotated"', b'log_closed"'))
-            if named or len(self.entries) % KEPT_EVERY == 0:
+            if self.is_kept(len(self.entries)):
                 self.kept[len(self.entries)] = self.checkpoint()
 
     def seal(self, entry: bytes) -> bytes:
@@ -229,7 +255,9 @@ class Smith:
 
     def create(self, writer: str = "w1") -> Smith:
         first = {"format": 1, "origin": self.origin, "log_key": self.log_key.vkey, "epoch": 0}
-        first |= {"epoch_key": self.epoch_key(0).vkey, "policy": POLICY}
+        first |= {"epoch_key": self.epoch_key(0).vkey}
+        first |= {"mldsa_key": self.second.vkey} if self.second else {}
+        first |= {"policy": POLICY}
         self.batch(self.event("log_created", first), self.event("log_opened", {"policy": POLICY, "writer": writer}))
         return self
 
@@ -270,11 +298,22 @@ class Smith:
         self.now = dt.datetime.combine(self.now.date() + dt.timedelta(days=1), dt.time(0, 5), dt.UTC)
         return self
 
-    def checkpoint(self, size: int | None = None, epoch: int | None = None) -> bytes:
-        """The signed checkpoint of `size` (default: now) by the log key and the epoch's key."""
+    def is_kept(self, size: int) -> bool:
+        """Whether the format asks for a kept checkpoint of this size, time stamps aside."""
+        last = self.entries[size - 1][118:]
+        return size % KEPT_EVERY == 0 or last.startswith((b'signing_key_rotated"', b'log_closed"'))
+
+    def checkpoint(self, size: int | None = None, epoch: int | None = None, *, second: bool | None = None) -> bytes:
+        """The signed checkpoint of `size` (default: now) by the log key and the epoch's key.
+
+        The ML-DSA-44 line is there if the log has that key and it is `second` (default: where the format asks for it).
+        """
         size = self.tree.size if size is None else size
         text = f"{self.origin}\n{size}\n{base64.b64encode(self.tree.root(size)).decode()}\n"
-        return sign_note(text, self.log_key, self.epoch_key(epoch))
+        note = sign_note(text, self.log_key, self.epoch_key(epoch))
+        if self.second is None or not (self.is_kept(size) if second is None else second):
+            return note
+        return note + self.second.line(text, int(self.now.timestamp())).encode()
 
     # --- files
 

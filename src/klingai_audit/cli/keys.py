@@ -39,10 +39,16 @@ class LogKeys:
     number: int
     log: PublicKey
     epoch: PublicKey
+    mldsa: PublicKey | None = None
+
+    @property
+    def all(self) -> list[PublicKey]:
+        """The keys in order."""
+        return [self.log, self.epoch, *([] if self.mldsa is None else [self.mldsa])]
 
     def to_json(self) -> dict[str, Any]:
         """Return the members as JSON values."""
-        return {"origin": self.origin, "epoch": self.number, "keys": [vars(self.log), vars(self.epoch)]}
+        return {"origin": self.origin, "epoch": self.number, "keys": [vars(key) for key in self.all]}
 
 
 def show(*, session: SessionArgument) -> None:
@@ -52,7 +58,7 @@ def show(*, session: SessionArgument) -> None:
         session.emit(keys.to_json())
         return
     session.say("Log ", (keys.origin, "bold"), f", epoch {keys.number}")
-    for key in (keys.log, keys.epoch):
+    for key in keys.all:
         session.say(f"\n{key.role} key {key.key_id}")
         session.say(f"  {key.vkey}")
         session.say((f"  SHA-256 {key.sha256}", "dim"))
@@ -78,4 +84,6 @@ def describe_keys(folder: Path) -> LogKeys:
     numbers = [int(match[1]) for path in folder.glob("epoch-*.pub") if (match := _EPOCH_FILE.fullmatch(path.name))]
     number = max(numbers, default=0)
     epoch = read_public_key(folder / f"epoch-{number}.pub")
-    return LogKeys(log.name, number, PublicKey.of("log", log), PublicKey.of("epoch", epoch))
+    second = folder / "mldsa.pub"
+    mldsa = PublicKey.of("ML-DSA-44", read_public_key(second)) if second.exists() else None
+    return LogKeys(log.name, number, PublicKey.of("log", log), PublicKey.of("epoch", epoch), mldsa)

@@ -97,7 +97,9 @@ class Session:
         sys.stdout.buffer.write(line + b"\n")
 
 
-def open_log(session: Session, *, create: bool = False, origin: str | None = None) -> AuditLog:
+def open_log(
+    session: Session, *, create: bool = False, origin: str | None = None, post_quantum: bool = False
+) -> AuditLog:
     """Open the session's log for writing. Raises: as `AuditLog.open`."""
     from klingai_audit.log import AuditLog
 
@@ -109,6 +111,7 @@ def open_log(session: Session, *, create: bool = False, origin: str | None = Non
         subjects=places.subjects,
         create=create,
         origin=origin,
+        post_quantum=post_quantum,
     )
 
 

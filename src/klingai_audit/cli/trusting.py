@@ -35,6 +35,9 @@ def verify(
     epoch_key: Annotated[
         str | None, Parameter(help="Public key of epoch 0, likewise. Default: the keys folder's, if it is there.")
     ] = None,
+    mldsa_key: Annotated[
+        str | None, Parameter(help="The log's ML-DSA-44 key, likewise. Default: remembered, or the keys folder's.")
+    ] = None,
     quick: Annotated[
         bool, Parameter(help="Begin where this machine's last whole verification ended; the verdict says so.")
     ] = False,
@@ -62,6 +65,7 @@ def verify(
             session,
             key=key,
             epoch_key=epoch_key,
+            mldsa_key=mldsa_key,
             quick=quick,
             proofs_only=proofs_only,
             first_use=trust_first_key,
@@ -85,6 +89,7 @@ def check_log(
     *,
     key: str | None = None,
     epoch_key: str | None = None,
+    mldsa_key: str | None = None,
     quick: bool = False,
     proofs_only: bool = False,
     first_use: bool = False,
@@ -98,7 +103,7 @@ def check_log(
 
     Raises: NoTrustedKey, LogNotFound, UsageError (a given key is none).
     """
-    from klingai_audit.config import open_store, trusted_key
+    from klingai_audit.config import known_mldsa_key, open_store, trusted_key
     from klingai_audit.errors import LogNotFound
     from klingai_audit.trust.authority import policy_roots, read_roots
     from klingai_audit.trust.custody import with_custody
@@ -117,13 +122,15 @@ def check_log(
         if head is None:
             raise
         vkey, source = next(iter(others), (None, ""))
-    memory = memory_folder(places)
+    memory, known = memory_folder(places), known_mldsa_key(places)
     verdict = check(
         open_store(places),
         key=vkey,
         key_source=source,
         also=[(other, where) for other, where in others if where != source],
         epoch_key=_given_key("--epoch-key", epoch_key) or _first_epoch_key(places),
+        mldsa_key=_given_key("--mldsa-key", mldsa_key) or (known.vkey if known is not None else None),
+        mldsa_source=str(known.source) if known is not None and mldsa_key is None else "--mldsa-key",
         remembered=head,
         forgotten=forgotten,
         policy=policy,

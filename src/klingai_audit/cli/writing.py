@@ -18,6 +18,9 @@ def init(
     origin: Annotated[
         str | None, Parameter(help="Name of the log, for ever. Default: log.klingai-audit.internal/<random>")
     ] = None,
+    post_quantum: Annotated[
+        bool, Parameter(negative="", help="Give the log an ML-DSA-44 key, too: kept checkpoints bear its signature.")
+    ] = False,
     session: SessionArgument,
 ) -> None:
     """Create a log and its keys, and print the public keys for safe keeping elsewhere.
@@ -32,11 +35,16 @@ def init(
     folder = KeyFolder(places.keys)
     created = folder.pending or not (open_store(places).exists() and folder.exists())
     if created:
-        open_log(session, create=True, origin=origin).close()
+        open_log(session, create=True, origin=origin, post_quantum=post_quantum).close()
     keys = describe_keys(places.keys)
     if origin is not None and keys.origin != origin:
         raise UsageError(
             f"There is a log at {places.log} already, with another origin.", do="Name another place with --log."
+        )
+    if post_quantum and keys.mldsa is None:
+        raise UsageError(
+            f"There is a log at {places.log} already, without an ML-DSA-44 key, which it would have had to begin with.",
+            do="Name another place with --log.",
         )
     if session.as_json:
         session.emit({"created": created, **keys.to_json(), "places": places.as_json()})
@@ -45,9 +53,14 @@ def init(
     session.say(f"  keys    {places.keys}  (private: back them up, show them to nobody)")
     session.say(f"  people  {places.subjects}")
     session.say(f"  state   {places.state}")
-    session.say("\nKeep these two public keys somewhere else. Whoever holds them can check the log without you:\n")
+    number = "two" if keys.mldsa is None else "three"
+    session.say(
+        f"\nKeep these {number} public keys somewhere else. Whoever holds them can check the log without you:\n"
+    )
     session.say(f"  {keys.log.vkey}")
     session.say(f"  {keys.epoch.vkey}")
+    if keys.mldsa is not None:
+        session.say(f"  {places.keys / 'mldsa.pub'}  (ML-DSA-44, {keys.mldsa.key_id}: as a file, it is long)")
 
 
 def log(

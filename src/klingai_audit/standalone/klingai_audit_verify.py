@@ -41,6 +41,7 @@ __all__ = [
     "Own",
     "Policy",
     "Run",
+    "SecondKey",
     "Signed",
     "StoredLevel",
     "StoredTree",
@@ -63,6 +64,7 @@ __all__ = [
     "fold",
     "group_root",
     "handover_fault",
+    "has_second_form",
     "inert",
     "is_day",
     "is_quiet",
@@ -229,6 +231,9 @@ BROKEN = {
     "epoch_misused": ("key_theft",),
     "epoch_replaced": ("key_theft",),
     "handover_invalid": ("key_theft",),
+    "mldsa_missing": ("quantum",),
+    "mldsa_invalid": ("quantum",),
+    "mldsa_replaced": ("quantum",),
     "torn_tail": (),
     "tree_changed": (),
     "tree_short": (),
@@ -348,6 +353,21 @@ class Key:
         return ed25519_verify(self.public, text, signature)
 
 
+class SecondKey:
+    """The public ML-DSA-44 key of a log (type 0x06): what it signs has a form and a name, more is not checked here."""
+
+    def __init__(self, vkey):
+        name, _, rest = vkey.partition("+")
+        stated, _, encoded = rest.partition("+")
+        data = decode_base64(encoded)
+        if len(data) != 1313 or data[0] != 6:
+            raise Malformed("a vkey does not hold an ML-DSA-44 key")
+        self.name, self.vkey = check_name(name), vkey
+        self.key_id = hashlib.sha256(name.encode() + b"\n" + data).digest()[:4]
+        if stated != self.key_id.hex():
+            raise Malformed("a vkey's key id is not that of its key")
+
+
 def check_name(name):
     if not name or "+" in name or any(char.isspace() or char < " " for char in name):
         raise Malformed("a signer's name is none")
@@ -457,11 +477,17 @@ class Note:
             self.signatures.append((check_name(words[1]), blob[:4], blob[4:]))
 
 
+def has_second_form(blob):
+    """Tell whether these are 8 bytes of time and as many bytes as an ML-DSA-44 signature has."""
+    return len(blob) == 2428 and int.from_bytes(blob[:8], "big") < 1 << 63
+
+
 class Checkpoint:
     """A checkpoint in the form of section 7; nothing about it is believed yet.
 
-    `size`, `root`, `origin`; `log` and `epoch` are the two signatures, `number` is the epoch that the second names.
-    `exact` allows nothing but these two lines; a proof's checkpoint may have more (cosignatures).
+    `size`, `root`, `origin`; `log` and `epoch` are the two signatures, `number` is the epoch that the second names,
+    `second` the line by ML-DSA-44 (None without one). `exact` allows nothing but these lines; a proof's checkpoint may
+    have more (cosignatures).
     """
 
     def __init__(self, data, exact=True):
@@ -469,8 +495,8 @@ class Checkpoint:
         lines = note.text.decode().split("\n")
         if len(lines) != 4 or lines[3]:
             raise Malformed("a checkpoint has three lines before the signatures")
-        if exact and len(note.signatures) != 2:
-            raise Malformed("it has {}, not two".format(count(len(note.signatures), "signature")))
+        if exact and len(note.signatures) not in (2, 3):
+            raise Malformed("it has {}, not two or three".format(count(len(note.signatures), "signature")))
         self.origin, size, root = check_name(lines[0]), lines[1], lines[2]
         if not _DECIMAL.match(size) or size == "0" or int(size) >= 1 << 53:
             raise Malformed("its size is none")
@@ -488,6 +514,9 @@ class Checkpoint:
             raise Malformed("its signatures are not by the log and an epoch, in this order")
         if exact and (len(self.log[2]) != 64 or len(self.epoch[2]) != 64):
             raise Malformed("a signature is not of 64 bytes")
+        self.second = note.signatures[2] if exact and len(note.signatures) == 3 else None
+        if self.second is not None and (self.second[0] != self.origin or not has_second_form(self.second[2])):
+            raise Malformed("its third signature is not one by ML-DSA-44, by the log")
 
     def signed_by(self, key):
         """Tell whether the first signature is by this key, key id included."""
@@ -1715,13 +1744,14 @@ class Verdict:
 class Verifier:
     """One verification of one folder. See `verify_log` for the arguments."""
 
-    def __init__(self, path, key, epoch_key, remembered, now, limits, policy=None):
+    def __init__(self, path, key, epoch_key, remembered, now, limits, policy=None, second_key=None):
         self.folder, self.policy, self.witnessed, self.unread = Folder(path), policy, None, False
         self.key, self.epoch_key, self.memory, self.now, self.limits = key, epoch_key, remembered, now, limits
         self.verdict = Verdict(str(path), None if key is None else key.vkey, "option")
         self.found = self.verdict.findings
         self.epochs = Epochs()
         self.stated = None
+        self.second_key, self.second, self.second_known = second_key, None, False
         self.covered = self.remembers = self.anchored = False
         self.missing = []
         self.damaged = False
@@ -1769,6 +1799,7 @@ class Verifier:
             self.first_entry()
             self.rotations()
             self.check_epochs(newest, kept)
+            self.check_second(newest, kept)
             self.witnesses()
             self.time_stamps(kept)
             self.check_kept(kept, newest)
@@ -2211,17 +2242,22 @@ class Verifier:
         if version != FORMAT or isinstance(version, (bool, float)):
             self.say("unknown_version", "The log is of another format than 1.", 0, **place)
         try:
-            if list(metadata) != ["format", "origin", "log_key", "epoch", "epoch_key", "policy"]:
+            second = ["mldsa_key"] if "mldsa_key" in metadata else []
+            if list(metadata) != ["format", "origin", "log_key", "epoch", "epoch_key", *second, "policy"]:
                 raise Malformed("it has other members")
             if metadata["epoch"] != 0 or isinstance(metadata["epoch"], (bool, float)):
                 raise Malformed("its epoch is not 0")
             if not isinstance(metadata["policy"], str) or not re.match(r"[0-9a-f]{64}\Z", metadata["policy"]):
                 raise Malformed("its policy is no digest")
-            if not all(isinstance(metadata[name], str) for name in ("origin", "log_key", "epoch_key")):
+            if not all(isinstance(metadata[name], str) for name in ("origin", "log_key", "epoch_key", *second)):
                 raise Malformed("its keys are none")
             log_key = Key(metadata["log_key"])
             if log_key.name != metadata["origin"] or epoch is None:
                 raise Malformed("its keys have other names")
+            named = SecondKey(metadata["mldsa_key"]) if second else None
+            if named is not None and named.name != metadata["origin"]:
+                raise Malformed("its keys have other names")
+            self.second, self.second_known = named, version == FORMAT
             origin = self.key.name if self.key else self.verdict.origin
             if self.key is not None and log_key.vkey != self.key.vkey and log_key.name == origin:
                 self.say("foreign_key", "The first entry names another log key than the one you trust.", 0, **place)
@@ -2229,6 +2265,9 @@ class Verifier:
                 raise Malformed("it is of another log")
             if self.epoch_key is not None and epoch.vkey != self.epoch_key.vkey:
                 self.say("epoch_replaced", "Epoch 0 has another key than the one you kept.", 0, **place)
+            if self.second_key is not None and (named is None or named.vkey != self.second_key.vkey):
+                text = "The ML-DSA-44 key is not the one you kept, or none is named."
+                self.say("mldsa_replaced", text, 0, **place)
         except Malformed as exc:
             self.say("first_entry", "The first entry does not describe this log: {}.".format(exc), 0, **place)
         self.epochs.keys.append(epoch)
@@ -2264,6 +2303,21 @@ class Verifier:
             finding = self.epochs.check(name, one, self.known_before(one.size - 1) and one.size <= self.size)
             if finding is not None:
                 self.found.append(finding)
+
+    def check_second(self, newest, kept):
+        """Step 7: the line by ML-DSA-44 is there where it must be, and by its key's name; no more is checked here."""
+        closing = {own.seq + 1 for own in self.own if own.kind in ("signing_key_rotated", "log_closed")}
+        for name, one in [("checkpoint", newest), *((self.folder.kept[size], one) for size, one in kept.items())]:
+            if one is None or not self.second_known or not self.known_before(one.size - 1) or one.size > self.size:
+                continue
+            if self.second is None and one.second is not None:
+                self.say("mldsa_invalid", "It has a third signature, but the log names no such key.", file=name, line=7)
+            elif self.second is not None and one.second is None:
+                if one.size % KEPT_EVERY == 0 or one.size in closing:
+                    text = "It lacks the ML-DSA-44 line that a checkpoint of this size has."
+                    self.say("mldsa_missing", text, file=name, line=7)
+            elif self.second is not None and one.second[1] != self.second.key_id:
+                self.say("mldsa_invalid", "The third signature is not by the log's ML-DSA-44 key.", file=name, line=7)
 
     def witnesses(self):
         """Cosigned checkpoints in entries, by the policy that was given (section 9.5)."""
@@ -2518,6 +2572,9 @@ class Verifier:
                 count(self.stamps, "time stamp")
             )
             return "not_checked", text, "openssl ts -verify takes the files as they are: docs/format.md, section 9.6."
+        if threat == "quantum" and self.second is not None:
+            text = "lines by the log's ML-DSA-44 key stand where they must; their signatures are not checked here"
+            return "not_checked", text, "klingai-audit verify --mldsa-key VKEY checks them."
         if threat in ("fork", "key_holder", "key_theft") and (self.witnessed or self.unread):
             return self.by_witnesses()
         texts = {
@@ -2536,7 +2593,10 @@ class Verifier:
                 ),
                 "Keep checkpoints elsewhere; rotate keys.",
             ),
-            "quantum": ("all signatures are Ed25519", "Keep checkpoints elsewhere, with their dates."),
+            "quantum": (
+                "all signatures are Ed25519",
+                "Keep checkpoints elsewhere, with their dates. A new log: klingai-audit init --post-quantum",
+            ),
         }
         return ("not_ruled_out", *texts[threat])
 
@@ -2571,17 +2631,21 @@ def subtract(begin, end, ranges):
 BROKEN["log_missing"] = ("delete", "rollback")
 
 
-def verify_log(path, key=None, epoch_key=None, remembered=None, now=None, patience=0.0, witnesses=None):
+def verify_log(path, key=None, epoch_key=None, remembered=None, now=None, patience=0.0, witnesses=None, mldsa_key=None):
     """Verify the log in the folder `path` and return its Verdict.
 
-    `key` and `epoch_key` are vkeys (text) that are trusted, `key` None to take the log's own word; `remembered` is a
-    checkpoint (bytes) seen earlier. `patience` is in seconds: how long to look again at what a writer may be about to
-    finish. `witnesses` is the policy (bytes) that cosignatures are judged by. Raises Unusable if there is no log, or a
-    key or policy is none.
+    `key`, `epoch_key` and `mldsa_key` are vkeys (text) that are trusted, `key` None to take the log's own word;
+    `remembered` is a checkpoint (bytes) seen earlier. `patience` is in seconds: how long to look again at what a writer
+    may be about to finish. `witnesses` is the policy (bytes) that cosignatures are judged by. Raises Unusable if there
+    is no log, or a key or policy is none.
     """
     now = now or dt.datetime.now(dt.timezone.utc)
     trusted = None if key is None else parse_key(key, "the log key")
     first = None if epoch_key is None else parse_key(epoch_key, "the epoch key")
+    try:
+        second = None if mldsa_key is None else SecondKey(mldsa_key.strip())
+    except (Malformed, UnicodeError) as exc:
+        raise Unusable("The ML-DSA-44 key is none: {}.".format(exc), 2) from None
     try:
         policy = None if witnesses is None else Policy(witnesses)
     except Malformed as exc:
@@ -2591,7 +2655,7 @@ def verify_log(path, key=None, epoch_key=None, remembered=None, now=None, patien
     if patience > 0:
         limits = dict(Folder(path).lengths)
     while True:
-        verdict = Verifier(path, trusted, first, remembered, now, limits, policy).run()
+        verdict = Verifier(path, trusted, first, remembered, now, limits, policy, second).run()
         kinds = {finding.kind for finding in verdict.broken}
         if not kinds or not kinds <= UNFINISHED or time.monotonic() - begin >= patience:
             return verdict
@@ -2736,6 +2800,7 @@ def parse_arguments(argv):
     parser.add_argument("folder", nargs="?", help="the log's folder (where the audit-*.jsonl files are)")
     parser.add_argument("--key", metavar="VKEY|FILE", help="the log's public key, from elsewhere than the log")
     parser.add_argument("--epoch-key", metavar="VKEY|FILE", help="the public key of epoch 0")
+    parser.add_argument("--mldsa-key", metavar="VKEY|FILE", help="the log's ML-DSA-44 public key, if it has one")
     parser.add_argument("--remembered", metavar="FILE", help="a checkpoint of this log that you kept earlier")
     parser.add_argument("--witnesses", metavar="FILE", help="a policy: whose cosignatures count (C2SP tlog-policy)")
     parser.add_argument("--trust-first-key", action="store_true", help="take the key that the log itself names")
@@ -2800,7 +2865,10 @@ def run(argv, write):
         return 0
     remembered = read_argument(asked.remembered, "The checkpoint", MAX_NOTE) if asked.remembered else None
     policy = read_argument(asked.witnesses, "The policy", MAX_PROOF) if asked.witnesses else None
-    verdict = verify_log(asked.folder, key, epoch, remembered, patience=asked.patience, witnesses=policy)
+    second = key_argument(asked.mldsa_key)
+    verdict = verify_log(
+        asked.folder, key, epoch, remembered, patience=asked.patience, witnesses=policy, mldsa_key=second
+    )
     if asked.json:
         write(json.dumps(verdict.as_json()))
     else:

@@ -48,6 +48,14 @@ class FirstEntry:
         self.names_mldsa = _OPTIONAL in self.metadata
         self.mldsa_key = _named(read_mldsa_key(self.metadata.get(_OPTIONAL)), self.origin)
 
+    @property
+    def well_formed(self) -> bool:
+        """Tell whether all members are there in their order, and the keys in their form."""
+        expected = [name for name in _FIRST_MEMBERS if name != _OPTIONAL or self.names_mldsa]
+        keys = self.log_key is not None and self.epoch_key is not None
+        in_order = list(self.metadata) == expected and self.metadata["format"] == FORMAT and self.metadata["epoch"] == 0
+        return in_order and keys and (self.mldsa_key is not None) == self.names_mldsa
+
     def check(
         self,
         trusted: VerifierKey | None,
@@ -75,8 +83,8 @@ class FirstEntry:
             message = f"Entry 0 names the epoch 0 key {self.epoch_key}, but you kept {epoch_key}."
             found.append(Finding("epoch_replaced", message, 0, file=file, line=line))
         if mldsa_key is not None and self.mldsa_key != mldsa_key:
-            states = "another ML-DSA-44 key than" if self.names_mldsa else "no ML-DSA-44 key, but there is"
-            message = f"Entry 0 names {states} the one that you kept ({mldsa_key.key_id.hex()})."
+            states = "another ML-DSA-44 key" if self.names_mldsa else "no ML-DSA-44 key"
+            message = f"Entry 0 names {states}, but you kept {mldsa_key.key_id.hex()}."
             found.append(Finding("mldsa_replaced", message, 0, file=file, line=line))
         return found
 

@@ -208,7 +208,7 @@ class Judge:
     def _countersigned(self, entry: FirstEntry, state: State, judged: Sequence[Anchor]) -> Countersigned:
         """Check the third lines, unless nothing proves which key the log names."""
         key = self._mldsa_key(entry)
-        if state.damaged(0) or (entry.names_mldsa and key is None):
+        if state.damaged(0) or not entry.well_formed:
             return Countersigned()
         stamps = {stamp.size for stamp in self._stamps_before()}
         closing = {size for size in self._named(state) if size not in stamps}

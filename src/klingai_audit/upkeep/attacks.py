@@ -28,12 +28,13 @@ __all__ = ["ATTACKS", "Attack", "Eyes", "need"]
 class Eyes:
     """What somebody who judges a log has besides it and its public key; by default nothing.
 
-    `remembered` is a signed checkpoint kept elsewhere, `epoch_key` epoch 0's vkey, `witnesses` whose cosignatures
-    count; `demanded` tells that enough of them must be there.
+    `remembered` is a signed checkpoint kept elsewhere, `epoch_key` epoch 0's vkey, `mldsa_key` the ML-DSA-44 one,
+    `witnesses` whose cosignatures count; `demanded` tells that enough of them must be there.
     """
 
     remembered: bytes | None = None
     epoch_key: str | None = None
+    mldsa_key: str | None = None
     witnesses: WitnessPolicy | None = None
     demanded: bool = False
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from klingai_audit.config import Places, open_reader, state_folder, trusted_key
+from klingai_audit.config import Places, known_mldsa_key, open_reader, state_folder, trusted_key
 from klingai_audit.errors import KlingAuditError, LogDamaged, UsageError
 from klingai_audit.ledger.keys import KeyFolder, read_public_key
 from klingai_audit.trust.verdict import Finding, Threat, Verdict
 from klingai_audit.trust.verify import verify
 from klingai_audit.upkeep.attacks import ATTACKS, Attack, Eyes
 from klingai_audit.upkeep.copy import Impossible, LogCopy
+from klingai_audit.upkeep.quantum_attacks import quantum_attacks
 from klingai_audit.upkeep.stamp_attacks import stamp_attacks
 from klingai_audit.upkeep.thefts import thefts
 from klingai_audit.upkeep.witness_attacks import witness_attacks
@@ -107,7 +108,13 @@ Other = Callable[[LogCopy, str], Drilled]
 
 def all_attacks(keys: KeyFolder, here: Eyes) -> list[Attack]:
     """Return every attack on a log's files in order; `here` is what this machine knows besides the log's key."""
-    return [*ATTACKS, *stamp_attacks(keys), *thefts(keys, here), *witness_attacks(keys, here)]
+    return [
+        *ATTACKS,
+        *stamp_attacks(keys),
+        *thefts(keys, here),
+        *witness_attacks(keys, here),
+        *quantum_attacks(keys),
+    ]
 
 
 def drill(
@@ -141,6 +148,7 @@ def drill(
                 key=trusted.vkey,
                 key_source=trusted.source,
                 epoch_key=with_what.epoch_key,
+                mldsa_key=with_what.mldsa_key,
                 remembered=with_what.remembered,
                 witnesses=with_what.witnesses,
                 require_witness=with_what.demanded,
@@ -167,7 +175,9 @@ def _what_is_known(places: Places) -> Eyes:
         first_epoch = read_public_key(places.keys / "epoch-0.pub").format()
     with contextlib.suppress(OSError):
         witnesses = read_policy(places.keys)
-    return Eyes(state_folder(places).read_head(), first_epoch, witnesses)
+    known = known_mldsa_key(places)
+    mldsa_key = None if known is None else known.vkey
+    return Eyes(state_folder(places).read_head(), first_epoch, mldsa_key, witnesses)
 
 
 def _try(attack: Attack, copy: LogCopy, judge: Callable[[Eyes | None], Verdict]) -> Drilled:

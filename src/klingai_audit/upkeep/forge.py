@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from klingai_audit.ledger.line import names_checkpoint
 from klingai_audit.ledger.tree import GrowingTree
 from klingai_audit.tlog.checkpoint import Checkpoint
+from klingai_audit.tlog.cosignature import cosign
 from klingai_audit.tlog.hashing import hash_leaves
-from klingai_audit.tlog.keys import SignerKey
+from klingai_audit.tlog.keys import ED25519, SignerKey
 from klingai_audit.tlog.merkle import EMPTY_ROOT, leaf_hash
-from klingai_audit.tlog.note import sign_note
+from klingai_audit.tlog.note import Note, format_note, signed_note
 from klingai_audit.upkeep.copy import LogCopy, target_of
 
-__all__ = ["Forgery", "Signers", "edit_one", "edited", "forge", "rechained"]
+__all__ = ["Forgery", "Signers", "edit_one", "edited", "forge", "rechained", "signed"]
 
 _LINK: Final = re.compile(rb'"prev_hash":"[0-9a-f]{64}"(?=(?:,"seal":"[A-Za-z0-9_-]{43}")?\}\Z)')
 
@@ -80,9 +82,18 @@ def forge(
     if signers is not None:
         origin = copy.read("checkpoint").split(b"\n", 1)[0].decode()
         for size, at_size in marks:
-            copy.put(f"checkpoints/{size:020}", sign_note(Checkpoint(origin, size, at_size).text(), *signers(size)))
-        copy.put("checkpoint", sign_note(Checkpoint(origin, len(lines), root).text(), *signers(len(lines))))
+            copy.put(f"checkpoints/{size:020}", signed(Checkpoint(origin, size, at_size), signers(size)))
+        copy.put("checkpoint", signed(Checkpoint(origin, len(lines), root), signers(len(lines))))
     return Forgery(lines, root)
+
+
+def signed(checkpoint: Checkpoint, signers: Sequence[SignerKey]) -> bytes:
+    """Return the checkpoint signed by each of the signers; those of ML-DSA-44 cosign it now."""
+    text = checkpoint.text()
+    note = signed_note(text, *(signer for signer in signers if signer.algorithm == ED25519))
+    now = int(time.time())
+    lines = [cosign(text, signer, now) for signer in signers if signer.algorithm != ED25519]
+    return format_note(Note(text, (*note.signatures, *lines)))
 
 
 def edit_one(lines: list[bytes]) -> None:

@@ -12,14 +12,14 @@ from klingai_audit.ledger.keys import KeyFolder, epoch_name
 from klingai_audit.ledger.line import event_type_of, parse_members
 from klingai_audit.ledger.tree import GrowingTree
 from klingai_audit.tlog.hashing import hash_leaves
-from klingai_audit.tlog.keys import SignerKey
+from klingai_audit.tlog.keys import ML_DSA_44, SignerKey, VerifierKey
 from klingai_audit.tlog.merkle import EMPTY_ROOT
 from klingai_audit.tlog.note import sign_note
 from klingai_audit.upkeep.attacks import Attack, Eyes, need
 from klingai_audit.upkeep.copy import Impossible, LogCopy, target_of
 from klingai_audit.upkeep.forge import edit_one, edited, forge, rechained
 
-__all__ = ["current_epoch_begins", "current_keys", "rewrite_present", "thefts"]
+__all__ = ["current_epoch_begins", "current_keys", "rewrite_present", "rewrite_under_keys", "thefts"]
 
 _HEAD: Final = "a signed checkpoint kept elsewhere"
 _VKEY: Final = r"{name}\+[0-9a-f]{{8}}\+[A-Za-z0-9+/=]+"
@@ -38,7 +38,7 @@ def thefts(keys: KeyFolder, here: Eyes) -> list[Attack]:
         rewrite_present(copy, keys, _edit_from)
 
     def rewrite_past(copy: LogCopy) -> None:
-        log_key, epoch_key, epoch = current_keys(keys)
+        signers, epoch = _stolen(keys)
         need(epoch > 0, "the log is still in its first epoch")
 
         def edit_past(lines: list[bytes]) -> None:
@@ -46,7 +46,7 @@ def thefts(keys: KeyFolder, here: Eyes) -> list[Attack]:
             index = target_of(lines[:end])
             lines[index] = edited(lines[index])
 
-        forge(copy, edit_past, signers=lambda _size: (log_key, epoch_key))
+        forge(copy, edit_past, signers=lambda _size: signers)
 
     def show_another(copy: LogCopy) -> Eyes:
         rewrite_present(copy, keys, _edit_from)
@@ -57,7 +57,8 @@ def thefts(keys: KeyFolder, here: Eyes) -> list[Attack]:
     def replace_epochs(copy: LogCopy) -> Eyes:
         first = re.search(rb'"epoch_key":"([^"]+)"', copy.lines(copy.days[0])[0])
         need(first, "the log's first entry names no epoch key")
-        _rewrite_under_keys(copy, current_keys(keys)[0])
+        (log_key, _, *more), _ = _stolen(keys)
+        rewrite_under_keys(copy, log_key, *more)
         return Eyes(epoch_key=None if first is None else first[1].decode())
 
     def unseen(act: Callable[[LogCopy], object]) -> Callable[[LogCopy], Eyes]:
@@ -139,10 +140,10 @@ def rewrite_present(copy: LogCopy, keys: KeyFolder, change: Callable[[list[bytes
 
     What an earlier epoch signed stays as it is. Raises: Impossible if there are no private keys.
     """
-    log_key, epoch_key, _ = current_keys(keys)
+    signers, _ = _stolen(keys)
     begin = current_epoch_begins(copy)
     handover = max((size for size in copy.kept() if size <= begin), default=0)
-    forge(copy, lambda lines: change(lines, begin), signers=lambda _size: (log_key, epoch_key))
+    forge(copy, lambda lines: change(lines, begin), signers=lambda _size: signers)
     for size in copy.kept():
         if size <= handover:
             copy.put(f"checkpoints/{size:020}", copy.read(f"checkpoints/{size:020}"))
@@ -170,6 +171,16 @@ def current_keys(keys: KeyFolder) -> tuple[SignerKey, SignerKey, int]:
     return log_key, current.signer, current.epoch
 
 
+def _stolen(keys: KeyFolder) -> tuple[tuple[SignerKey, ...], int]:
+    """All that signs checkpoints today, and the number of the epoch. Raises: Impossible."""
+    log_key, epoch_key, epoch = current_keys(keys)
+    try:
+        mldsa = keys.mldsa_signer
+    except KlingAuditError as exc:
+        raise Impossible("the ML-DSA-44 key cannot be read here") from exc
+    return (log_key, epoch_key, *([] if mldsa is None else [mldsa])), epoch
+
+
 def _sign_with_other_key(copy: LogCopy) -> None:
     text, _, _ = copy.read("checkpoint").partition(b"\n\n")
     name = text.split(b"\n", 1)[0].decode()
@@ -179,7 +190,7 @@ def _sign_with_other_key(copy: LogCopy) -> None:
 
 
 def _epoch_line_name(copy: LogCopy) -> str:
-    return copy.read("checkpoint").decode().split("\n")[-2].split(" ")[1]
+    return copy.read("checkpoint").decode().split("\n")[5].split(" ")[1]
 
 
 def _roll_back(copy: LogCopy) -> None:
@@ -211,17 +222,21 @@ def _roll_back(copy: LogCopy) -> None:
 
 def _rewrite_under_other_keys(copy: LogCopy) -> None:
     """Everything as it should be, links, tree, handovers and all, but by other keys of the same names."""
-    _rewrite_under_keys(copy, SignerKey.generate(copy.read("checkpoint").split(b"\n", 1)[0].decode()))
+    origin = copy.read("checkpoint").split(b"\n", 1)[0].decode()
+    more = [SignerKey.generate(origin, ML_DSA_44)] if b'"mldsa_key":"' in copy.lines(copy.days[0])[0] else []
+    rewrite_under_keys(copy, SignerKey.generate(origin), *more)
 
 
-def _rewrite_under_keys(copy: LogCopy, log_key: SignerKey) -> None:
+def rewrite_under_keys(copy: LogCopy, log_key: SignerKey, *more: SignerKey) -> None:
+    """Rewrite all with new epoch keys; `more` sign every checkpoint, too, and entry 0 names them."""
     origin = log_key.name
     epochs = [SignerKey.generate(epoch_name(origin, 0))]
     ends: list[int] = []
 
     def rewrite(lines: list[bytes]) -> None:
         edit_one(lines)
-        lines[0] = _with_key(_with_key(lines[0], log_key), epochs[0])
+        for key in (log_key, epochs[0], *more):
+            lines[0] = _with_key(lines[0], key)
         lines[0] = rechained(lines[:1], EMPTY_ROOT)[0]
         for index, line in enumerate(lines):
             if event_type_of(line) != "signing_key_rotated":
@@ -231,15 +246,18 @@ def _rewrite_under_keys(copy: LogCopy, log_key: SignerKey) -> None:
             ends.append(index + 1)
             lines[index] = _handed_over(line, origin, epochs, hash_leaves(lines[:index]))
 
-    def signers(size: int) -> tuple[SignerKey, SignerKey]:
-        return log_key, epochs[sum(end < size for end in ends)]
+    def signers(size: int) -> tuple[SignerKey, ...]:
+        return log_key, epochs[sum(end < size for end in ends)], *more
 
     forge(copy, rewrite, signers=signers)
 
 
 def _with_key(line: bytes, key: SignerKey) -> bytes:
-    pattern = _VKEY.format(name=re.escape(key.name))
-    return re.sub(pattern.encode(), key.verifier.format().encode(), line)
+    def replaced(match: re.Match[bytes]) -> bytes:
+        same_kind = VerifierKey.parse(match[0].decode()).algorithm == key.algorithm
+        return key.verifier.format().encode() if same_kind else match[0]
+
+    return re.sub(_VKEY.format(name=re.escape(key.name)).encode(), replaced, line)
 
 
 def _handed_over(line: bytes, origin: str, epochs: list[SignerKey], hashes: bytes) -> bytes:

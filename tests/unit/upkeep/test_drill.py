@@ -13,9 +13,11 @@ from klingai_audit import AuditLog
 from klingai_audit.bundle.attacks import BUNDLE_ATTACKS, BundleAttack
 from klingai_audit.config import Places
 from klingai_audit.errors import LogDamaged, LogNotFound
+from klingai_audit.ledger.keys import KeyFolder
 from klingai_audit.upkeep.attacks import ATTACKS, Attack
 from klingai_audit.upkeep.copy import LogCopy
 from klingai_audit.upkeep.drill import DrillResult, drill
+from klingai_audit.upkeep.quantum_attacks import quantum_attacks
 from tests.support.bundles import STRANGER, WITNESS, witness
 
 
@@ -51,18 +53,34 @@ def left_open(result: DrillResult) -> dict[str, set[str]]:
 
 
 def test_every_attack_is_caught_or_told_to_be_open(places: Places) -> None:
-    """Nothing is missed; what needs time stamps or witnesses is skipped with the reason, and counts as nothing."""
+    """Nothing is missed; what needs stamps, witnesses or ML-DSA-44 is skipped with the reason and counts as nothing."""
     result = drill(places, others=BUNDLE_ATTACKS)
     assert () == result.missed
     assert UNSEEN == left_open(result)
     skipped = {attack.attack: attack.skipped for attack in result.attacks if attack.skipped}
-    assert {"the log has no time stamps", "no witness is asked for"} == {
+    assert {"the log has no time stamps", "no witness is asked for", "the log has no ML-DSA-44 key"} == {
         str(why).partition(":")[0] for why in skipped.values()
     }
-    assert 11 == len(skipped)
+    assert 16 == len(skipped)
     assert (True, len(result.tried)) == (len(result.tried) >= 45, result.caught)
     told = result.to_json()
-    assert (len(result.tried), 11, 3) == (told["mutations"], len(told["skipped"]), len(told["open"]))
+    assert (len(result.tried), 16, 3) == (told["mutations"], len(told["skipped"]), len(told["open"]))
+
+
+def test_forgers_of_ed25519_are_caught_or_told_to_be_open(tmp_path: Path) -> None:
+    """Whoever has not the ML-DSA-44 key shows at the next handover or closing, unless nobody knows that key."""
+    with AuditLog.open(tmp_path / "audit", post_quantum=True) as audit:
+        audit.log("x_work", "user@example.com")
+        audit.rotate_keys()
+        for number in range(5):
+            audit.log("x_work", "user@example.com", number=number)
+    plan = quantum_attacks(KeyFolder(tmp_path / "audit.keys"))
+    result = drill(Places.resolve(tmp_path / "audit", environ={}), attacks=plan)
+    assert ((), 4, {"quantum_forger_unseen": {"quantum"}}) == (result.missed, result.caught, left_open(result))
+    found = {attack.attack: attack.finding.kind for attack in result.tried if attack.finding is not None}
+    expected = {"strip_mldsa_line": "mldsa_missing", "other_mldsa_key": "mldsa_invalid"}
+    expected |= {"quantum_forger": "mldsa_missing", "quantum_forger_own_key": "mldsa_replaced"}
+    assert expected == found
 
 
 def test_what_witnesses_cosigned_is_attacked_too(tmp_path: Path) -> None:
