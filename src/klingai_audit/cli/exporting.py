@@ -15,7 +15,9 @@ from cyclopts import Parameter
 
 from klingai_audit.cli.options import Record
 from klingai_audit.cli.progress import progress_bar
+from klingai_audit.cli.publishing import Cosigned, Witnesses, export_tiles
 from klingai_audit.cli.session import Session, SessionArgument, escaped
+from klingai_audit.errors import UsageError
 
 if TYPE_CHECKING:
     from klingai_audit.exports.cursor import CursorFile
@@ -56,6 +58,8 @@ def export(
     resend: Annotated[
         float, Parameter(help="Seconds before a break that syslog sends again, as nobody can know what arrived.")
     ] = 5.0,
+    cosigned: Cosigned = False,
+    witnesses: Witnesses = None,
     record: Record = False,
     session: SessionArgument,
 ) -> int:
@@ -64,11 +68,11 @@ def export(
     Only what the published checkpoint covers leaves; every entry arrives at least once.
     """
     if format == "tiles":
-        from klingai_audit.cli.publishing import export_tiles
-
         _check_tiles(to, follow, since, until, from_seq, cursor)
-        export_tiles(session, output, record=record)
+        export_tiles(session, output, cosigned=cosigned, witnesses=witnesses, record=record)
         return 0
+    if cosigned or witnesses is not None:
+        raise UsageError("Cosigned checkpoints are published with tiles.", do="Use --format tiles, or leave it out.")
     from klingai_audit.cli.recording import record_act
     from klingai_audit.config import open_reader
     from klingai_audit.exports import Course
@@ -116,8 +120,6 @@ def export(
 
 
 def _check(*, follow: bool, until: str | None, resend: float) -> None:
-    from klingai_audit.errors import UsageError
-
     if follow and until is not None:
         raise UsageError("--follow has no end, --until is one.", do="Leave one of them out.")
     if not 0 <= resend <= 3600:
@@ -125,8 +127,6 @@ def _check(*, follow: bool, until: str | None, resend: float) -> None:
 
 
 def _check_tiles(*others: object) -> None:
-    from klingai_audit.errors import UsageError
-
     if any(value is not None and value is not False for value in others):
         raise UsageError(
             "Tiles are the whole log in a folder: there is no part of it, and no receiver.",

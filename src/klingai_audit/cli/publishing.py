@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.files import read_file
 from klingai_audit.cli.progress import progress_bar
+from klingai_audit.cli.proving import size_of, trusted_log_key
 from klingai_audit.cli.session import Session, SessionArgument, escaped
+
+if TYPE_CHECKING:
+    from klingai_audit.ledger.reader import LogReader
+    from klingai_audit.publish.cosigned import CosignedHead
+
+Cosigned = Annotated[
+    bool, Parameter(help="Only up to the newest checkpoint that enough witnesses cosigned, with their lines on it.")
+]
+Witnesses = Annotated[
+    Path | None, Parameter(help="Policy file for --cosigned: who is enough. Default: <keys>/witness.policy.")
+]
 
 
 def serve_log(
@@ -21,6 +34,8 @@ def serve_log(
     public: Annotated[
         bool, Parameter(help="Give entries to everybody who can reach the port. Recorded in the log (needs its keys).")
     ] = False,
+    cosigned: Cosigned = False,
+    witnesses: Witnesses = None,
     certificate: Annotated[Path | None, Parameter(help="Serve over TLS with this certificate chain (PEM).")] = None,
     private_key: Annotated[Path | None, Parameter(help="Its private key (PEM).")] = None,
     session: SessionArgument,
@@ -30,7 +45,10 @@ def serve_log(
     from klingai_audit.publish.server import bind, log_app, read_tokens, run_app
 
     reader = open_reader(session.places)
-    app = log_app(reader, tokens=() if tokens is None else read_tokens(tokens), public=public)
+    head = cosigned_head(session, reader, witnesses) if cosigned else None
+    if head is not None:
+        head()
+    app = log_app(reader, tokens=() if tokens is None else read_tokens(tokens), public=public, head=head)
     listening = bind(listen)
     host, port = listening.getsockname()[:2]
     scheme = "http" if certificate is None else "https"
@@ -46,8 +64,13 @@ def serve_log(
     run_app(app, listening, certificate=certificate, private_key=private_key)
 
 
-def export_tiles(session: Session, folder: Path | None, *, record: bool) -> None:
-    """Bring a static folder of tiles up to the log's checkpoint. Raises: UsageError without a folder."""
+def export_tiles(
+    session: Session, folder: Path | None, *, cosigned: bool, witnesses: Path | None, record: bool
+) -> None:
+    """Bring a static folder of tiles up to the log's checkpoint, or to the newest cosigned one.
+
+    Raises: UsageError without a folder, or without a cosigned checkpoint where one is asked for.
+    """
     from klingai_audit.cli.recording import record_act
     from klingai_audit.config import open_reader
     from klingai_audit.errors import UsageError
@@ -57,10 +80,12 @@ def export_tiles(session: Session, folder: Path | None, *, record: bool) -> None
     if folder is None:
         raise UsageError("Tiles are a folder of files.", do="Name it: --format tiles -o FOLDER")
     reader = open_reader(session.places)
-    about = {"command": "export", "format": "tiles", "tree_size": reader.size}
+    head = cosigned_head(session, reader, witnesses) if cosigned else None
+    size = reader.size if head is None else size_of(head())
+    about = {"command": "export", "format": "tiles", "tree_size": size}
     recorded = record_act(session, "log_exported", about, asked=record)
     with progress_bar(session, "writing tiles", "files") as progress:
-        done = publish_tiles(reader, folder, progress=progress)
+        done = publish_tiles(reader, folder, head=head, progress=progress)
     name = escaped(str(folder))
     if session.as_json:
         told = {"folder": name, "old_size": done.old_size, "tree_size": done.size}
@@ -68,6 +93,20 @@ def export_tiles(session: Session, folder: Path | None, *, record: bool) -> None
         return
     session.say((inert(name), "bold"), f": {done.size:,} entries, {done.size - done.old_size:,} of them new.")
     session.remark("This was recorded in the log." if recorded else "Not recorded in the log (--record does).")
+
+
+def cosigned_head(session: Session, reader: LogReader, witnesses: Path | None) -> CosignedHead:
+    """Return what finds the newest cosigned checkpoint. Raises: UsageError, NoTrustedKey, Malformed."""
+    from klingai_audit.errors import UsageError
+    from klingai_audit.publish.cosigned import CosignedHead
+    from klingai_audit.tlog.policy import MAX_POLICY_BYTES, WitnessPolicy
+    from klingai_audit.trust.quorum import POLICY_FILE
+
+    path = session.places.keys / POLICY_FILE if witnesses is None else witnesses
+    policy = WitnessPolicy.parse(read_file(path, MAX_POLICY_BYTES, "policy"))
+    if policy.quorum is None:
+        raise UsageError("The witness policy asks for nobody.", do="docs/how-to/witness.md shows a policy.")
+    return CosignedHead(reader, trusted_log_key(session, reader.origin, None), policy)
 
 
 def _record_public(session: Session, size: int) -> bool:

@@ -18,6 +18,8 @@ from klingai_audit.durable import read_optional
 from klingai_audit.errors import KlingAuditError, Malformed, MissingExtra, StorageError, UsageError
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.publish.tiles import CHECKPOINT, tile_bytes
+from klingai_audit.tlog.checkpoint import parse_checkpoint
+from klingai_audit.tlog.note import parse_note
 from klingai_audit.tlog.tile import TILE_WIDTH, parse_tile_path
 
 if TYPE_CHECKING:
@@ -56,11 +58,18 @@ def read_tokens(path: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-def log_app(reader: LogReader, *, tokens: Collection[str] = (), public: bool = False) -> Starlette:
+def log_app(
+    reader: LogReader,
+    *,
+    tokens: Collection[str] = (),
+    public: bool = False,
+    head: Callable[[], bytes] | None = None,
+) -> Starlette:
     """Return the ASGI application: `GET /checkpoint`, `/tile/<L>/<N>[.p/<W>]` and `/tile/entries/<N>[.p/<W>]`.
 
-    Only what the published checkpoint covers is served. Entries are given to bearers of a token whose SHA-256 is in
-    `tokens`, or to everybody if `public`. Raises: MissingExtra.
+    Only what the served checkpoint covers is served: the published one, or what `head` gives, such as `CosignedHead`.
+    Entries are given to bearers of a token whose SHA-256 is in `tokens`, or to everybody if `public`.
+    Raises: MissingExtra.
     """
     try:
         from starlette.applications import Starlette
@@ -72,9 +81,10 @@ def log_app(reader: LogReader, *, tokens: Collection[str] = (), public: bool = F
         raise MissingExtra("Serving needs starlette and uvicorn.", do="pip install 'klingai-audit[serve]'") from exc
 
     known = frozenset(tokens)
+    current = reader.checkpoint_note if head is None else head
 
     def checkpoint(_request: Request) -> Response:
-        note = reader.checkpoint_note()
+        note = current()
         return Response(note, headers={"Cache-Control": _FRESH}, media_type="text/plain; charset=utf-8")
 
     def tile(request: Request) -> Response:
@@ -86,7 +96,8 @@ def log_app(reader: LogReader, *, tokens: Collection[str] = (), public: bool = F
         if entries and not public and not _is_known(request.headers.get("authorization", ""), known):
             head = {"WWW-Authenticate": 'Bearer realm="entries"', "Cache-Control": "no-store"}
             return PlainTextResponse("Entries are for readers with a token.\n", 401, headers=head)
-        have = reader.size // TILE_WIDTH ** (0 if level == "entries" else level)
+        size = parse_checkpoint(parse_note(current()).text).size
+        have = size // TILE_WIDTH ** (0 if level == "entries" else level)
         if n * TILE_WIDTH + width > have:
             return PlainTextResponse("The log has not grown so far.\n", 404, headers={"Cache-Control": _FRESH})
         scope = "private" if entries and not public else "public"

@@ -70,9 +70,17 @@ def new_tiles(old: int, size: int) -> Iterator[tuple[TileLevel, int, int]]:
 
 
 def publish_tiles(
-    reader: LogReader, folder: Path, *, ops: FileOps = OPS, progress: Progress | None = None
+    reader: LogReader,
+    folder: Path,
+    *,
+    head: Callable[[], bytes] | None = None,
+    ops: FileOps = OPS,
+    progress: Progress | None = None,
 ) -> Published:
     """Bring a static tlog-tiles folder up to the log's published checkpoint; durable on return.
+
+    `head` gives another signed checkpoint of the log to publish instead, such as `CosignedHead`. One that the folder
+    holds is never replaced by an older one, nor, where nothing else is new, by one with fewer signatures.
 
     Tiles first, `checkpoint` last, so that a reader never sees a checkpoint whose tiles are missing, whenever this
     stops. Partial tiles of sizes published here stay until the full tile is there. Run again, it goes on.
@@ -80,14 +88,21 @@ def publish_tiles(
     Raises: InconsistentCheckpoints if the folder holds a state that this log does not extend; UsageError if it
     belongs to another log; LogDamaged; StorageError.
     """
-    note = reader.checkpoint_note()
-    head = parse_checkpoint(parse_note(note).text)
+    newest = reader.checkpoint_note()
+    note = newest if head is None else head()
+    checkpoint = parse_checkpoint(parse_note(note).text)
     try:
         before = _published(folder)
         if before is not None:
-            _check_extends(reader, before[0], head, before[1], note)
+            if head is not None and before[1].size > checkpoint.size:
+                note, checkpoint = before
+                _check_extends(reader, before[0], parse_checkpoint(parse_note(newest).text), before[1], newest)
+            else:
+                _check_extends(reader, before[0], checkpoint, before[1], note)
+            if before[1] == checkpoint and len(parse_note(before[0]).signatures) > len(parse_note(note).signatures):
+                note = before[0]
         old = 0 if before is None else before[1].size
-        wanted = list(new_tiles(old, head.size))
+        wanted = list(new_tiles(old, checkpoint.size))
         for done, (level, n, width) in enumerate(wanted):
             if progress is not None:
                 progress(done, len(wanted))
@@ -100,7 +115,7 @@ def publish_tiles(
         removed = sum(_drop_partials(folder, level, n, ops) for level, n, width in wanted if width == TILE_WIDTH)
     except OSError as exc:
         raise StorageError(f"{exc.filename or folder} cannot be written: {exc.strerror}.") from exc
-    return Published(old, head.size, len(wanted), removed)
+    return Published(old, checkpoint.size, len(wanted), removed)
 
 
 def _published(folder: Path) -> tuple[bytes, Checkpoint] | None:
