@@ -1333,7 +1333,7 @@ class Alignment:
 
     def __init__(self, folder, signed, size, names):
         self.size, self.items, self.own, self.faults = size, [], [], []
-        self.days, self.loud = {}, -1
+        self.days, self.loud, self.total, self.sealed, self.last = {}, -1, 0, False, None
         expected, before, signed_before = 0, None, None
         for name in names:
             day = _DAY.match(name)
@@ -1343,6 +1343,8 @@ class Alignment:
                 with folder.open(name) as file:
                     for line in lines_of(file):
                         number += 1
+                        self.total, self.last = self.total + 1, (name, number)
+                        self.sealed = bool(line.members and line.members[3])
                         seq = self._place(signed, line, expected)
                         if seq is None:
                             claims = line.members[0] if line.members else None
@@ -1791,6 +1793,7 @@ class Verifier:
         notes.origin = newest.origin if newest is not None else ""
         self.walk = walk = Walk(folder, sizes, self.size, notes, self.limits)
         self.roots, self.own, self.loud = walk.roots, walk.own, walk.loud
+        self.known = self.size
         verdict.total = walk.total
         if any(name in folder.unreadable for name in folder.days):
             self.own = []
@@ -1939,17 +1942,17 @@ class Verifier:
                 self.say("wrong_day", "Entries were logged on another day than the file's.", begin, end, name, 1)
         if walk.torn and walk.last is not None and not any(fault[1] == "torn_tail" for fault in walk.faults):
             self.say("torn_tail", "The last line is incomplete.", file=walk.last[0], line=walk.last[1])
-        self.last_seal()
+        if not any(fault[1] == "torn_tail" for fault in walk.faults):
+            self.last_seal(walk)
         self.strays()
         grown = walk.later > 0
         self.found.extend(walk.stored.findings(self.size, walk.total, grown))
 
-    def last_seal(self):
-        """The last entry of a log at rest has a seal."""
-        walk = self.walk
-        if walk.total and not walk.sealed and walk.total == self.size and not walk.later:
+    def last_seal(self, lines):
+        """The last of the lines (a walk or an alignment) of a log at rest has a seal."""
+        if lines.total and not lines.sealed and lines.total == self.size and not self.walk.later:
             self.say(
-                "seal_missing", "The last entry has no seal.", walk.total - 1, file=walk.last[0], line=walk.last[1]
+                "seal_missing", "The last entry has no seal.", lines.total - 1, file=lines.last[0], line=lines.last[1]
             )
 
     def strays(self, known=()):
@@ -1979,7 +1982,7 @@ class Verifier:
             if signed.prove(size, self.anchors[size].root):
                 proven = size
                 break
-        self.covered = bool(upto) and proven == self.size
+        self.covered, self.known = bool(upto) and proven == self.size, proven
         if not upto:
             limit = self.reach(signed, limit)
             self.size = limit
@@ -1999,11 +2002,12 @@ class Verifier:
         for seq, kind, words, file, line in placed.faults:
             self.say(kind, words, seq, file=file, line=line)
         last_is_here = any(run.end == self.size for run in runs if run.fate != "copy")
-        if last_is_here and not renamed:
-            self.last_seal()
+        if last_is_here:
+            self.last_seal(placed)
         self.strays({name for _, name in renamed})
         self.rebuild(signed, proven, placed)
-        self.missing_from(runs, limit)
+        here = sorted((run.seq, run.end) for run in runs if run.fate != "copy")
+        self.missing = list(subtract(0, self.size, here))
 
     def reach(self, signed, limit):
         """Without any signature: how many entries the lines and their links speak of."""
@@ -2076,7 +2080,8 @@ class Verifier:
 
     def tell_gap(self, begin, end, lines, around, moved, with_entries):
         """Deal the lines of one gap to the stretches that are missing there."""
-        ranges = list(subtract(begin, end, moved)) or [(begin, begin)]
+        missing = list(subtract(begin, end, moved))
+        ranges, at_end = missing or [(begin, begin)], around[1] is None and not missing
         dealt, firsts = {first: [] for first, _ in ranges}, [first for first, _ in ranges]
         for line in lines:
             at = -1 if line.claims is None else bisect.bisect_right(firsts, line.claims) - 1
@@ -2096,7 +2101,7 @@ class Verifier:
                 )
             if first + changed < last:
                 self.tell_lost(first + changed, last, around)
-            self.tell_added(here[changed:], around, with_entries)
+            self.tell_added(here[changed:], at_end, with_entries)
 
     def tell_lost(self, begin, end, around):
         """Name entries that are nowhere."""
@@ -2122,16 +2127,15 @@ class Verifier:
         days = dt.date.fromisoformat(second.group(1)) - dt.date.fromisoformat(first.group(1))
         return days.days > 1
 
-    def tell_added(self, lines, around, with_entries):
-        """Name lines that were never signed and stand in no entry's place."""
-        _, after = around
+    def tell_added(self, lines, at_end, with_entries):
+        """Name lines that were never signed and stand in no entry's place; `at_end`: after the last of all entries."""
         by_file = {}
         for line in lines:
             by_file.setdefault(line.file, []).append(line)
         last_file = self.folder.days[-1] if self.folder.days else ""
         for name, several in by_file.items():
             first = several[0]
-            if after is None and self.anchors:
+            if at_end and self.anchors:
                 torn = [line for line in several if not line.whole and name == last_file]
                 if torn:
                     self.say("torn_tail", "The last line is incomplete.", file=name, line=torn[0].line)
@@ -2149,7 +2153,7 @@ class Verifier:
                     )
             elif name not in with_entries:
                 self.say("file_added", "A day file holds no entry that was ever signed.", file=name, line=1)
-            elif after is None and not first.whole:
+            elif at_end and not first.whole:
                 self.say("torn_tail", "The last line is incomplete.", file=name, line=first.line)
             else:
                 text = "{} here that {} never signed.".format(
@@ -2190,10 +2194,8 @@ class Verifier:
         most = max(self.size, walk.total)
         need = self.size
         if upto < self.size:
-            found = stored.findings(upto, 1 << 62, False)
-            found = [one for one in found if one.kind != "tree_long"]
-            more = stored.findings(self.size, most, walk.later > 0)
-            found += [one for one in more if one.kind != "tree_changed" and one.file not in {f.file for f in found}]
+            found = [one for one in stored.findings(upto, 1 << 62, False) if one.kind == "tree_changed"]
+            found += [one for one in stored.findings(need, most, walk.later > 0) if one.kind != "tree_changed"]
         else:
             found = stored.findings(need, most, walk.later > 0)
         self.found.extend(found)
@@ -2205,11 +2207,6 @@ class Verifier:
             if self.size in self.anchors
             else False
         )
-
-    def missing_from(self, runs, limit):
-        """Remember which entries are not at hand."""
-        here = sorted((run.seq, run.end) for run in runs if run.fate != "copy")
-        self.missing = list(subtract(0, min(self.size, limit), here))
 
     def known_before(self, size):
         """All entries before `size` are at hand, so that no rotation among them is unknown."""
@@ -2238,7 +2235,7 @@ class Verifier:
                 epoch = None
         except (Malformed, AttributeError, TypeError):
             epoch = None
-        version = metadata.get("format")
+        version = metadata.get("format", FORMAT)
         if version != FORMAT or isinstance(version, (bool, float)):
             self.say("unknown_version", "The log is of another format than 1.", 0, **place)
         try:
@@ -2325,7 +2322,7 @@ class Verifier:
         if self.policy is None or key is None:
             return
         for own in self.own:
-            if own.kind != "checkpoint_witnessed" or own.seq >= self.size:
+            if own.kind != "checkpoint_witnessed" or own.seq >= self.known:
                 continue
             place = {"file": own.file, "line": own.line}
             try:

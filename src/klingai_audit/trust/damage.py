@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,6 +12,7 @@ from klingai_audit.ledger.store import Store
 from klingai_audit.tlog.merkle import leaf_hash
 from klingai_audit.tlog.tile import HASH_BYTES, MAX_ENTRY_BYTES
 from klingai_audit.trust.anchors import Anchor
+from klingai_audit.trust.chunk import Report
 from klingai_audit.trust.diagnose import Diagnosis, diagnose
 from klingai_audit.trust.evidence import Roots, compare_hashes
 from klingai_audit.trust.expected import Expected, build_expected
@@ -31,6 +33,7 @@ _PIECE: Final = 4096
 class State:
     """What the entries are: `root(size)`, `place(seq)`, `own` entries, and what is wrong with them.
 
+    The leaf hashes of entries below `proven` are those that were signed.
     Epochs and checkpoints are judged up to the size `limit`, below which no entry is changed or gone.
     `levels` are the computed tree levels. `renamed` are stray files that hold entries. `orderly_tail` tells that
     the lines beyond the signed size link to the log and end with a seal; `reach` is `root` with those lines.
@@ -42,6 +45,7 @@ class State:
     levels: Sequence[bytes | bytearray]
     limit: int
     damaged: Callable[[int], bool]
+    proven: int
     findings: list[Finding] = field(default_factory=list)
     bad_lines: int = 0
     unsigned: Unsigned = field(default_factory=Unsigned)
@@ -67,7 +71,7 @@ def whole_state(reading: Reading, start: Start | None, anchors: Sequence[Anchor]
     forest = _forest(reading, start)
     if any(forest.root(anchor.size) != anchor.root for anchor in anchors if anchor.size <= size):
         return None
-    return State(forest.root, scanned.place, scanned.own(), forest.levels, size, lambda _seq: False)
+    return State(forest.root, scanned.place, scanned.own(), forest.levels, size, lambda _seq: False, size)
 
 
 def _forest(reading: Reading, start: Start | None = None) -> Forest:
@@ -120,6 +124,7 @@ def damaged_state(
         levels=_levels(tree, compared) if expected.proven >= size else (),
         limit=min(first_gap, size),
         damaged=found.damaged,
+        proven=expected.proven,
         findings=[*found.findings, *_compare_leaves(expected, stored_leaves)],
         reach=lambda n: tree.root(n) if n <= tree.size else None,
         bad_lines=found.bad_lines,
@@ -150,18 +155,20 @@ def _rehashed(scanned: Scanned) -> Forest:
     return forest
 
 
-def _claimed(scanned: Scanned, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (entry, leaf hash) for entries `[begin, end)`: of the lines that claim to be them, and by their links."""
-    for part in scanned.ranges:
-        report = part.report
-        if report.sound and not (report.base <= end and begin < report.base + report.lines):
-            continue
-        for line in scanned.read(part):
+def _claimed(scanned: Scanned, begin: int, end: int) -> Iterator[tuple[int, bytes, bool]]:
+    """Yield (entry, leaf hash, stated by a link) for entries `[begin, end)`, of lines that claim to be there."""
+    for file in scanned.files:
+        near = [part for part in scanned.of(file) if not part.report.sound or _touches(part.report, begin, end)]
+        for line in itertools.chain(*map(scanned.read, near), scanned.torn(file)):
             members = parse_members(line.data)
             if members is not None and begin <= members.seq < end:
-                yield members.seq, leaf_hash(line.data)
+                yield members.seq, leaf_hash(line.data), False
             if members is not None and begin < members.seq <= end:
-                yield members.seq - 1, members.prev_hash
+                yield members.seq - 1, members.prev_hash, True
+
+
+def _touches(report: Report, begin: int, end: int) -> bool:
+    return report.base <= end and begin < report.base + report.lines
 
 
 def _renamed(store: Store, look: Look, found: Diagnosis, expected: Expected) -> list[DayFile]:

@@ -93,6 +93,7 @@ def diagnose(scanned: Scanned, expected: Expected, *, whole: bool) -> Diagnosis:
             reader.take(line)
     names = {file.name: file.day for file in scanned.files}
     found.items = _by_true_day(found.items, names, reader.days)
+    found.sealed = not found.items or reader.sealed[found.items[-1].file]
     found.own = sorted(dict(found.own).items())
     found.order = order_runs(found.items, 0, expected.size)
     _move_tail(found)
@@ -105,11 +106,14 @@ def diagnose(scanned: Scanned, expected: Expected, *, whole: bool) -> Diagnosis:
 def _by_true_day(
     items: list[Run | Foreign], names: Mapping[str, str], logged: Mapping[str, set[str]]
 ) -> list[Run | Foreign]:
-    """Put the items of renamed files where the days of their entries belong."""
-    true = {file: min(days) if len(days := logged.get(file, {day})) == 1 else day for file, day in names.items()}
-    # A copy of a day file, or one with lines of several days, stays where its name puts it.
-    held = [day for file, day in true.items() if day == names[file]]
-    return sorted(items, key=lambda item: names[item.file] if true[item.file] in held else true[item.file])
+    """Put the items of renamed files where the days of their entries belong, behind the file of that name."""
+
+    def place(item: Run | Foreign) -> tuple[str, bool, str]:
+        day, days = names[item.file], logged.get(item.file, set())
+        renamed = bool(days) and day not in days
+        return (min(days) if renamed else day, renamed, item.file)
+
+    return sorted(items, key=place)
 
 
 def _move_tail(found: Diagnosis) -> None:
@@ -138,6 +142,7 @@ class LineReader:
         self.faults: list[Finding] = []
         self.links: list[Finding] = []
         self.days: dict[str, set[str]] = {}
+        self.sealed: dict[str, bool] = {}  # whether the last line of a file has a seal
 
     def take_whole(self, part: Range, *, whole: bool) -> bool:
         """Take a sound range without reading it, if its entries are proven and are those of `tree/0`."""
@@ -153,7 +158,7 @@ class LineReader:
         self.days[part.file.name].add(report.last_time[:10])
         self.found.lines += report.lines
         self.found.own += report.own
-        self.found.sealed = report.sealed
+        self.sealed[part.file.name] = report.sealed
         self.last, self.signed = _Last(report.last_leaf, end - 1, end - 1, end), (end - 1, report.last_time)
         return True
 
@@ -163,7 +168,7 @@ class LineReader:
         members, faults = examine(line.data)
         leaf = leaf_hash(line.data)
         found.lines += 1
-        found.sealed = members is not None and members.seal is not None
+        self.sealed[line.file.name] = members is not None and members.seal is not None
         stated = None if members is None else members.seq
         linked = members is not None and members.prev_hash == self.last.leaf
         here = len(line.data) <= MAX_ENTRY_BYTES and expected.leaf(self.last.place) == leaf

@@ -20,7 +20,9 @@ from klingai_audit.trust.forest import Forest
 
 __all__ = ["Expected", "build_expected"]
 
-_MAX_WAYS: Final = 64
+_MAX_WAYS: Final = 4096
+_MAX_DOUBTFUL: Final = 10
+_MAX_HASHED: Final = 1 << 22
 _PIECE: Final = 4096
 _MAX_BLOCKS: Final = 64
 _LONGEST_TRIED: Final = 1 << 16
@@ -28,8 +30,8 @@ _LONGEST_TRIED: Final = 1 << 16
 _Leaves = Callable[[int, int], bytes]
 """`(begin, end)` -> leaf hashes of entries `[begin, end)`, 32 bytes each, fewer if there are none."""
 
-_Claimed = Callable[[int, int], Iterable[tuple[int, bytes]]]
-"""`(begin, end)` -> (entry, leaf hash) as the lines have it: hashed from the entry, and stated by the next link."""
+_Claimed = Callable[[int, int], Iterable[tuple[int, bytes, bool]]]
+"""`(begin, end)` -> (entry, leaf hash, whether the next entry's link states it; else the line hashes to it)."""
 
 
 @dataclass(slots=True)
@@ -151,14 +153,12 @@ def _try_stretch(
     if count > _LONGEST_TRIED:
         return False
     kept = stored(begin, anchor.size)
-    choices = [[kept[at : at + HASH_BYTES]] for at in range(0, len(kept), HASH_BYTES)]
-    choices += [[] for _ in range(count - len(choices))]
-    for seq, leaf in claimed(begin, anchor.size):
-        if leaf not in choices[seq - begin]:
-            choices[seq - begin].append(leaf)
-    if not all(choices):
-        return False
-    for picked in _combinations(choices):
+    sources: list[list[bytes | None]] = [[None] * count for _ in ("stored", "link", "own")]
+    sources[0][: len(kept) // HASH_BYTES] = [kept[at : at + HASH_BYTES] for at in range(0, len(kept), HASH_BYTES)]
+    for seq, leaf, linked in claimed(begin, anchor.size):
+        source = sources[1 if linked else 2]
+        source[seq - begin] = source[seq - begin] or leaf  # whoever claims it first
+    for picked in _combinations(sources):
         grown = tree.copy()
         grown.extend(b"".join(picked))
         if grown.root() == anchor.root:
@@ -173,15 +173,37 @@ def _try_stretch(
     return False
 
 
-def _combinations(choices: list[list[bytes]]) -> Iterator[list[bytes]]:
-    """Yield ways to choose one hash for each entry, all of them if there are few, else only the uniform ones."""
-    ways = 1
-    for options in choices:
-        ways *= len(options)
-        if ways > _MAX_WAYS:
-            yield [options[0] for options in choices]
-            yield [options[-1] for options in choices]
-            yield [options[min(1, len(options) - 1)] for options in choices]
-            return
-    for picked in itertools.product(*choices):
-        yield list(picked)
+def _combinations(sources: Sequence[Sequence[bytes | None]]) -> Iterator[list[bytes]]:
+    """Yield ways to choose one hash for each entry, likelier ones first; none if no source tells of an entry.
+
+    Each source by itself (where it is silent, what the line hashes to), what most sources say, that with one other
+    choice, and where few entries are in question all ways.
+    """
+    choices = [_by_votes(told) for told in zip(*sources, strict=True)]
+    if not all(choices):
+        return
+    for source in sources:
+        rows = zip(source, sources[-1], choices, strict=True)
+        yield [one or own or options[0] for one, own, options in rows]
+    likely = [options[0] for options in choices]
+    yield likely
+    doubtful = [number for number, options in enumerate(choices) if len(options) > 1]
+    left = _MAX_HASHED // len(choices)
+    for number in doubtful:
+        for other in choices[number][1:]:
+            left -= 1
+            if left > 0:
+                yield [*likely[:number], other, *likely[number + 1 :]]
+    if 1 < len(doubtful) <= _MAX_DOUBTFUL:
+        ways = itertools.product(*(choices[number] for number in doubtful))
+        for way in itertools.islice(ways, max(0, min(left, _MAX_WAYS))):
+            picked = list(likely)
+            for number, leaf in zip(doubtful, way, strict=True):
+                picked[number] = leaf
+            yield picked
+
+
+def _by_votes(told: Sequence[bytes | None]) -> list[bytes]:
+    """Return the different hashes, those that most sources tell first."""
+    there = [leaf for leaf in told if leaf is not None]
+    return sorted(dict.fromkeys(there), key=lambda leaf: -there.count(leaf))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ class Judge:
         entry = FirstEntry(reading.scanned.first_line())
         key = terms.trusted or entry.log_key
         head, anchors, faults = read_anchors(last, lambda f: reader_of(self.store, f), terms.trusted, entry.log_key)
-        size = head.size if head is not None else max((a.size for a in anchors), default=reading.scanned.lines)
+        size = head.size if head is not None else max((a.size for a in anchors), default=reading.scanned.reach())
         # Steps 3 to 5: entries, links, tree.
         whole = whole_state(reading, self.start, anchors, size)
         state = whole or damaged_state(reading, anchors, size, last, seal_due=last is first, tolerant=terms.tolerant)
@@ -115,7 +116,7 @@ class Judge:
         tree = list(check_tree(first, last, reading.first_lines, size, state.levels, reading.reader))
         self.findings += [*reading.findings, *unsigned, *faults, *tree]
         # Steps 6 and 7: first entry and epochs.
-        if not state.damaged(0):
+        if size and not state.damaged(0):
             entry = next((FirstEntry(line) for seq, line in state.own if seq == 0), entry)  # its file may be renamed
             self.findings += entry.check(terms.trusted, terms.epoch_key, state.place, terms.mldsa_key)
         for seq, line in state.own:
@@ -124,11 +125,11 @@ class Judge:
                 self.findings.append(Finding("first_entry", message, seq, None, *state.place(seq)))
         epochs = self._epochs(entry, state)
         # Step 8: kept checkpoints.
-        judged = [anchor for anchor in anchors if anchor.size <= state.limit]
+        judged = [anchor for anchor in anchors if anchor.size <= min(size, state.limit + 1)]
         self.findings += [*epochs.findings, *check_roots(judged, state.root, epochs)]
         countersigned = self._countersigned(entry, state, judged)
         self.findings += countersigned.findings
-        witnessed = self._witnessed(state, size, key)
+        witnessed = self._witnessed(state, size if anchors else 0, key)
         stamps = StampCheck(self.store, terms.tsa_roots, terms.now, state.place)
         known = stamps.known(self._stamps_before(), [one for one in state.own if one[0] < size])
         named = self._named(state) | {stamp.size: "checkpoint_timestamped" for stamp in known}
@@ -215,8 +216,9 @@ class Judge:
         return check_countersigned(judged, state.root, key, closing, self.terms.mldsa_source)
 
     def _witnessed(self, state: State, size: int, key: VerifierKey | None) -> Witnessed:
-        own = [(seq, line) for seq, line in state.own if seq < state.limit]
+        own = [(seq, line) for seq, line in state.own if seq < min(size, state.proven)]
         found = check_witnessed(own, size, state.root, key, self.terms.witnesses, state.place)
+        found = dataclasses.replace(found, quiet_tail=found.quiet_tail and state.limit >= size)
         self.findings += found.findings
         if self.terms.demanded and not found.size:
             message = (

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from klingai_audit.ledger.line import parse_members
 from klingai_audit.tlog.hashing import hash_leaves
 from klingai_audit.tlog.merkle import EMPTY_ROOT
 from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
@@ -98,6 +99,20 @@ class Scanned:
     def lines(self) -> int:
         """How many complete lines there are, those that were not read again included."""
         return self.base + sum(part.report.lines for part in self.ranges)
+
+    def reach(self) -> int:
+        """Return how many entries the lines speak of: their number if they are in order, else by the last they state.
+
+        To be asked where nothing is signed.
+        """
+        if self.is_whole():
+            return self.lines
+        self.settle()
+        stated = (parse_members(line.data) for file in self.files for line in self._all(file))
+        return max((m.seq + 1 for m in stated if m is not None and m.seq < 2 * self.lines + 2), default=0)
+
+    def _all(self, file: DayFile) -> Iterator[SlowLine]:
+        return itertools.chain(*map(self.read, self.of(file)), self.torn(file))
 
     def is_whole(self) -> bool:
         """Tell whether every range is sound and they follow each other from `base` on, by index, link and time."""

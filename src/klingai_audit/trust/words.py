@@ -38,15 +38,12 @@ def gap_findings(order: Order, expected: Expected, days: Mapping[str, str]) -> I
     signed_files = {run.file for run in (*order.kept, *order.moved, *order.copies)}
     added: dict[str, int] = {}
     for gap in order.gaps:
-        lines = gap.lines
-        if gap.begin == gap.end:
-            lines = [line for line in gap.lines if line.file in signed_files]
-            for line in gap.lines:
-                if line.file not in signed_files:
-                    added[line.file] = added.get(line.file, 0) + 1
-        changed = min(gap.end - gap.begin, len(lines))
-        yield from _changed(gap, lines[:changed])
-        yield from _inserted(gap, lines[changed:])
+        changed = min(gap.end - gap.begin, len(gap.lines))
+        yield from _changed(gap, gap.lines[:changed])
+        yield from _inserted(gap, [line for line in gap.lines[changed:] if line.file in signed_files])
+        for line in gap.lines[changed:]:
+            if line.file not in signed_files:
+                added[line.file] = added.get(line.file, 0) + 1
         yield from _missing(gap, changed, expected)
     for file, count in added.items():
         if days.get(file):
@@ -125,7 +122,7 @@ def _days_between(before: Run, after: Run) -> int:
 
 def moved_findings(order: Order, days: Mapping[str, str], logged: Mapping[str, set[str]]) -> Iterator[Finding]:
     """Name entries that stand at another place, copies, and files under another name."""
-    renamed = {name: seen for name, seen in logged.items() if len(seen) == 1 and days.get(name) not in seen}
+    renamed = {name: seen for name, seen in logged.items() if days.get(name) not in seen}
     for name, seen in renamed.items():
         runs = [run for run in (*order.kept, *order.moved) if run.file == name]
         if not runs:
@@ -135,7 +132,7 @@ def moved_findings(order: Order, days: Mapping[str, str], logged: Mapping[str, s
         message = f"{name} holds {_span(begin, end)}, which {verb} in audit-{min(seen)}.jsonl."
         yield Finding("file_renamed", message, begin, end, name, runs[0].line)
     for name, seen in logged.items():
-        if len(seen) > 1 or name not in renamed:
+        if name not in renamed:
             for day in sorted(seen - {days.get(name)}):
                 run = next((run for run in (*order.kept, *order.moved) if run.file == name), None)
                 message = f"{name} holds entries that were logged on {day}."

@@ -21,6 +21,7 @@ from klingai_audit.upkeep.drill import all_attacks
 from tests.support.both import ask_both, differences, disagreement, mutate, three_days
 from tests.support.bundles import STRANGER, WITNESS, witness
 from tests.support.logsmith import Smith, leaf_hash, write_files
+from tests.support.several import damaged
 from tests.unit.trust import attacks as trust_attacks
 from tests.unit.trust import test_attacks as trust_tests
 from tests.unit.trust import test_epochs as epoch_tests
@@ -134,10 +135,28 @@ def test_one_damage_at_random_often(tmp_path):
 
 
 @pytest.mark.slow
-def test_several_damages_at_random(tmp_path):
-    """Up to three at once. How hard a verifier tries to rebuild what was signed is its own: then they may differ."""
-    found = rounds(tmp_path, range(5100, 5600), 3)
-    assert [] == [one for one in found if not any("history_rewritten" in what for what in one[2])]
+@pytest.mark.parametrize("edits", [2, 3])
+def test_several_damages_at_random(tmp_path, edits):
+    """Two or three at once, stray copies beside damaged originals among them."""
+    assert [] == damaged(tmp_path, SMITH, GOOD, range(5000, 5250), edits)
+
+
+def test_a_copy_beside_a_zeroed_original(tmp_path):
+    """The copy counts where its day belongs, behind the original: nothing was moved, and zeros are an added file."""
+    for name in sorted(name for name in GOOD if name.startswith("audit"))[1:]:
+        files = GOOD | {name + "0": GOOD[name], name: bytes(len(GOOD[name]))}
+        assert [] == disagreement(tmp_path / name / "audit", files, KEY, SMITH.now)
+        found = ask_both(tmp_path / name / "audit", KEY, SMITH.now)[0]
+        assert {"file_added", "file_renamed"} == found.kinds
+
+
+def test_the_only_day_renamed_and_its_lines_swapped(tmp_path):
+    """The seal that is asked for is that of the last line, under whatever name it stands."""
+    files = one_day().files()
+    lines = files.pop(FIRST).splitlines(keepends=True)
+    files[FIRST + "1"] = b"".join([*lines[:4], *lines[-2:], *lines[4:-2]])
+    assert [] == disagreement(tmp_path / "audit", files, KEY, SMITH.now)
+    assert {"file_renamed", "seal_missing"} == ask_both(tmp_path / "audit", KEY, SMITH.now)[1].kinds
 
 
 steps = st.lists(
