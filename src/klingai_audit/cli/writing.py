@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
 
 from klingai_audit.cli.session import SessionArgument, open_log
-from klingai_audit.errors import UsageError
+from klingai_audit.errors import Malformed, UsageError
+
+if TYPE_CHECKING:
+    from klingai_audit.cli.session import Session
+    from klingai_audit.ledger.keys import KeyFolder
 
 
 def init(
@@ -21,6 +25,11 @@ def init(
     post_quantum: Annotated[
         bool, Parameter(negative="", help="Give the log an ML-DSA-44 key, too: kept checkpoints bear its signature.")
     ] = False,
+    signer: Annotated[
+        str | None, Parameter(help="A command that signs with the log key, which lies elsewhere: docs/signer.md")
+    ] = None,
+    signer_key: Annotated[str | None, Parameter(help="That key's public half: VKEY|FILE. It names the log.")] = None,
+    signer_timeout: Annotated[float, Parameter(help="How long one signature may take, in seconds.")] = 10.0,
     session: SessionArgument,
 ) -> None:
     """Create a log and its keys, and print the public keys for safe keeping elsewhere.
@@ -33,6 +42,8 @@ def init(
 
     places = session.places
     folder = KeyFolder(places.keys)
+    if signer is not None or signer_key is not None:
+        origin = _plan_signer(session, folder, (origin, signer, signer_key), signer_timeout)
     created = folder.pending or not (open_store(places).exists() and folder.exists())
     if created:
         open_log(session, create=True, origin=origin, post_quantum=post_quantum).close()
@@ -61,6 +72,27 @@ def init(
     session.say(f"  {keys.epoch.vkey}")
     if keys.mldsa is not None:
         session.say(f"  {places.keys / 'mldsa.pub'}  (ML-DSA-44, {keys.mldsa.key_id}: as a file, it is long)")
+
+
+def _plan_signer(
+    session: Session, folder: KeyFolder, given: tuple[str | None, str | None, str | None], timeout: float
+) -> str:
+    """Prepare the keys folder of a log whose log key is elsewhere; return the log's name, which that key states."""
+    from klingai_audit.cli.signers import plan
+    from klingai_audit.ledger.keys import read_public_key
+    from klingai_audit.tlog.keys import VerifierKey
+
+    origin, command, key = given
+    if command is None or key is None:
+        raise UsageError("--signer and --signer-key go together: a command, and the public key it signs under.")
+    try:
+        verifier = read_public_key(Path(key)) if Path(key).is_file() else VerifierKey.parse(key)
+    except Malformed as exc:
+        raise UsageError(f"--signer-key: {exc.message}", do="Give <name>+<8 hex digits>+<base64>, or a file.") from exc
+    if origin not in (None, verifier.name):
+        raise UsageError(f"The signer's key is that of {verifier.name}, not of {origin}.", do="Leave --origin out.")
+    plan(session.places, folder, command, verifier, timeout)
+    return verifier.name
 
 
 def log(
