@@ -17,6 +17,7 @@ from klingai_audit.bundle.archive import read_bundle
 from klingai_audit.bundle.evidence import read_evidence
 from klingai_audit.config import Places, open_reader
 from klingai_audit.errors import InvalidProof, Malformed, UsageError, VerificationError
+from klingai_audit.standalone import klingai_audit_verify as alone
 from klingai_audit.tlog.keys import SignerKey, VerifierKey
 from klingai_audit.tlog.policy import WitnessPolicy
 from klingai_audit.trust.proofs import check_entry_proof
@@ -79,6 +80,21 @@ def test_each_proof_is_a_proof_by_itself(made: Made, key: VerifierKey) -> None:
     proofs = [content for name, content in members.items() if name.startswith("proofs/")]
     proven = {found.index: found.entry for found in (check_entry_proof(proof, [key]) for proof in proofs)}
     assert made.evidence.lines == proven
+
+
+@pytest.mark.parametrize("name", ["entry changed", "entries swapped"])
+def test_the_single_file_refuses_what_was_swapped(made: Made, name: str) -> None:
+    """The proofs of such a bundle by the second verifier: those of the entries in question fail, the others hold."""
+    false, true = [], []
+    for member, content in read_bundle(changed(made, BAD[name])).items():
+        if member.startswith("proofs/"):
+            try:
+                alone.check_proof(content, made.vkey)
+                true.append(member)
+            except alone.Malformed:
+                false.append(member)
+    notes = {"entry changed": 1, "entries swapped": 2}
+    assert (notes[name], len(made.evidence.entries) - notes[name]) == (len(false), len(true))
 
 
 def test_witnesses_of_the_reader_count(made: Made, key: VerifierKey) -> None:
