@@ -22,6 +22,8 @@ __all__ = ["Forgery", "Signers", "edit_one", "edited", "forge", "rechained", "si
 
 _LINK: Final = re.compile(rb'"prev_hash":"[0-9a-f]{64}"(?=(?:,"seal":"[A-Za-z0-9_-]{43}")?\}\Z)')
 
+_SEQ: Final = re.compile(rb'"seq":[0-9]+,(?="logged_at":"[^"]*","prev_hash":"[0-9a-f]{64}")')
+
 Signers = Callable[[int], tuple[SignerKey, ...]]
 """Tree size → who signs the checkpoint of that size."""
 
@@ -64,13 +66,21 @@ def forge(
     tree: bool = False,
     signers: Signers | None = None,
 ) -> Forgery:
-    """Change entries, fit every link, and with `tree` the tree files, with `signers` the checkpoints too."""
+    """Change entries, fit every link, and with `tree` the tree files, with `signers` the checkpoints too.
+
+    Entries that `change` takes out are taken out of their day; those after them get new numbers.
+    """
     named = copy.all_lines()
     lines = [line for _, line in named]
     change(lines)
+    days = [day for day, _ in named]
+    if len(lines) != len(named):
+        left = set(lines)
+        days = [day for day, line in named if line in left]
+        lines = [_SEQ.sub(b'"seq":%d,' % seq, line) for seq, line in enumerate(lines)]
     lines = rechained(lines, EMPTY_ROOT)
     for name in copy.days:
-        of_day = [line for (day, _), line in zip(named, lines, strict=True) if day == name]
+        of_day = [line for day, line in zip(days, lines, strict=True) if day == name]
         copy.put(name, b"".join(line + b"\n" for line in of_day))
     growing = GrowingTree()
     growing.extend(hash_leaves(lines), tuple(seq + 1 for seq, line in enumerate(lines) if names_checkpoint(line)))

@@ -48,6 +48,19 @@ def thefts(keys: KeyFolder, here: Eyes) -> list[Attack]:
 
         forge(copy, edit_past, signers=lambda _size: signers)
 
+    def delete_past(copy: LogCopy) -> None:
+        signers, epoch = _stolen(keys)
+        need(epoch > 0, "the log is still in its first epoch")
+
+        def delete(lines: list[bytes]) -> None:
+            end = next(i for i, line in enumerate(lines) if event_type_of(line) == "signing_key_rotated")
+            del lines[target_of(lines[:end])]
+
+        forge(copy, delete, signers=lambda _size: signers)
+        for size in copy.kept():
+            if copy.attacked(f"checkpoints/{size:020}") == copy.read(f"checkpoints/{size:020}"):
+                copy.drop(f"checkpoints/{size:020}")
+
     def show_another(copy: LogCopy) -> Eyes:
         rewrite_present(copy, keys, _edit_from)
         other = copy.attacked("checkpoint")
@@ -96,6 +109,12 @@ def thefts(keys: KeyFolder, here: Eyes) -> list[Attack]:
             "steals today's keys and rewrites an earlier epoch, whose key is gone",
             frozenset({"epoch_misused", "handover_invalid", "epoch_signature"}),
             rewrite_past,
+        ),
+        Attack(
+            "thief_deletes_past",
+            "steals today's keys, takes an entry out of an earlier epoch and signs all that follows anew",
+            frozenset({"epoch_misused", "handover_invalid", "epoch_signature"}),
+            delete_past,
         ),
         Attack(
             "thief_replaces_epochs",

@@ -162,8 +162,16 @@ def test_without_private_keys_and_memory_thefts_are_skipped_with_reasons(places:
     result = drill(places, key=vkey)
     skipped = {attack.attack: attack.skipped or "" for attack in result.attacks if attack.skipped}
     thefts = {name for name in skipped if name.startswith(("roll", "thief", "show"))}
-    assert {"roll_back", "thief_rewrites_past", "thief_rewrites_present", "thief_rewrites_present_unseen",
-            "thief_replaces_epochs", "thief_replaces_epochs_unseen", "show_another"} == thefts  # fmt: skip
+    assert {
+        "roll_back",
+        "thief_rewrites_past",
+        "thief_deletes_past",
+        "thief_rewrites_present",
+        "thief_rewrites_present_unseen",
+        "thief_replaces_epochs",
+        "thief_replaces_epochs_unseen",
+        "show_another",
+    } == thefts
     assert all(len(why) > 20 for why in skipped.values())
     assert () == result.missed
 
