@@ -7,13 +7,13 @@ rest: see `Bench.writer`.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Final
 
 from klingai_audit.config import Places, open_reader
-from klingai_audit.detect.engine import known_findings, only_detector, record_findings, run_rules
+from klingai_audit.detect.engine import Found, known_findings, only_detector, record_findings, run_rules
 from klingai_audit.detect.rules import Rule
 from klingai_audit.errors import KlingAuditError, StorageError
 from klingai_audit.event.types import EventType
@@ -29,7 +29,7 @@ from klingai_audit.trust.verdict import Verdict
 from klingai_audit.upkeep.stamping import is_stamp_due, stamp_now, time_authority
 from klingai_audit.upkeep.witnessing import ask_witnesses, keep_cosigned, read_policy
 from klingai_audit.watch.memory import Memory
-from klingai_audit.watch.problems import Problem, of_difference, of_found, of_verdict, state
+from klingai_audit.watch.problems import Problem, failed, of_difference, of_found, of_verdict, state
 from klingai_audit.witness.client import Submission, WitnessClient
 
 __all__ = [
@@ -69,7 +69,7 @@ RECONCILE_SINCE: Final = "-7d"
 PARTIAL_EVERY_S: Final = 3600.0
 """How often a checkpoint with too few cosignatures is kept, while the rest do not answer."""
 
-_ATTEMPTS: Final = 8
+ATTEMPTS: Final = 8
 _PIECE: Final = 1024
 
 
@@ -147,33 +147,33 @@ def verify(bench: Bench, *, quick: bool) -> Outcome:
     if quick:
         return Outcome(words, tuple(problems), quiet=not problems)
     bench.memory.threats = {threat.threat: threat.state for threat in verdict.threats}
-    recorded = _record_verdict(bench, verdict, [one.key for one in problems if one.level == "broken"])
+    broken = sorted(one.key for one in problems if one.level == "broken")
+    recorded = False
+    if bench.record and (not broken or bench.memory.recorded != broken):
+        try:
+            _record_verdict(bench, verdict)
+            recorded = True
+        except KlingAuditError as error:
+            if not broken:  # a damaged log need not be fit for writing; the alert says what an entry would have said
+                problems.append(failed("verify", error))
+    bench.memory.recorded = broken
     return Outcome(words, tuple(problems), lambda _problem: True, recorded=recorded)
 
 
-def _record_verdict(bench: Bench, verdict: Verdict, broken: list[str]) -> bool:
-    known, bench.memory.recorded = bench.memory.recorded, sorted(broken)
-    if not bench.record or (broken and known == sorted(broken)):
-        return False
-    try:
-        audit = bench.writer()
-        audit.log(
-            EventType.VERIFICATION_FAILED if broken else EventType.LOG_VERIFIED,
-            resource_type="log",
-            resource_id=audit.origin,
-            action="watch",
-            outcome="failure" if broken else "success",
-            metadata={
-                "command": "watch",
-                "tree_size": verdict.size,
-                "findings": [finding.kind for finding in verdict.findings],
-            },
-        ).wait("published")
-    except KlingAuditError:
-        if broken:  # a damaged log need not be fit for writing; the alert says what an entry would have said
-            return False
-        raise
-    return True
+def _record_verdict(bench: Bench, verdict: Verdict) -> None:
+    audit = bench.writer()
+    audit.log(
+        EventType.LOG_VERIFIED if verdict.integrity_ok else EventType.VERIFICATION_FAILED,
+        resource_type="log",
+        resource_id=audit.origin,
+        action="watch",
+        outcome="success" if verdict.integrity_ok else "failure",
+        metadata={
+            "command": "watch",
+            "tree_size": verdict.size,
+            "findings": [finding.kind for finding in verdict.findings],
+        },
+    ).wait("published")
 
 
 def detect(bench: Bench) -> Outcome:
@@ -184,16 +184,25 @@ def detect(bench: Bench) -> Outcome:
         found = run_rules(index, bench.rules, now=bench.now, progress=bench.progress)
         fresh = [one for one in found if one.id not in known_findings(index)]
     problems = [of_found(one) for one in fresh if one.id not in told]
-    if bench.record and fresh:
-        with ExitStack() as stack:
-            stack.enter_context(only_detector(bench.places.state))
-            audit = bench.writer()
-            audit.flush("published")
-            index = stack.enter_context(closing(Index.open(audit.reader, bench.places.state / "index")))
-            known = known_findings(index)
-            record_findings(audit, [one for one in fresh if one.id not in known], index.size)
     words = f"{len(bench.rules)} detection rules: {len(problems)} new findings"
-    return Outcome(words, tuple(problems), quiet=not problems, recorded=bench.record and bool(fresh))
+    recorded = False
+    if bench.record and fresh:
+        try:
+            _record_found(bench, fresh)
+            recorded = True
+        except KlingAuditError as error:
+            problems.append(failed("detect", error))
+    return Outcome(words, tuple(problems), quiet=not problems, recorded=recorded)
+
+
+def _record_found(bench: Bench, fresh: Sequence[Found]) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(only_detector(bench.places.state))
+        audit = bench.writer()
+        audit.flush("published")
+        index = stack.enter_context(closing(Index.open(audit.reader, bench.places.state / "index")))
+        known = known_findings(index)
+        record_findings(audit, [one for one in fresh if one.id not in known], index.size)
 
 
 def witness(bench: Bench) -> Outcome:
@@ -207,8 +216,12 @@ def witness(bench: Bench) -> Outcome:
     found = done.submission
     if found is None:
         return Outcome("nothing new for the witnesses", quiet=True)
-    kept = _keep(bench, found)
     problems = [] if found.satisfied else [missing]
+    kept = False
+    try:
+        kept = _keep(bench, found)
+    except KlingAuditError as error:
+        problems.append(failed("witness", error))
     if any(one.state == "ahead" for one in found.results):
         text = "A witness holds more entries than the log: an older state was put back, or there are two histories."
         problems.append(state("witness", "witness_ahead", "broken", text))
@@ -254,7 +267,7 @@ def stamp(bench: Bench) -> Outcome:
 def compare(bench: Bench) -> Outcome:
     """Compare the log with the provider's records of the last week; what is asked for is recorded as reads are."""
     audit = bench.writer()
-    retries = Retries(attempts=_ATTEMPTS, cap=60.0)
+    retries = Retries(attempts=ATTEMPTS, cap=60.0)
     with KlingAI(audit=audit, retries=retries) as kling:
         result = reconcile(audit, kling, RECONCILE_SINCE, resume=True, progress=bench.progress)
     told = frozenset(bench.memory.once)
