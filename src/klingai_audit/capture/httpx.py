@@ -68,9 +68,8 @@ class _Audited:
 
     @staticmethod
     def _facts(request: Any, body: bytes | None, size: int) -> RequestFacts:
-        return RequestFacts(
-            method=request.method, url=str(request.url), headers=dict(request.headers), body=body, body_bytes=size
-        )
+        headers = dict(request.headers.items())  # name by name would walk all of them for each
+        return RequestFacts(method=request.method, url=str(request.url), headers=headers, body=body, body_bytes=size)
 
     @staticmethod
     def _began(request: Any, mark: Mark, attempt: Attempt) -> None:

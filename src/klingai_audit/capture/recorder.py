@@ -194,7 +194,7 @@ class Recorder:
         operation, intent = attempt.operation, attempt.intent
         try:
             outcomes = self.provider.outcome(operation, exchange, intent, self.memory)
-            key = self.provider.key_used(operation, exchange, intent)
+            key = None if self._key_is_told(exchange) else self.provider.key_used(operation, exchange, intent)
         except Exception as exc:  # noqa: BLE001  an interpreter that fails must not make an act silent
             outcomes, key = [Outcome(draft=_unreadable(intent, exchange, exc))], None
         items = []
@@ -296,6 +296,11 @@ class Recorder:
             return None
         draft = draft.replace(correlation_id=news.correlation_id).with_metadata(**news.polls)
         return _item(_ended(draft, exchange), operation, exchange.request, news.token, once=outcome.once)
+
+    def _key_is_told(self, exchange: Exchange) -> bool:
+        """Whether the use of the credential in this hour is written already, so that nobody need read the answer."""
+        name = (exchange.request.credential or {}).get("fingerprint")
+        return name is not None and self._keys.get(name) == int(exchange.finished.timestamp()) // SECONDS_PER_HOUR
 
     def _key_is_due(self, draft: Draft, exchange: Exchange) -> bool:
         """Once per credential, process and hour."""

@@ -67,7 +67,7 @@ class Watch:
         self._response = weakref.ref(response)
         self._library = library_of(response)
         self._status: int = response.status_code
-        self._headers: dict[str, str] = dict(response.headers)
+        self._headers: dict[str, str] = dict(response.headers.items())
         lower = {name.lower(): value for name, value in self._headers.items()}
         self._encoding = lower.get("content-encoding", "").strip().lower()
         self._type = lower.get("content-type")

@@ -51,6 +51,7 @@ __all__ = [
 ]
 
 KLING_DOMAINS: Final = ("klingai.com", "kling.ai")
+_BELOW_KLING: Final = tuple(f".{domain}" for domain in KLING_DOMAINS)
 RESULT_DOMAINS: Final = ("klingai.com", "kling.ai", "kechuangai.com", "inkwai.com")
 """Where result links were seen to point (fact sheet section 6); other hosts are known by the links themselves."""
 
@@ -127,7 +128,7 @@ def match_path(method: str, path: str) -> Match:
 
 def is_kling_host(host: str) -> bool:
     """Whether a host belongs to Kling."""
-    return any(host == domain or host.endswith(f".{domain}") for domain in KLING_DOMAINS)
+    return host in KLING_DOMAINS or host.endswith(_BELOW_KLING)
 
 
 def is_legacy_model(model: str) -> bool:

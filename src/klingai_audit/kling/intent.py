@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -96,11 +98,12 @@ def describe_request(found: Match, request: RequestFacts) -> dict[str, Any]:
     if body is None:
         said.update(_opaque_body(request))
         return said
-    for name, path in row.fields.committed.items():
-        value = pick(body, path)
+    plan = _plan(row)
+    for name, path, head in plan.committed:
+        value = pick(body, path) if head in body else None
         if value is not None and value != "":
             said[name] = _committed(value)
-    settings = {name: _setting(body, path) for name, path in row.fields.kept.items()}
+    settings = {name: _setting(body, path) for name, path, head in plan.kept if head in body}
     inputs = [(path.partition("[]")[0], value) for path in row.fields.media for value in pick_all(body, path)]
     if row.fields.contents:
         _read_contents(body.get("contents"), said, settings, inputs)
@@ -118,6 +121,27 @@ def describe_request(found: Match, request: RequestFacts) -> dict[str, Any]:
     if others:
         said["other_fields"] = others
     return said
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a row's paths say, taken apart once: (name in the entry, path, first name of the path)."""
+
+    committed: tuple[tuple[str, str, str], ...]
+    kept: tuple[tuple[str, str, str], ...]
+    known: frozenset[str]
+    parents: frozenset[str]
+
+
+@functools.cache
+def _plan(row: Row) -> _Plan:
+    known = frozenset(path.partition("[]")[0] for path in row.fields.paths)
+    committed, kept = (
+        tuple((name, path, path.partition("[]")[0].partition(".")[0]) for name, path in paths.items())
+        for paths in (row.fields.committed, row.fields.kept)
+    )
+    parents = frozenset(".".join(path.split(".")[:depth]) for path in known for depth in range(1, path.count(".") + 1))
+    return _Plan(committed, kept, known, parents)
 
 
 def _setting(body: dict[str, Any], path: str) -> Any:
@@ -172,7 +196,12 @@ def _part(operation: Operation) -> dict[str, str]:
 
 
 def _host(url: str) -> str | None:
-    host = urlsplit(url).hostname or ""
+    return _named_host(urlsplit(url).hostname or "")
+
+
+@functools.lru_cache(maxsize=256)
+def _named_host(host: str) -> str | None:
+    """The host, if it is a name and no address."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -223,13 +252,12 @@ def _is_dial(item: tuple[Any, Any]) -> bool:
 
 def _other_names(row: Row, body: dict[str, Any]) -> list[str]:
     """Names of the fields that the table does not know, one level deep where the table itself goes deeper."""
-    known = {path.partition("[]")[0] for path in row.fields.paths}
-    parents = {".".join(path.split(".")[:depth]) for path in known for depth in range(1, path.count(".") + 1)}
+    known, parents = _plan(row).known, _plan(row).parents
     names = [name for name in _names(body, parents) if name not in known and name not in parents]
     return sorted(name for name in names if all(_NAME(part) for part in name.split(".")))[:MAX_NAMES]
 
 
-def _names(body: dict[str, Any], parents: set[str], prefix: str = "") -> Iterator[str]:
+def _names(body: dict[str, Any], parents: frozenset[str], prefix: str = "") -> Iterator[str]:
     for name, value in body.items():
         path = f"{prefix}{name}"
         if path in parents and isinstance(value, dict):

@@ -48,10 +48,11 @@ _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}").search
 class _Learned:
     """Exact secrets of this process. Replaced as a whole on every change, so readers need no lock."""
 
-    __slots__ = ("_plain", "generation", "known", "loose", "words")
+    __slots__ = ("_plain", "generation", "known", "loose", "told", "words")
 
-    def __init__(self, known: frozenset[str], generation: int) -> None:
+    def __init__(self, known: frozenset[str], generation: int, told: frozenset[str] = frozenset()) -> None:
         self.known = known
+        self.told = set(told)
         self.generation = generation
         long = sorted((secret for secret in known if len(secret) >= _MIN_LEARNED_ANYWHERE), key=len, reverse=True)
         # `-` and `_` are told apart by no copyist, so both are compared as one.
@@ -102,7 +103,7 @@ def learn(secret: str) -> None:
     Secrets of under 8 characters are removed only where they stand as a word, under 4 not at all. They are
     kept in memory only and shown nowhere.
     """
-    if len(secret) < _MIN_LEARNED or secret in REMOVED:
+    if secret in _learned[0].told or len(secret) < _MIN_LEARNED or secret in REMOVED:
         return
     raw = secret.encode("utf-8", "surrogatepass")
     forms = {
@@ -113,8 +114,10 @@ def learn(secret: str) -> None:
         msgspec.json.encode(secret).decode()[1:-1] if secret.isprintable() else secret,
     }
     former = _learned[0]
-    if not forms <= former.known:
-        _learned[0] = _Learned(former.known | forms, former.generation + 1)
+    if forms <= former.known:
+        former.told.add(secret)
+    else:
+        _learned[0] = _Learned(former.known | forms, former.generation + 1, frozenset((*former.told, secret)))
 
 
 def forget_all() -> None:

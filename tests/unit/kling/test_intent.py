@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klingai_audit.capture.facts import RequestFacts
+from klingai_audit.kling import intent
 from klingai_audit.kling.catalogue import match
 from klingai_audit.kling.endpoints import ROWS
 from klingai_audit.kling.intent import describe_request
-from klingai_audit.kling.rows import pick_all
+from klingai_audit.kling.rows import pick, pick_all
 from klingai_audit.privacy.commitment import ToCommit
 
 HOST = "https://api-singapore.klingai.com"
@@ -158,9 +159,29 @@ def test_every_field_of_every_row(row):
         for path, value in zip(paths, values, strict=True):
             _plant(body, path, value)
         said = said_of(row.path.replace("{model}", "kling-9"), body)
+        body = intent._decode(json.dumps(body).encode()) or {}  # infinite numbers are no JSON: nothing is kept of them
+        kept, others = plainly(row, body)
+        assert kept == {name: said.get("settings", {}).get(name) for name in row.fields.kept}
+        assert others == said.get("other_fields", [])
+        assert all((pick(body, path) in (None, "")) == (said.get(name) is None) for name, path in texts(row, body))
         json.dumps(said, default=lambda item: "committed" if isinstance(item, ToCommit) else 1 / 0)
 
     check()
+
+
+def plainly(row, body) -> tuple[dict, list]:
+    """What a row keeps and what it names, path by path: the way without anything taken apart beforehand."""
+    kept = {name: intent._setting(body, path) for name, path in row.fields.kept.items()}
+    known = {path.partition("[]")[0] for path in row.fields.paths}
+    parents = {path[:at] for path in known for at, sign in enumerate(path) if sign == "."}
+    names = [name for name in intent._names(body, frozenset(parents)) if name not in known and name not in parents]
+    others = sorted(name for name in names if all(intent._NAME(part) for part in name.split(".")))
+    return {name: None if value == [] else value for name, value in kept.items()}, others[: intent.MAX_NAMES]
+
+
+def texts(row, body) -> list[tuple[str, str]]:
+    """Names and paths of what is committed; a typed list may hold a prompt of its own."""
+    return [item for item in row.fields.committed.items() if item[0] != "prompt" or not row.fields.contents]
 
 
 def _plant(body: dict, path: str, value: object) -> None:
