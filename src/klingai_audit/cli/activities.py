@@ -50,7 +50,7 @@ def activity(
 def _one_person(
     session: Session, reader: LogReader, subjects: SubjectTable | None, actor: str, days: int, *, record: bool
 ) -> None:
-    from klingai_audit.cli.recording import record_read
+    from klingai_audit.cli.recording import record_read, tell_recorded
     from klingai_audit.cli.showing import draw_activity
     from klingai_audit.views.activity import activity as summarise
 
@@ -62,13 +62,13 @@ def _one_person(
         session.emit({**summary.to_json(), "recorded": recorded})
     else:
         draw_activity(session, summary)
-        _tell_recorded(session, recorded)
+        tell_recorded(session, recorded)
 
 
 def _everybody(
     session: Session, reader: LogReader, subjects: SubjectTable | None, by: str, days: int, *, record: bool
 ) -> None:
-    from klingai_audit.cli.recording import record_read
+    from klingai_audit.cli.recording import record_read, tell_recorded
     from klingai_audit.views.groups import activity_by
 
     with closing(open_index(session, reader)) as index:
@@ -79,7 +79,7 @@ def _everybody(
         session.emit({**found.to_json(), "recorded": recorded})
     else:
         draw_groups(session, found)
-        _tell_recorded(session, recorded)
+        tell_recorded(session, recorded)
 
 
 def draw_groups(session: Session, found: Grouped) -> None:
@@ -120,8 +120,3 @@ def draw_groups(session: Session, found: Grouped) -> None:
 def _count(group: Group, outcome: str) -> str:
     count = group.by_outcome.get(outcome, 0)
     return f"{count:,}" if count else ""
-
-
-def _tell_recorded(session: Session, recorded: bool) -> None:
-    words = "This was recorded in the log." if recorded else "Not recorded in the log (--record does)."
-    session.remark(words, recorded=recorded)

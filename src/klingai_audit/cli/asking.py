@@ -37,7 +37,7 @@ def answer_sql(
     session: Session, text: str, *, limit: int | None, csv: bool, parquet: Path | None, record: bool
 ) -> None:
     """Run one SELECT over the index and show what it returns. Raises: UsageError, StorageError."""
-    from klingai_audit.cli.recording import record_read
+    from klingai_audit.cli.recording import record_read, tell_recorded
     from klingai_audit.config import open_reader, open_subjects
     from klingai_audit.errors import UsageError
     from klingai_audit.index.sandbox import ROW_LIMIT
@@ -62,8 +62,7 @@ def answer_sql(
         session.remark("No row.")
     if found.more:
         session.remark(f"There are more rows than these {len(found.rows):,} (--limit).", more=True)
-    words = "This was recorded in the log." if recorded else "Not recorded in the log (--record does)."
-    session.remark(words, recorded=recorded)
+    tell_recorded(session, recorded)
 
 
 def write_entries(session: Session, entries: Iterable[EntryView], style: ActorStyle, parquet: Path | None) -> int:

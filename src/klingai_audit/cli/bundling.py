@@ -41,7 +41,7 @@ def bundle(
     from klingai_audit.bundle import build_bundle, gather
     from klingai_audit.bundle import empty_page as the_page
     from klingai_audit.cli.proving import size_of
-    from klingai_audit.cli.recording import record_act
+    from klingai_audit.cli.recording import record_act, tell_recorded
     from klingai_audit.config import open_reader, open_subjects
 
     given = selection.given()
@@ -89,7 +89,7 @@ def bundle(
     session.say(
         ("They check with the empty verify.html of the release, or: klingai-audit check FILE --key VKEY", "dim")
     )
-    session.remark("This was recorded in the log." if recorded else "Not recorded in the log (--record does).")
+    tell_recorded(session, recorded)
 
 
 def check_bundle_file(session: Session, path: Path, key: str | None, witnesses: Path | None) -> None:

@@ -44,7 +44,7 @@ def costs(
     A task counts when it was ordered, for who ordered it. The sums are compared with the billing ledger on the days
     that a reconciliation covers.
     """
-    from klingai_audit.cli.recording import record_read
+    from klingai_audit.cli.recording import record_read, tell_recorded
     from klingai_audit.config import open_reader, open_subjects
     from klingai_audit.views.costs import costs_by_index as add_up
     from klingai_audit.views.costs import period_of
@@ -68,7 +68,7 @@ def costs(
         draw_costs(session, found)
         if output is not None:
             session.remark(f"Written to {escaped(output)}.")
-        session.remark("This was recorded in the log." if recorded else "Not recorded in the log (--record does).")
+        tell_recorded(session, recorded)
     return code
 
 

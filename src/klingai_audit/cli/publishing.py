@@ -71,7 +71,7 @@ def export_tiles(
 
     Raises: UsageError without a folder, or without a cosigned checkpoint where one is asked for.
     """
-    from klingai_audit.cli.recording import record_act
+    from klingai_audit.cli.recording import record_act, tell_recorded
     from klingai_audit.config import open_reader
     from klingai_audit.errors import UsageError
     from klingai_audit.publish.tiles import publish_tiles
@@ -92,7 +92,7 @@ def export_tiles(
         session.emit({**told, "written": done.written, "removed": done.removed, "recorded": recorded})
         return
     session.say((inert(name), "bold"), f": {done.size:,} entries, {done.size - done.old_size:,} of them new.")
-    session.remark("This was recorded in the log." if recorded else "Not recorded in the log (--record does).")
+    tell_recorded(session, recorded)
 
 
 def cosigned_head(session: Session, reader: LogReader, witnesses: Path | None) -> CosignedHead:

@@ -39,7 +39,7 @@ def query(
     session: SessionArgument,
 ) -> None:
     """Find entries, or answer SQL. With --json: one entry a line, exactly the bytes that are stored."""
-    from klingai_audit.cli.recording import record_read
+    from klingai_audit.cli.recording import record_read, tell_recorded
     from klingai_audit.errors import UsageError
     from klingai_audit.views.pages import take_page, with_fingerprints
     from klingai_audit.views.query import query as find
@@ -75,7 +75,7 @@ def query(
             printed = _print_entries(session, found, resolve=resolve)
     if not session.as_json and not printed:
         session.remark("No entry matches.")
-    _tell_recorded(session, recorded, following)
+    tell_recorded(session, recorded, following)
 
 
 def tail(
@@ -88,7 +88,7 @@ def tail(
     session: SessionArgument,
 ) -> None:
     """Show the last entries, and with -f every new one, whichever process writes it."""
-    from klingai_audit.cli.recording import record_read
+    from klingai_audit.cli.recording import record_read, tell_recorded
     from klingai_audit.errors import UsageError
     from klingai_audit.views.query import query as find
 
@@ -103,9 +103,9 @@ def tail(
     last = list(newest)[::-1] if lines else []
     if not follow:
         _print_entries(session, last, resolve=resolve)
-        _tell_recorded(session, recorded)
+        tell_recorded(session, recorded)
         return
-    _tell_recorded(session, recorded)
+    tell_recorded(session, recorded)
     _print_entries(session, last, resolve=resolve)
     fresh = find(_follow(session, reader, size), selection.to_filter(), subjects)
     _print_entries(session, fresh, resolve=resolve, head=False, flush=True)
@@ -120,7 +120,7 @@ def show(
     session: SessionArgument,
 ) -> None:
     """Show one entry, or the whole story of one generation."""
-    from klingai_audit.cli.recording import record_read
+    from klingai_audit.cli.recording import record_read, tell_recorded
     from klingai_audit.cli.showing import draw_entry, draw_story
     from klingai_audit.errors import UsageError
     from klingai_audit.views.story import Story, find_shown
@@ -144,7 +144,7 @@ def show(
         draw_story(session, found, style)
     else:
         draw_entry(session, found, reader.store.locate(found.seq), style)
-    _tell_recorded(session, recorded)
+    tell_recorded(session, recorded)
 
 
 def _open(session: Session) -> tuple[LogReader, SubjectTable | None]:
@@ -186,11 +186,3 @@ def _follow(session: Session, reader: LogReader, size: int) -> Iterator[bytes]:
             size = newest
         else:
             time.sleep(POLL_SECONDS)
-
-
-def _tell_recorded(session: Session, recorded: bool, cursor: str | None = None) -> None:
-    words = "This was recorded in the log." if recorded else "Not recorded in the log (--record does)."
-    if cursor is None:
-        session.remark(words, recorded=recorded)
-    else:
-        session.remark(f"More: the same again with --cursor {cursor}\n{words}", recorded=recorded, cursor=cursor)

@@ -62,6 +62,15 @@ def record_act(session: Session, event_type: str, metadata: Mapping[str, Any], *
     return True
 
 
+def tell_recorded(session: Session, recorded: bool, cursor: str | None = None) -> None:
+    """Say on stderr whether what was done stands in the log; `cursor` is where the next page begins."""
+    words = "This was recorded in the log." if recorded else "Not recorded in the log (--record does)."
+    if cursor is None:
+        session.remark(words, recorded=recorded)
+    else:
+        session.remark(f"More: the same again with --cursor {cursor}\n{words}", recorded=recorded, cursor=cursor)
+
+
 def append(session: Session, event_type: str, metadata: Mapping[str, Any], *, outcome: str = "success") -> None:
     """Append one entry about the log itself in the name of whoever runs this command; published on return."""
     with open_log(session) as audit:

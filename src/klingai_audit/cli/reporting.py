@@ -100,7 +100,7 @@ def sample(
     session: SessionArgument,
 ) -> None:
     """Draw entries at random, each with the proof that it is in the log; anyone can draw the same sample again."""
-    from klingai_audit.cli.recording import record_act
+    from klingai_audit.cli.recording import record_act, tell_recorded
     from klingai_audit.config import open_reader
     from klingai_audit.errors import UsageError
     from klingai_audit.report.sample import draw_sample
@@ -139,7 +139,7 @@ def sample(
     )
     session.say("Written to ", (inert(escaped(str(output))), "bold"), "; each row holds its proof.")
     session.say((f"The population's SHA-256: {drawn.population_sha256}", "dim"))
-    _tell_recorded(session, recorded=recorded)
+    tell_recorded(session, recorded)
 
 
 def make_report(session: Session, verdict: Verdict, **terms: Any) -> Report:
@@ -224,6 +224,8 @@ def _record(session: Session, made: Report, told: dict[str, Any], *, asked: bool
 
 
 def _tell_written(session: Session, made: Report, told: dict[str, Any]) -> None:
+    from klingai_audit.cli.recording import tell_recorded
+
     if session.as_json:
         session.emit(told)
         return
@@ -233,7 +235,7 @@ def _tell_written(session: Session, made: Report, told: dict[str, Any]) -> None:
     session.say((inert(summary["verdict"]), "bold green" if summary["holds"] else "bold red"))
     session.say("Written to ", (inert(told["file"]), "bold"), f", {told['bytes']:,} bytes.")
     session.say((f"Made again by: {made.scope.command} -o FILE", "dim"))
-    _tell_recorded(session, recorded=told["recorded"])
+    tell_recorded(session, recorded=told["recorded"])
 
 
 def _tell_summary(session: Session, made: Report, *, recorded: bool) -> None:
@@ -241,6 +243,7 @@ def _tell_summary(session: Session, made: Report, *, recorded: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from klingai_audit.cli.recording import tell_recorded
     from klingai_audit.views.inert import inert
 
     facts = made.facts
@@ -270,9 +273,4 @@ def _tell_summary(session: Session, made: Report, *, recorded: bool) -> None:
     for item in summary["attention"]:
         session.say((f"  {item['state'].replace('_', ' ')}  ", "yellow"), f"{item['name']}: {inert(item['words'])}")
     session.say(("The whole report: -o report.html, .pdf, .json or .csv", "dim"))
-    _tell_recorded(session, recorded=recorded)
-
-
-def _tell_recorded(session: Session, *, recorded: bool) -> None:
-    words = "This was recorded in the log." if recorded else "Not recorded in the log (--record does)."
-    session.remark(words, recorded=recorded)
+    tell_recorded(session, recorded)

@@ -30,7 +30,7 @@ def trace(
 
     The file must be byte for byte what was delivered: a re-encoded or trimmed copy is another file.
     """
-    from klingai_audit.cli.recording import record_read
+    from klingai_audit.cli.recording import record_read, tell_recorded
     from klingai_audit.config import open_reader, open_subjects
     from klingai_audit.views.trace import MediaFile
     from klingai_audit.views.trace import trace as find
@@ -45,8 +45,7 @@ def trace(
         session.emit({**_to_json(found), "recorded": recorded})
     else:
         _draw(session, found, "id" if resolve else "mask")
-        words = "This was recorded in the log." if recorded else "Not recorded in the log (--record does)."
-        session.remark(words)
+        tell_recorded(session, recorded)
     return 0 if found.sightings else 1
 
 
