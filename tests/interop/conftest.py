@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,14 @@ from pathlib import Path
 import pytest
 
 from klingai_audit.cli.run import run
+from klingai_audit.event.own import own_event
 from klingai_audit.log import AuditLog
 from klingai_audit.publish.tiles import publish_tiles
+from klingai_audit.tlog.cosignature import cosign
+from klingai_audit.tlog.keys import COSIGNATURE, SignerKey
+from klingai_audit.tlog.note import Note, format_note, parse_note
 from klingai_audit.trust.proofs import prove_consistency, prove_entry
+from klingai_audit.trust.witnessed import witnessed_metadata
 from tests.support.integers import SIGNER, SIZES, Hasty, integers
 from tests.support.logsmith import Smith
 
@@ -94,6 +100,27 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Published:
     for proof in proofs:
         command("prove", proof.stem, "-o", proof, "--log", audit)
     return Published(folder / "tiles", keys, tuple(olds), tuple(growths), tuple(proofs))
+
+
+@pytest.fixture(scope="session")
+def cosigned(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """A log published under its newest checkpoint that two witnesses cosigned; the log is longer by then."""
+    folder = tmp_path_factory.mktemp("cosigned")
+    witnesses = [SignerKey(f"w{number}.example", bytes([number]) * 32, COSIGNATURE) for number in (1, 2)]
+    lines = [f"witness w{number} {key.verifier.format()}" for number, key in enumerate(witnesses)]
+    (folder / "policy").write_text("\n".join((*lines, "group both all w0 w1", "quorum both", "")))
+    with AuditLog.open(folder / "audit") as log:
+        log.log("x_note", "user@example.com")
+        log.flush("published")
+        note = parse_note(log.reader.checkpoint_note())
+        added = (cosign(note.text, key, 1_767_225_600) for key in witnesses)
+        data = format_note(Note(note.text, (*note.signatures, *added)))
+        log.append(own_event("checkpoint_witnessed", witnessed_metadata(data), time.time_ns())).wait("published")
+        keys = (log.vkey, *(key.verifier.format() for key in witnesses))
+    argv = ["export", "--format", "tiles", "-o", folder / "tiles", "--log", folder / "audit", "--cosigned"]
+    command(*argv, "--witnesses", folder / "policy")
+    assert data == (folder / "tiles" / "checkpoint").read_bytes()
+    return Published(folder / "tiles", keys)
 
 
 @pytest.fixture(scope="session")

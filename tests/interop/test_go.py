@@ -12,33 +12,52 @@ from typing import Any
 
 import pytest
 
-from klingai_audit.tlog.keys import SignerKey
+from klingai_audit.errors import InvalidProof
+from klingai_audit.tlog.checkpoint import open_checkpoint
+from klingai_audit.tlog.keys import SignerKey, VerifierKey
+from klingai_audit.tlog.merkle import build_consistency, build_inclusion
 from klingai_audit.tlog.note import sign_note
+from klingai_audit.tlog.proof import parse_proof, verify_proof
+from klingai_audit.tlog.submission import AddCheckpoint
+from klingai_audit.tlog.tile import node_reader
+from klingai_audit.trust.proofs import check_consistency
 from tests.interop.conftest import TOKEN, Published
-from tests.support.integers import ROOTS, SIGNER, SIZES
+from tests.support.integers import ROOTS, SIGNER, SIZES, Integers
 
 pytestmark = pytest.mark.slow
 
+GO_KEY = VerifierKey.parse("PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW")
 PACKAGES = Path("/usr/share/gocode")
 """Where Debian's golang-golang-x-mod-dev puts what the program imports."""
 
 
-@pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The reader, built without a network from packages of the system."""
+def build(name: str, folder: Path) -> Path:
+    """Build one of the two programs without a network, from packages of the system."""
     if shutil.which("go") is None or not (PACKAGES / "src/golang.org/x/mod/sumdb/tlog").is_dir():
         pytest.skip("Go and golang.org/x/mod (golang-go, golang-golang-x-mod-dev) are not installed")
-    folder = tmp_path_factory.mktemp("go")
-    built = folder / "reader"
     settings = {"GO111MODULE": "off", "GOPATH": str(PACKAGES), "GOCACHE": str(folder / "cache"), "GOPROXY": "off"}
     subprocess.run(
-        ["go", "build", "-o", built, "reader.go"],
-        cwd=Path(__file__).parent / "go",
+        ["go", "build", "-o", folder / name, "main.go"],
+        cwd=Path(__file__).parent / "go" / name,
         env={**os.environ, **settings, "GOFLAGS": "", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"},
         check=True,
         timeout=600,
     )
-    return built
+    return folder / name
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reader."""
+    return build("reader", tmp_path_factory.mktemp("go"))
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """What the writer makes of the sheet's tree: notes by size, proofs by index and size, growths by old and new."""
+    writer = build("writer", tmp_path_factory.mktemp("go"))
+    done = subprocess.run([writer, *map(str, SIZES[1:])], capture_output=True, text=True, timeout=300, check=True)
+    return dict(json.loads(done.stdout))
 
 
 def ask(program: Path, what: Published, base: object = None, *more: str) -> subprocess.CompletedProcess[str]:
@@ -156,3 +175,41 @@ def test_another_history_is_no_continuation(program: Path, sheet: dict[int, Publ
     other.write_bytes(sign_note(f"integers.example\n255\n{'A' * 43}=\n", SIGNER))
     done = ask(program, Published(sheet[257].tiles, sheet[257].keys, (other,)))
     assert (1, True) == (done.returncode, "invalid transparency proof" in done.stderr)
+
+
+# --- the other way round: what Go makes, we read ------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_what_go_signs_opens(written: dict[str, dict[str, str]], size: int) -> None:
+    """Its checkpoint of the sheet's tree has the known root."""
+    checkpoint, _, signed = open_checkpoint(written["notes"][str(size)].encode(), GO_KEY.name, [GO_KEY])
+    assert (size, ROOTS[size], (GO_KEY,)) == (checkpoint.size, checkpoint.root.hex(), signed)
+
+
+def test_what_go_proves_verifies(written: dict[str, dict[str, str]]) -> None:
+    """Entries at the edges of every size, hash for hash what we make ourselves, and no other entry."""
+    read = node_reader(Integers(SIZES[-1]).read_hashes)
+    assert 1 + 4 * 7 == len(written["proofs"])
+    for name, text in written["proofs"].items():
+        index, size = map(int, name.split("/"))
+        proof = parse_proof(text.encode())
+        assert (index, text.encode()) == (proof.index, proof.format())
+        assert size == verify_proof(proof, index.to_bytes(8, "big"), GO_KEY.name, [GO_KEY]).size
+        assert build_inclusion(index, size, read) == proof.proof
+        with pytest.raises(InvalidProof):
+            verify_proof(proof, (index ^ 1).to_bytes(8, "big"), GO_KEY.name, [GO_KEY])
+
+
+def test_what_go_grows_is_consistent(written: dict[str, dict[str, str]]) -> None:
+    """From every size to every later one, and not from another."""
+    read = node_reader(Integers(SIZES[-1]).read_hashes)
+    for name, text in written["growths"].items():
+        old, new = map(int, name.split("/"))
+        proof = AddCheckpoint.parse(text.encode())
+        before, after = check_consistency(proof, written["notes"][str(old)].encode(), [GO_KEY])
+        assert (old, new) == (before.size, after.size)
+        assert build_consistency(old, new, read) == proof.proof
+        with pytest.raises(InvalidProof):
+            check_consistency(proof, written["notes"][str(new)].encode(), [GO_KEY])
+    assert 28 == len(written["growths"])

@@ -13,7 +13,11 @@ from typing import Any
 
 import pytest
 
-from klingai_audit.tlog.keys import SignerKey
+from klingai_audit.tlog.checkpoint import open_checkpoint
+from klingai_audit.tlog.keys import COSIGNATURE, SignerKey, VerifierKey
+from klingai_audit.tlog.proof import parse_proof, verify_proof
+from klingai_audit.tlog.submission import AddCheckpoint
+from klingai_audit.trust.proofs import check_consistency
 from tests.interop.conftest import TOKEN, Published
 from tests.support.integers import ROOTS, SIZES
 from tests.support.others import PACKAGES
@@ -117,25 +121,64 @@ for name in what["proofs"]:
 print(json.dumps([now.size, now.root_hash.hex()]))
 """
 )
+AICS_WRITES = """
+import json, pathlib, sys
+from aics_tlog import *
+from aics_tlog.note import b64_encode
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+base, (size, olds) = sys.argv[1], json.loads(sys.argv[2])
+log, witness = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))
+tiles = FileSystemTileReader(base)
+
+def note(size, root):
+    signed = sign_checkpoint(Checkpoint("other.example", size, root), log, "other.example")
+    _, line = sign_cosignature(witness, "witness.example", 1767225600, "other.example", size, root)
+    return Note(signed.text, (*signed.signatures, line)).serialise()
+
+def lines(hashes):
+    return "".join(b64_encode(one) + "\\n" for one in hashes)
+
+root = tree_root_from_tiles(tiles, size)
+heads = {old: note(old, tree_root_from_tiles(tiles, old, size)) for old in olds}
+growths = {
+    old: f"old {old}\\n{lines(consistency_proof_from_tiles(tiles, old, size))}\\n{note(size, root)}" for old in olds
+}
+proofs = {}
+for index in {0, size // 2, size - 1}:
+    entry = read_entry(tiles, index, size)
+    head = f"c2sp.org/tlog-proof@v1\\nextra {b64_encode(entry)}\\nindex {index}\\n"
+    proofs[index] = f"{head}{lines(inclusion_proof_from_tiles(tiles, index, size))}\\n{note(size, root)}"
+keys = [vkey_from_ed25519("other.example", log.public_key()), cosignature_vkey("witness.example", witness.public_key())]
+print(json.dumps({"keys": list(map(format_vkey, keys)), "heads": heads, "growths": growths, "proofs": proofs}))
+"""
 READERS = {"aics-tlog": AICS, "tlog-scales": SCALES}
 
 
 @pytest.fixture(params=READERS)
 def library(request: pytest.FixtureRequest) -> str:
     """Name one of the two; skips where they are not installed."""
+    need_readers()
+    return str(request.param)
+
+
+def need_readers() -> None:
+    """Skip where the libraries are not installed."""
     if not all((PACKAGES / name).is_dir() for name in ("aics_tlog", "tlog_scales")):
         pytest.skip("make test-slow installs the C2SP libraries of others")
-    return str(request.param)
 
 
 def ask(library: str, what: Published, base: object = None) -> subprocess.CompletedProcess[str]:
     """Let a library check all that somebody outside has, in a process that has nothing of ours."""
     names = {name: list(map(str, getattr(what, name))) for name in ("keys", "olds", "growths", "proofs")}
-    told = json.dumps({"base": str(base or what.tiles), "token": TOKEN, **names})
+    return script(READERS[library], what.tiles, json.dumps({"base": str(base or what.tiles), "token": TOKEN, **names}))
+
+
+def script(text: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", READERS[library], told],
+        [sys.executable, "-c", text, *arguments],
         env={"PYTHONPATH": str(PACKAGES), "PATH": os.environ["PATH"]},
-        cwd=what.tiles,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=300,
@@ -157,6 +200,13 @@ def test_the_trees_of_the_sheet(library: str, sheet: dict[int, Published], size:
 def test_a_real_log(library: str, real: Published, server: str) -> None:
     """In a folder and over HTTP, with checkpoints kept earlier and proofs that the commands wrote."""
     assert found(ask(library, real)) == found(ask(library, real, server))
+
+
+def test_a_cosigned_log(library: str, cosigned: Published) -> None:
+    """With the keys of two witnesses, who must both have signed what was published; and not with a third's."""
+    assert 0 == ask(library, cosigned).returncode
+    third = SignerKey("w3.example", bytes(32), COSIGNATURE).verifier.format()
+    assert 1 == ask(library, Published(cosigned.tiles, (*cosigned.keys, third))).returncode
 
 
 @pytest.mark.parametrize(
@@ -184,3 +234,22 @@ def test_another_key_opens_nothing(library: str, sheet: dict[int, Published]) ->
     """Even one of the same name."""
     key = SignerKey.generate("integers.example").verifier.format()
     assert 1 == ask(library, Published(sheet[1].tiles, (key,))).returncode
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_what_a_library_makes_we_read(sheet: dict[int, Published], size: int) -> None:
+    """Checkpoints that aics-tlog signs and cosigns, proofs that it makes at every size, in files of ours."""
+    need_readers()
+    olds = [old for old in SIZES[1:] if old < size]
+    told = found(script(AICS_WRITES, sheet[size].tiles, str(sheet[size].tiles), json.dumps([size, olds])))
+    keys = [VerifierKey.parse(key) for key in told["keys"]]
+    assert 3 - (size == 1) * 2 == len(told["proofs"])
+    for index, text in told["proofs"].items():
+        proof = parse_proof(text.encode())
+        checkpoint = verify_proof(proof, int(index).to_bytes(8, "big"), "other.example", keys)
+        assert (size, ROOTS[size]) == (checkpoint.size, checkpoint.root.hex())
+        assert tuple(keys) == open_checkpoint(proof.checkpoint, "other.example", keys)[2]
+    for old in olds:
+        proof = AddCheckpoint.parse(told["growths"][str(old)].encode())
+        before, after = check_consistency(proof, told["heads"][str(old)].encode(), keys)
+        assert (old, ROOTS[old], size) == (before.size, before.root.hex(), after.size)

@@ -110,6 +110,20 @@ def test_large_inclusion_proofs_verify(index, integer_levels):
         verify_inclusion(index, 70_000, leaf_hash((index ^ 1).to_bytes(8, "big")), proof, root)
 
 
+@pytest.mark.parametrize("size", [int(size) for size in vectors.INTEGERS["roots"]])
+def test_inclusion_proofs_at_the_known_sizes(size, integer_levels):
+    """First, last and middle entries of every known tree, and the edges of tiles; not at other places, nor other entries."""
+    root = bytes.fromhex(vectors.INTEGERS["roots"][str(size)])
+    read = node_reader(lambda level, begin, end: integer_levels[level][32 * begin : 32 * end])
+    for index in {0, 1, 254, 255, 256, 65_534, 65_535, 65_536, size // 2, size - 2, size - 1} & {*range(size)}:
+        leaf = leaf_hash(index.to_bytes(8, "big"))
+        proof = build_inclusion(index, size, read)
+        verify_inclusion(index, size, leaf, proof, root)
+        for at, other in ((index ^ 1, leaf), (index, leaf_hash((index + 1).to_bytes(8, "big"))), (size, leaf)):
+            with pytest.raises(InvalidProof):
+                verify_inclusion(at, size, other, proof, root)
+
+
 @pytest.mark.parametrize("old", [int(size) for size in vectors.INTEGERS["roots"]])
 def test_large_consistency_proofs_verify(old, integer_levels):
     """Between every two known roots."""
