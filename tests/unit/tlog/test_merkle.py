@@ -112,7 +112,7 @@ def test_large_inclusion_proofs_verify(index, integer_levels):
 
 @pytest.mark.parametrize("size", [int(size) for size in vectors.INTEGERS["roots"]])
 def test_inclusion_proofs_at_the_known_sizes(size, integer_levels):
-    """First, last and middle entries of every known tree, and the edges of tiles; not at other places, nor other entries."""
+    """First, last and middle entries of every known tree, and the edges of tiles; no other place, no other entry."""
     root = bytes.fromhex(vectors.INTEGERS["roots"][str(size)])
     read = node_reader(lambda level, begin, end: integer_levels[level][32 * begin : 32 * end])
     for index in {0, 1, 254, 255, 256, 65_534, 65_535, 65_536, size // 2, size - 2, size - 1} & {*range(size)}:
