@@ -71,6 +71,7 @@ KEY_COMMANDS: Final = {
     "try-signer": ("signers:try_signer", "See whether that command signs."),
     "signer": ("signers:signer", "Be such a command: sign one checkpoint."),
     "signer-keygen": ("signers:signer_keygen", "Make a log key on the host that is to sign."),
+    "signer-vkey": ("signers:signer_vkey", "Print the public key of a KMS or card as a vkey."),
 }
 """The commands under `keys`."""
 

@@ -144,3 +144,32 @@ def plan(places: Places, folder: KeyFolder, command: str, key: VerifierKey, time
     ExternalSigner(key, settings).sign(Checkpoint(key.name, 0, EMPTY_ROOT).text().encode(), loud=True)
     with folder.locked():
         folder.plan_external(key, settings)
+
+
+def signer_vkey(
+    origin: Annotated[str, Parameter(help="Name of the log, for ever.")],
+    file: Annotated[Path, Parameter(name="FILE", help="The public key as the KMS or card gives it: PEM or DER.")],
+    /,
+    *,
+    session: SessionArgument,
+) -> None:
+    """Print an Ed25519 public key as a vkey, for `init --signer-key`."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
+
+    from klingai_audit.cli.files import read_file
+    from klingai_audit.tlog.keys import ED25519, VerifierKey
+
+    data = read_file(file, 65_536, "public key")
+    try:
+        key = (load_pem_public_key if data.startswith(b"-----") else load_der_public_key)(data)
+    except (ValueError, UnsupportedAlgorithm) as exc:
+        raise UsageError(f"{escaped(str(file))} holds no public key in PEM or DER.") from exc
+    if not isinstance(key, Ed25519PublicKey):
+        raise UsageError(f"{escaped(str(file))} holds another key than Ed25519, which is what a log key is.")
+    verifier = VerifierKey(escaped(origin), ED25519, key.public_bytes_raw())
+    if session.as_json:
+        session.emit({"origin": verifier.name, "vkey": verifier.format()})
+    else:
+        session.say(verifier.format())
