@@ -53,9 +53,9 @@ def witness(audit: AuditLog, *signers: SignerKey) -> None:
     audit.append(own_event("checkpoint_witnessed", witnessed_metadata(cosigned), time.time_ns())).wait("published")
 
 
-def make(folder: Path, *, notes: int = 5, stamped: bool = False) -> Made:
+def make(folder: Path, *, notes: int = 5, stamped: bool = False, post_quantum: bool = False) -> Made:
     """Write a log of two handovers and return a bundle of it; `stamped` needs OpenSSL."""
-    with AuditLog.open(folder / "audit") as audit:
+    with AuditLog.open(folder / "audit", post_quantum=post_quantum) as audit:
         for number in range(notes):
             text = HOSTILE if number == 0 else f"note {number}"
             audit.log("x_note", "user@example.com", metadata={"number": number, "said": text})

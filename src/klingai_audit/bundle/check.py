@@ -9,13 +9,15 @@ from typing import Final
 from klingai_audit.bundle.archive import MAX_BUNDLE_BYTES, UNPROVEN, derived_members, read_bundle
 from klingai_audit.bundle.evidence import Evidence, Stamped, read_evidence
 from klingai_audit.bundle.page import embedded_evidence
-from klingai_audit.errors import InvalidProof, InvalidSignature, Malformed
+from klingai_audit.errors import InvalidProof, InvalidSignature, Malformed, MissingExtra
+from klingai_audit.ledger.line import names_checkpoint
 from klingai_audit.tlog.checkpoint import Checkpoint, parse_checkpoint
 from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.tlog.merkle import leaf_hash, verify_consistency, verify_inclusion
-from klingai_audit.tlog.note import parse_note, verify_line
+from klingai_audit.tlog.note import Note, parse_note, verify_line
 from klingai_audit.tlog.policy import WitnessPolicy
 from klingai_audit.tlog.strict import parse_hash
+from klingai_audit.trust.countersigned import is_demanded
 from klingai_audit.trust.epochs import Epochs, FirstEntry, read_metadata
 from klingai_audit.trust.proofs import stated_seq
 from klingai_audit.trust.token import parse_token
@@ -107,6 +109,7 @@ class _Check:
             raise InvalidSignature("The bundle is of another log than the key.")
         self.steps = {step.size: step.proof for step in evidence.consistency}
         self.further = 0
+        self.mldsa_key: VerifierKey | None = None
 
     def entries(self) -> None:
         """Every entry states its seq and is included under the root."""
@@ -124,6 +127,9 @@ class _Check:
             raise Malformed("Entry 0 is not a log_created entry with a log key and an epoch key.")
         if first.log_key != self.key:
             raise InvalidSignature("Entry 0 names another log key than the one given.")
+        if first.names_mldsa and first.mldsa_key is None:
+            raise Malformed("Entry 0 states an ML-DSA-44 key that is none.")
+        self.mldsa_key = first.mldsa_key
         epochs = Epochs(self.key.name, first.epoch_key)
         for seq, line in self.lines.items():
             if not line.startswith(_ROTATED, _TYPE_AT):
@@ -143,7 +149,7 @@ class _Check:
         verify_consistency(size, self.checkpoint.size, root, self.checkpoint.root, proof)
 
     def signatures(self, text: str, epochs: Epochs) -> Checkpoint:
-        """Both signatures of a checkpoint, the second by the epoch in force at its size."""
+        """The signatures of a checkpoint, the second by the epoch in force at its size, the third by ML-DSA-44."""
         note = parse_note(text.encode())
         checkpoint = parse_checkpoint(note.text)
         if checkpoint.origin != self.key.name or checkpoint.size < 1 or len(note.signatures) < 2:
@@ -154,8 +160,24 @@ class _Check:
             raise InvalidSignature(f"The key of epoch {number} is not proven.")
         verify_line(note.text, note.signatures[0], self.key)
         verify_line(note.text, note.signatures[1], epoch)
-        self.further += len(note.signatures) - 2
+        self._countersigned(note, checkpoint)
         return checkpoint
+
+    def _countersigned(self, note: Note, checkpoint: Checkpoint) -> None:
+        """The third line, if the log names the key: where it has to be there it is, and it verifies."""
+        if self.mldsa_key is None:
+            self.further += len(note.signatures) - 2
+            return
+        closing = {seq + 1 for seq, line in self.lines.items() if names_checkpoint(line)}
+        if len(note.signatures) < 3:
+            if is_demanded(checkpoint.size, closing):
+                raise InvalidSignature(f"The checkpoint of size {checkpoint.size} lacks its ML-DSA-44 line.")
+            return
+        try:
+            verify_line(note.text, note.signatures[2], self.mldsa_key)
+        except MissingExtra:
+            self.further += 1
+        self.further += len(note.signatures) - 3
 
     def witnesses(self, policy: WitnessPolicy | None) -> tuple[tuple[int, int, tuple[str, ...]], ...]:
         """The rounds that the policy accepts; a line by a witness of it must verify."""

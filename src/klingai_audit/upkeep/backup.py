@@ -103,8 +103,9 @@ def succeed(restored: Places, successor: Places, known: Sequence[bytes] = (), re
     """Begin a log that follows a restored one; the restored one is not written to.
 
     `known` are later checkpoints of the old log that somebody kept (signed notes). The new log has keys and an
-    origin of its own; people keep their pseudonyms. Its first entry after `log_created` and `log_opened` is
-    `log_recovered` with the old log's last checkpoint, the known ones, and the range of entries that is lost.
+    origin of its own (an ML-DSA-44 key if the old one had); people keep their pseudonyms. Its first entry after
+    `log_created` and `log_opened` is `log_recovered` with the old log's last checkpoint, the known ones, and the
+    range of entries that is lost.
     Raises: LogNotFound; UsageError (there is something at the new places); InvalidSignature (a known checkpoint is
     not of the old log); StorageError.
     """
@@ -127,7 +128,14 @@ def succeed(restored: Places, successor: Places, known: Sequence[bytes] = (), re
         "lost": {"begin": last.size, "end": most if most > last.size else None},
         **({"reason": reason} if reason else {}),
     }
-    with AuditLog.open(successor.log, keys=successor.keys, state=successor.state, subjects=successor.subjects) as audit:
+    second = (restored.keys / "mldsa.pub").exists()
+    with AuditLog.open(
+        successor.log,
+        keys=successor.keys,
+        state=successor.state,
+        subjects=successor.subjects,
+        post_quantum=second,
+    ) as audit:
         audit.append(own_event("log_recovered", told, SYSTEM_CLOCK.now_ns())).wait("published")
         return Succession(audit.origin, last.origin, last.size, most)
 

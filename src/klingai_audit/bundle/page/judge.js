@@ -2,6 +2,7 @@
 // --- what the evidence proves ---
 
 const SEQ = /,"seq":(0|[1-9][0-9]{0,15}),"logged_at":"([0-9TZ:.-]{27})","prev_hash":"[0-9a-f]{64}"(,"seal":"[A-Za-z0-9_-]{43}")?\}$/;
+const CLOSING = ["signing_key_rotated", "log_closed"];
 const HANDOVER = "klingai-audit/handover/v1";
 
 function typeOf(entry) {
@@ -96,7 +97,9 @@ class Judge {
     const [logKey, epochKey] = [await parseKey(metadata.log_key), await parseKey(metadata.epoch_key)];
     must(logKey.kind === 1 && logKey.name === metadata.origin, "it names no key of this log.");
     must(epochKey.kind === 1 && epochKey.name === `${metadata.origin}/epoch-0`, "it names no key of epoch 0.");
-    Object.assign(this, { logKey, created: metadata });
+    const second = metadata.mldsa_key === undefined ? null : await parseKey(metadata.mldsa_key);
+    must(second === null || (second.kind === 6 && second.name === metadata.origin), "it names an ML-DSA-44 key that is none.");
+    Object.assign(this, { logKey, created: metadata, second });
     this.keys.push(epochKey);
     this.fingerprint = toHex(await sha256(bytesOf(logKey.text)));
   }
@@ -156,14 +159,21 @@ class Judge {
       const good = named ? await signed(key, message, line.blob, this.can) : false;
       all = this.sig(good, `${what} is not signed by ${whose}.`, "edit", "insert", "reorder", "head_cut") && all;
     }
-    for (const line of note.lines.slice(2)) this.further.add(line.name);
-    const expected = this.created.mldsa_key;
-    if (expected !== undefined) {
-      const [name, id] = String(expected).split("+");
-      const there = note.lines.slice(2).some((line) => line.name === name && line.id === id);
-      if (!there) this.find(`${what} lacks the ML-DSA-44 line that the log’s first entry promises.`, "quantum");
-    }
+    this.countersigned(note, head, what);
     if (note === this.note) this.headSigned = all;
+  }
+
+  // The line by ML-DSA-44: that it stands where it has to, and whose it says it is; its signature is not checked here.
+  countersigned(note, head, what) {
+    const line = note.lines[2];
+    if (this.second === null) {
+      for (const other of note.lines.slice(2)) this.further.add(other.name);
+    } else if (line === undefined) {
+      const closing = this.evidence.entries.some((one) => one.seq === head.size - 1 && CLOSING.includes(typeOf(one.entry)));
+      if (head.size % 4096 === 0 || closing) this.find(`${what} lacks the ML-DSA-44 line that a checkpoint of its size has.`, "quantum");
+    } else if (line.name !== this.second.name || line.id !== this.second.id || line.blob.length !== 2428) {
+      this.find(`The third line of ${what.toLowerCase()} is not by the ML-DSA-44 key that the log’s first entry names.`, "quantum");
+    } else this.further.add(`${line.name} (ML-DSA-44)`);
   }
 
   async witnessed(one) {
