@@ -114,6 +114,27 @@ def test_a_witness_in_another_process(told):
     assert 0o600 == (folder / "d" / "witness" / "key").stat().st_mode & 0o777
 
 
+@pytest.mark.slow
+def test_without_the_libraries_of_a_server(tmp_path):
+    """The bare core has no witness: the demo says so and goes on, the verdict and the drill leave open what it does."""
+    bare = (
+        "import importlib.util as util, sys; find = util.find_spec\n"
+        "util.find_spec = lambda name, *more: None if name in ('starlette', 'uvicorn') else find(name, *more)\n"
+        "from klingai_audit.cli.run import run; sys.exit(run(sys.argv[1:]))"
+    )
+    argv = [sys.executable, "-c", bare, "demo", "--dir", "d"]
+    environment = {**os.environ, "COLUMNS": "80"}
+    said = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, check=True, timeout=300)
+    done = subprocess.run([*argv, "--json"], cwd=tmp_path, capture_output=True, check=True, timeout=300)
+    answer = json.loads(done.stdout)
+    assert "pip install 'klingai-audit[serve]'" in " ".join(said.stdout.decode().split())
+    assert (None, False) == (answer["trust"]["witness"], (tmp_path / "d" / "audit.keys" / "witness.policy").exists())
+    states = {threat["threat"]: threat["state"] for threat in answer["verdict"]["threats"]}
+    assert {"not_ruled_out"} == {states[name] for name in ("fork", "key_holder", "key_theft")}
+    assert "no witness is asked for" in {one["why"].partition(":")[0] for one in answer["drill"]["skipped"]}
+    assert [] == answer["drill"]["missed"]
+
+
 def test_what_is_handed_out_holds_without_the_log(told, tmp_path):
     """The proof and the bundle are checked with copies of them and of the public key, far from the log."""
     folder, _, answer, _ = told
