@@ -96,6 +96,8 @@ KEPT_EVERY = 4096
 TILE = 256
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 SILENCE = dt.timedelta(minutes=65)
+DATED_WITHIN = dt.timedelta(hours=48)
+LATEST = 253_402_300_799
 
 # =====================================================================================================================
 # Ed25519 (RFC 8032, section 5.1). Only verification; points in extended coordinates (X, Y, Z, T).
@@ -442,6 +444,13 @@ class Policy:
     def is_free(self, name):
         """Tell whether a name may be given."""
         return name not in self.named and name != "none"
+
+    def time_of(self, times):
+        """Return the earliest time (POSIX seconds) by which enough of these witnesses had signed, None if never."""
+        for moment in sorted(set(times.values())):
+            if self.satisfied([one for one, told in times.items() if told <= moment]):
+                return moment
+        return None
 
     def satisfied(self, witnesses, asked=None):
         """Tell whether these witnesses are enough."""
@@ -1055,7 +1064,8 @@ class Walk:
     """Reads all day files once, as if every line stood at its place; says whether that holds.
 
     `roots` (size → root) for the sizes asked for, `own`, `faults` as (position, kind, words, file, line), `total`
-    lines, `beyond` the position of the first line that is not covered, `later` lines written after the first look.
+    lines, `beyond` the position of the first line that is not covered, `later` lines written after the first look,
+    `acts` (position, logged_at) of the first act from each of the sizes on.
     """
 
     def __init__(self, folder, sizes, covered, notes, limits):
@@ -1065,6 +1075,7 @@ class Walk:
         self.overlong = False
         self.in_place, self.torn, self.oldest, self.sealed, self.last = True, False, None, False, None
         self.last_leaf, self.loud = EMPTY_ROOT, -1
+        self.acts, fresh = [], True
         wanted = set(sizes)
         stored = StoredTree(folder)
         tree = Tree(stored.compare)
@@ -1127,6 +1138,9 @@ class Walk:
                             off += members[1][:10] != day
                         if seq < covered and not is_quiet(line.data):
                             self.loud = seq
+                            if fresh and members is not None and moment(members[1]) is not None:
+                                self.acts.append((seq, moment(members[1])))
+                                fresh = False
                         kind = own_kind(line.data)
                         if kind and (kind != "log_closed" or seq < covered):
                             self.own.append(Own(seq, kind, found, tree.root(), name, number))
@@ -1140,6 +1154,7 @@ class Walk:
                         self.total += 1
                         if self.total in wanted:
                             self.roots[self.total] = tree.root()
+                            fresh = True
             except OSError:
                 folder.unreadable.append(name)
             self.files[name] = (begin, self.total, off)
@@ -1757,7 +1772,7 @@ class Verifier:
         self.covered = self.remembers = self.anchored = False
         self.missing = []
         self.damaged = False
-        self.stamped, self.stamps = set(), 0
+        self.stamped, self.stamps, self.rounds = set(), 0, []
         self.tail = None
 
     def say(self, kind, message, *place, **more):
@@ -2132,11 +2147,10 @@ class Verifier:
         by_file = {}
         for line in lines:
             by_file.setdefault(line.file, []).append(line)
-        last_file = self.folder.days[-1] if self.folder.days else ""
         for name, several in by_file.items():
             first = several[0]
             if at_end and self.anchors:
-                torn = [line for line in several if not line.whole and name == last_file]
+                torn = [line for line in several if not line.whole]
                 if torn:
                     self.say("torn_tail", "The last line is incomplete.", file=name, line=torn[0].line)
                 number = len(several) - len(torn)
@@ -2337,9 +2351,10 @@ class Verifier:
             elif root is not None and self.policy.quorum and self.policy.satisfied(known):
                 found = (checkpoint.size, sorted(one.name for one in known))
                 self.witnessed = max(self.witnessed or found, found, key=lambda one: one[0])
+                self.rounds.append((checkpoint.size, self.policy.time_of(known)))
 
     def cosigned(self, metadata, key):
-        """Return the checkpoint of a checkpoint_witnessed entry and the known witnesses whose lines verify."""
+        """Return the checkpoint of a checkpoint_witnessed entry, and known witnesses whose lines verify, with times."""
         try:
             data = metadata["note"].encode("utf-8")
         except (KeyError, AttributeError, UnicodeError):
@@ -2349,7 +2364,7 @@ class Verifier:
             raise Malformed("the checkpoint is of another size or log")
         if not checkpoint.signed_by(key):
             raise Malformed("the log key's line does not verify")
-        known = []
+        known = {}
         for name, key_id, blob in checkpoint.signatures[2:]:
             witness = self.policy.witnesses.get((name, key_id))
             if witness is None:
@@ -2361,7 +2376,7 @@ class Verifier:
             elif not witness.cosigned(checkpoint.text, blob):
                 raise Malformed("a witness's line does not verify")
             else:
-                known.append(witness)
+                known[witness] = int.from_bytes(blob[:8], "big")
         return checkpoint, known
 
     def time_stamps(self, kept):
@@ -2544,6 +2559,26 @@ class Verifier:
             return "ruled_out", by, ""
         return "not_ruled_out", by + "; nobody else has seen all entries after it", "Have the log witnessed again."
 
+    def dated(self):
+        """The answer about back-dating, by the clocks of witnesses (section 9.5)."""
+        widest, stretch, end, bound = dt.timedelta(0), None, self.size, self.now
+        for begin, told in sorted([*self.rounds, (0, 0)], reverse=True):
+            act = next((logged for seq, logged in self.walk.acts if begin <= seq < end), None)
+            if act is not None and bound - act > widest:
+                widest, stretch = bound - act, (begin, end)
+            end = min(end, begin)
+            bound = min(bound, dt.datetime.fromtimestamp(min(told, LATEST), dt.timezone.utc))
+        size, told = max(self.rounds)
+        moment = dt.datetime.fromtimestamp(min(told, LATEST), dt.timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+        by = "by the clocks of {} the first {} existed on {}".format(
+            ", ".join(self.witnessed[1]), count(size, "entry"), moment
+        )
+        hours = "{:,} h".format(-(-widest // dt.timedelta(hours=1)))
+        if widest <= DATED_WITHIN:
+            return "ruled_out", "{}; no entry is dated back by more than {}".format(by, hours), ""
+        by += "; entries [{}, {}) may be dated back by up to {}".format(*stretch, hours)
+        return "not_ruled_out", by, "Have the log witnessed more often."
+
     def open_threat(self, threat):
         """The answer for a threat that no finding shows and the tree does not rule out."""
         if threat == "rollback":
@@ -2564,6 +2599,10 @@ class Verifier:
                     ("Get a copy of the log with its checkpoint."),
                 )
             return "ruled_out", "the log key that was given, {}".format(self.key.key_id.hex()), ""
+        if threat == "back_dating" and self.rounds and not self.damaged and not self.verdict.broken:
+            answer = self.dated()
+            if answer[0] == "ruled_out" or not self.stamps:
+                return answer
         if threat == "back_dating" and self.stamps:
             text = "{} kept beside checkpoints; who issued them, and when, is not checked here".format(
                 count(self.stamps, "time stamp")

@@ -77,6 +77,14 @@ class WitnessPolicy:
         names = {witness.name for witness in self.witnesses if witness.key in signed}
         return self._holds(self.quorum, names)
 
+    def time_of(self, times: Mapping[VerifierKey, int]) -> int | None:
+        """Return the earliest time at which the cosignatures made by then are enough, None if they never are.
+
+        `times` are those that verified cosignatures state, in POSIX seconds.
+        """
+        moments = sorted(set(times.values()))
+        return next((at for at in moments if self.is_satisfied([key for key, t in times.items() if t <= at])), None)
+
     def _holds(self, name: str, signed: Collection[str]) -> bool:
         group = self._groups.get(name)
         if group is None:

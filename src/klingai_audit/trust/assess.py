@@ -12,7 +12,7 @@ from typing import Final
 
 from klingai_audit.trust.countersigned import Countersigned
 from klingai_audit.trust.dating import DATED_WITHIN, back_dating, since_stamped
-from klingai_audit.trust.stamps import Stamped
+from klingai_audit.trust.stamps import Stamped, moment_of
 from klingai_audit.trust.verdict import FINDING_KINDS, THREATS, Finding, State, Threat, ThreatName
 from klingai_audit.trust.witnessed import Witnessed
 
@@ -110,7 +110,7 @@ def _open(findings: Sequence[Finding], grounds: Grounds) -> Iterator[tuple[Threa
         yield name, _by_tree(name, findings, grounds)
     yield "rollback", _rollback(grounds)
     yield "fork", _fork(grounds)
-    yield "back_dating", back_dating(grounds.stamped, grounds.size, grounds.dated_within)
+    yield "back_dating", back_dating(grounds.stamped, grounds.witnessed, grounds.size, grounds.dated_within)
     yield "foreign_key", _foreign_key(grounds)
     yield "key_holder", _key_holder(grounds)
     yield "key_theft", _key_theft(grounds)
@@ -174,7 +174,7 @@ def _key_holder(grounds: Grounds) -> Threat:
 def _by_witnesses(name: ThreatName, grounds: Grounds, did: str, so: str = "") -> Threat:
     """Witnesses rule a threat out for what they cosigned; of entries after that they know nothing."""
     found = grounds.witnessed
-    moment = dt.datetime.fromtimestamp(found.time, dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    moment = f"{moment_of(found.time):%Y-%m-%d %H:%M:%S} UTC"
     by = f"{', '.join(found.names)} {did} up to size {found.size} by {moment}{so} (asked for: {found.quorum})"
     if found.quiet_tail:
         return _threat(name, by, state="ruled_out")

@@ -155,6 +155,8 @@ class Judge:
         broken = any(finding.severity == "broken" for finding in self.findings)
         if not broken:
             self.findings += find_notes(reading.scanned, terms.now, decoded=reading.decode and terms.compare)
+        if whole is not None and not broken:
+            stamped = stamps.date_with(stamped, witnessed.rounds, size)
         grounds = Grounds(
             size=size if anchors else 0,
             reached=bool(anchors) and state.root(size) is not None,

@@ -25,7 +25,17 @@ from klingai_audit.trust.token import MAX_TOKEN_BYTES, Token, parse_token
 from klingai_audit.trust.verdict import Finding
 from klingai_audit.trust.witnessed import QUIET_TYPES
 
-__all__ = ["TOLERANCE", "Stamp", "StampCheck", "Stamped", "is_stamp", "read_stamp", "stamp_metadata", "token_size"]
+__all__ = [
+    "TOLERANCE",
+    "Stamp",
+    "StampCheck",
+    "Stamped",
+    "is_stamp",
+    "moment_of",
+    "read_stamp",
+    "stamp_metadata",
+    "token_size",
+]
 
 TOLERANCE: Final = dt.timedelta(minutes=5)
 """How far the writer's clock and an authority's may differ before one of them is called wrong."""
@@ -34,6 +44,7 @@ _MEMBERS: Final = ("size", "checkpoint", "token", "tsa", "gen_time")
 _PREFIX: Final = EventType.CHECKPOINT_TIMESTAMPED.encode() + b'"'
 _TYPE_AT: Final = 118
 _DIGEST: Final = 64
+_LATEST: Final = 253_402_300_799
 
 
 class Stamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,7 +68,8 @@ class Stamped:
     `count` tokens are in order, the last one over `size` entries, dated `gen_time` by `tsa`. `unchecked` says why
     nobody looked who issued them, empty if that was checked. If it was and the log is whole, it is `dated`: no entry
     is dated back by more than `lag` (None if there was no act), which the entries `[begin, end)` of `stretch` may be;
-    `tail` tells that no stamp covers these yet. `unfinished` is the size of a token that no entry names.
+    `tail` tells that no stamp covers these yet. `unfinished` is the size of a token that no entry names. These bounds
+    rest on so many `rounds` of witnesses too.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -72,6 +84,12 @@ class Stamped:
     tail: bool = False
     dated: bool = False
     unfinished: int | None = None
+    rounds: int = 0
+
+
+def moment_of(seconds: int) -> dt.datetime:
+    """Return the moment of POSIX seconds, the latest that there is for what lies beyond it."""
+    return dt.datetime.fromtimestamp(min(seconds, _LATEST), dt.UTC)
 
 
 def is_stamp(line: bytes) -> bool:
@@ -124,6 +142,7 @@ class StampCheck:
     _tokens: frozenset[str] = frozenset()
     _unchecked: str = ""
     _unfinished: int | None = None
+    _points: list[tuple[int, dt.datetime]] = field(default_factory=list)
 
     def known(self, before: Sequence[Stamp], own: Sequence[tuple[int, bytes]]) -> tuple[Stamp, ...]:
         """Return what the log's `own` entries (seq, line) say of time stamps, after those known `before`."""
@@ -150,14 +169,29 @@ class StampCheck:
         if whole:
             self._check_unnamed(known, kept, size)
         result = Stamped(known=tuple(known), count=len({stamp.size for stamp, _ in good}), unfinished=self._unfinished)
+        self._points = [(stamp.size, token.gen_time + token.accuracy) for stamp, token in good]
         if good:
             stamp, token = max(good, key=lambda one: one[0].size)
             result = replace(result, size=stamp.size, gen_time=token.gen_time, tsa=token.name)
             result = replace(result, unchecked=self._unchecked)
             if whole and not self._unchecked and all(finding.severity == "note" for finding in self.findings):
-                lag, stretch = self._widest(good, size)
+                self._contradictions(good)
+                lag, stretch = self._widest(self._points, size)
                 result = replace(result, lag=lag, stretch=stretch, tail=stretch[0] >= stamp.size, dated=True)
         return replace(result, findings=tuple(self.findings))
+
+    def date_with(self, stamped: Stamped, rounds: Sequence[tuple[int, int]], size: int) -> Stamped:
+        """Bound the dates by `rounds` of witnesses (size, POSIX seconds) too; for a log in which nothing is broken.
+
+        Time stamps that nobody checked bound nothing.
+        """
+        if not rounds:
+            return stamped
+        points = [(seen, moment_of(seconds)) for seen, seconds in rounds]
+        points += [] if self._unchecked else self._points
+        lag, stretch = self._widest(points, size)
+        tail = stretch[0] >= max(seen for seen, _ in points)
+        return replace(stamped, lag=lag, stretch=stretch, tail=tail, dated=True, rounds=len(rounds))
 
     def _find(self, kind: str, message: str, seq: int | None, file: str | None = None) -> None:
         where = (file, None) if seq is None else self.place(seq)
@@ -260,13 +294,11 @@ class StampCheck:
 
     # --- dates ------------------------------------------------------------------------------------
 
-    def _widest(self, good: Sequence[tuple[Stamp, Token]], size: int) -> tuple[dt.timedelta | None, tuple[int, int]]:
-        """Compare dates of entries with those of stamps; return the widest distance, and between which sizes it is.
+    def _contradictions(self, good: Sequence[tuple[Stamp, Token]]) -> None:
+        """Compare dates of entries with those of stamps.
 
         What a stamp covers existed when it was made, and what follows the entry that names it did not exist before.
         """
-        widest: tuple[dt.timedelta, tuple[int, int]] | None = None
-        reached = 0
         for stamp, token in sorted(good, key=lambda one: one[0].size):
             allowed = TOLERANCE + token.accuracy
             named = self._logged_at(stamp.seq)
@@ -283,23 +315,28 @@ class StampCheck:
                     f"when a time stamp was issued at {token.gen_time:%Y-%m-%d %H:%M:%S} UTC."
                 )
                 self._find("dated_ahead", message, stamp.size - 1)
-            widest = self._wider(widest, reached, stamp.size, token.gen_time + token.accuracy)
-            reached = max(reached, stamp.size)
-        widest = self._wider(widest, reached, size, self.now)
-        return widest or (None, (0, 0))
 
-    def _wider(
-        self, widest: tuple[dt.timedelta, tuple[int, int]] | None, begin: int, end: int, moment: dt.datetime
-    ) -> tuple[dt.timedelta, tuple[int, int]] | None:
-        """Return the wider of `widest` and the time from the first act in entries `[begin, end)` to `moment`."""
-        for line in self._lines(begin, end):
-            if event_type_of(line) not in QUIET_TYPES:
-                logged_at = _time_of(line)
-                if logged_at is None:
-                    return widest
-                lag = max(moment - logged_at, dt.timedelta())
-                return (lag, (begin, end)) if widest is None or lag > widest[0] else widest
-        return widest
+    def _widest(
+        self, points: Sequence[tuple[int, dt.datetime]], size: int
+    ) -> tuple[dt.timedelta | None, tuple[int, int]]:
+        """Return the widest time from an act to when it surely existed, and between which sizes that is.
+
+        `points` are (size, moment): so many entries existed then. All `size` of them exist now.
+        """
+        widest: dt.timedelta | None = None
+        stretch, end, bound = (0, 0), size, self.now
+        for begin, moment in sorted([*points, (0, self.now)], reverse=True):
+            first = self._first_act(begin, end)
+            lag = None if first is None else max(bound - first, dt.timedelta())
+            if lag is not None and (widest is None or lag >= widest):
+                widest, stretch = lag, (begin, end)
+            end, bound = min(end, begin), min(bound, moment)
+        return widest, stretch
+
+    def _first_act(self, begin: int, end: int) -> dt.datetime | None:
+        """Return when the first of the entries `[begin, end)` that is an act was logged, by its own word."""
+        acts = (line for line in self._lines(begin, end) if event_type_of(line) not in QUIET_TYPES)
+        return next((_time_of(line) for line in acts), None)
 
     def _logged_at(self, seq: int) -> dt.datetime | None:
         for line in self._lines(seq, seq + 1):

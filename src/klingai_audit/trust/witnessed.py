@@ -130,7 +130,8 @@ class Witnessed:
 
     `size` is the largest that the quorum cosigned (0 if none), `names` who did, `time` the latest of their times
     (POSIX seconds); `quiet_tail` tells that only the log's own bookkeeping follows it. `quorum` describes the policy,
-    empty without one. `rounds` are (size, earliest time of the round) of every satisfied one, ascending.
+    empty without one. `rounds` are (size, time) of every satisfied one, ascending: the earliest time by
+    which enough witnesses say they had seen it.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -174,7 +175,8 @@ def check_witnessed(
             message = f"At size {found.checkpoint.size} the log has another root than the one cosigned by {names}."
             findings.append(Finding("witness_disagrees", message, seq, None, *place(seq)))
         elif there is not None and policy.quorum is not None and policy.is_satisfied(found.times.keys()):
-            rounds.append((found.checkpoint.size, min(found.times.values())))
+            moment = policy.time_of(found.times)
+            rounds += [] if moment is None else [(found.checkpoint.size, moment)]
             if best is None or found.checkpoint.size >= best.checkpoint.size:
                 best = found
     if best is None:

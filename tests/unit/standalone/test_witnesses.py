@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,71 @@ def test_the_policy_decides(tmp_path, cosigners, policy, state):
     """Who counts, and how many of them."""
     differing, verdict = ask(tmp_path, witnessed(Smith().create().work(20).closed(), *cosigners), policy)
     assert ([], {state}) == (differing, states(verdict))
+
+
+def after(smith: Smith, **distance: float) -> int:
+    """POSIX seconds of so much later than the newest entry."""
+    return int((smith.now + dt.timedelta(**distance)).timestamp())
+
+
+def seen_at(smith: Smith, *moments: int) -> Smith:
+    """Witness ONE, then TWO, cosigned at these times."""
+    lines = "".join(who.line(newest(smith), moment) for who, moment in zip((ONE, TWO), moments, strict=False))
+    return witnessed(smith, change=lambda note: note + lines)
+
+
+def newest(smith: Smith) -> str:
+    return smith.checkpoint().decode().split("\n\n")[0] + "\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "policy", "state"),
+    [
+        (1, 47, POLICY, "ruled_out"),
+        (1, 49, POLICY, "not_ruled_out"),
+        (49, 1, POLICY, "not_ruled_out"),
+        (1, 490, ANY, "ruled_out"),
+        (490, 490, ANY, "not_ruled_out"),
+        (1, 1, POLICY.replace(b"quorum both", b"quorum none"), "not_ruled_out"),
+        (1, 1, None, "not_ruled_out"),
+    ],
+)
+def test_clocks_of_enough_witnesses_bound_the_dates(tmp_path, first, second, policy, state):
+    """Hours until they cosigned: the earliest time by which the quorum was there counts, and no clock alone."""
+    smith = Smith().create().work(20)
+    seen_at(smith, after(smith, hours=first), after(smith, hours=second)).closed()
+    smith.now += dt.timedelta(days=30)
+    differing, verdict = ask(tmp_path, smith, policy)
+    assert ([], state) == (differing, verdict.threats["back_dating"][0])
+
+
+def test_entries_after_the_last_round_may_be_dated_back(tmp_path):
+    """Until now, and by what is before it in no case by more than until that round."""
+    smith = Smith().create().work(20)
+    seen_at(smith, after(smith, hours=1), after(smith, hours=1)).work(4).closed()
+    assert "ruled_out" == ask(tmp_path / "a", smith)[1].threats["back_dating"][0]
+    smith.now += dt.timedelta(days=30)
+    differing, verdict = ask(tmp_path / "b", smith)
+    assert ([], "not_ruled_out") == (differing, verdict.threats["back_dating"][0])
+    assert "entries [22, " in verdict.threats["back_dating"][1]
+
+
+def test_a_later_round_by_an_earlier_clock_is_the_stricter_one(tmp_path):
+    """What existed earlier with more behind it existed earlier."""
+    smith = Smith().create().work(20)
+    seen_at(smith, after(smith, hours=90), after(smith, hours=90)).work(4)
+    seen_at(smith, after(smith, hours=1), after(smith, hours=1)).closed()
+    smith.now += dt.timedelta(days=30)
+    differing, verdict = ask(tmp_path, smith)
+    assert ([], "ruled_out") == (differing, verdict.threats["back_dating"][0])
+
+
+@pytest.mark.parametrize("moment", [0, 1 << 62])
+def test_clocks_that_are_off_bound_nothing_wrong(tmp_path, moment):
+    """The year 1970 and one that no calendar has: an answer, and no failure."""
+    smith = seen_at(Smith().create().work(20), moment, moment).closed()
+    differing, verdict = ask(tmp_path, smith)
+    assert ([], 0, "ruled_out") == (differing, verdict.exit_code, verdict.threats["back_dating"][0])
 
 
 def test_entries_after_the_last_round_are_seen_by_nobody(tmp_path):
