@@ -204,8 +204,8 @@ def _registry() -> dict[str, EventInfo]:
     )  # fmt: skip
     own(t.CHECKPOINT_WITNESSED, _LOG, "A witness cosigned a checkpoint.", "witness")
     own(t.CHECKPOINT_TIMESTAMPED, _LOG, "A time stamp authority stamped a checkpoint.", "timestamp")
-    add(log, t.LOG_VERIFIED, _COMPLIANCE, "The log was verified and holds.", "verify with --record")
-    add(log, t.VERIFICATION_FAILED, _FINDING, "The log was verified and does not hold.", "verify with --record")
+    add(log, t.LOG_VERIFIED, _COMPLIANCE, "The log was verified and holds.", "verify, watch with --record")
+    add(log, t.VERIFICATION_FAILED, _FINDING, "The log was verified and does not hold.", "verify, watch with --record")
     add(log, t.LOG_QUERIED, _STORE, "Someone read the log.", "query, show, tail or activity when reads are recorded")
     add(log, t.LOG_EXPORTED, _LOG, "Entries were exported.", "export")
     add(log, t.REPORT_GENERATED, _STORE, "A report was made.", "report")
