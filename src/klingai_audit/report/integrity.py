@@ -19,7 +19,7 @@ _OPEN: Final[dict[ThreatName, str]] = {
     "back_dating": "times never decrease, but the writer's clock itself is not proven: have checkpoints time-stamped",
     "key_holder": "whoever holds all keys can sign another history: give signed checkpoints to somebody else",
     "key_theft": "a thief of the present keys can sign anew what the current epoch signed",
-    "quantum": "the signatures are Ed25519, which a large quantum computer could forge",
+    "quantum": "what is signed by Ed25519 alone, a large quantum computer could forge",
 }
 _BY_MACHINE: Final[tuple[ThreatName, ...]] = ("rollback", "foreign_key")
 
