@@ -67,7 +67,7 @@ def stamp_attacks(keys: KeyFolder) -> list[Attack]:
 def _stamps(copy: LogCopy) -> list[str]:
     """Return the names of all time stamps. Raises: Impossible if there are none."""
     names = sorted(f"checkpoints/{path.name}" for path in (copy.whole / "checkpoints").glob("*.tsr"))
-    need(names, "the log has no time stamps: dating entries back is not ruled out")
+    need(names, "the log has no time stamps")
     return names
 
 
