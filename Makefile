@@ -7,6 +7,7 @@
 #   make fmt         format the sources
 #   make bench       measure; asserts nothing
 #   make docs        regenerate the reference pages, run every example of the documentation, check its links
+#   make release-page  the page and the one-file verifier for auditors, with their SHA-256, into dist
 #   make lock        choose dependency versions anew (UPGRADE=1: the newest allowed)
 #   make clean       remove what the above made
 # Another interpreter: make test PYTHON=python3.12. Another folder for it: VENV=.venv-312.
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 SOURCES := src tests tools $(wildcard bench)
 
 .PHONY: demo demo-full test test-all test-slow check check-lint check-format check-types check-imports check-source \
-	fmt bench docs lock clean FORCE
+	fmt bench docs release-page lock clean FORCE
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.demo
@@ -68,6 +69,9 @@ bench: $(VENV)/.test
 docs: $(VENV)/.test
 	@$(BIN)/python -m tools.docs_reference
 	@$(BIN)/python -m pytest -q tests/docs $(PYTEST_ARGS)
+
+release-page: $(VENV)/.project
+	@$(BIN)/python -m tools.release_files dist
 
 lock: $(VENV)/.lock
 	@PATH="$(abspath $(VENV)/lock/bin):$$PATH" tools/lock.sh

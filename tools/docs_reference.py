@@ -20,6 +20,7 @@ from tools import (
     docs_policy,
     docs_rules,
     docs_sql,
+    release_files,
 )
 from tools.docs_pages import fill, sections_of
 
@@ -44,6 +45,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "detection-rules": docs_rules.rules,
     "detection-members": docs_rules.members,
     **docs_exports.PARTS,
+    "release-files": release_files.checksums,
     "sql-columns": docs_sql.columns,
     "sql-functions": docs_sql.functions,
     "sql-table-functions": docs_sql.table_functions,
