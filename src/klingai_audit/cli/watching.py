@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from klingai_audit.trust.verdict import Verdict
     from klingai_audit.watch.channels import Channel
     from klingai_audit.watch.problems import Alert
-    from klingai_audit.watch.run import Round, Settings
+    from klingai_audit.watch.rounds import Round, Settings
 
 _INTERRUPTED: Final = 130
 _STYLES: Final = {"broken": "bold red", "unreachable": "red", "finding": "yellow", "note": "cyan"}
@@ -115,7 +115,7 @@ def _policy(session: Session) -> Policy:
 def _settings(policy: Policy, given: dict[str, Span], *, record: bool) -> Settings:
     from klingai_audit.errors import UsageError
     from klingai_audit.privacy.policy import parse_optional_span
-    from klingai_audit.watch.run import Settings
+    from klingai_audit.watch.rounds import Settings
 
     spans: dict[str, dt.timedelta | None] = {
         name: policy.watch.span(name) if text is None else parse_optional_span(escaped(text), f"the time for {name}")

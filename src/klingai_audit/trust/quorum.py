@@ -22,8 +22,6 @@ from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.tlog.merkle import root_at
 from klingai_audit.tlog.policy import MAX_POLICY_BYTES, WitnessPolicy
 from klingai_audit.tlog.tile import node_reader
-from klingai_audit.trust.epochs import read_metadata
-from klingai_audit.trust.witnessed import find_witnessed, read_witnessed
 
 __all__ = ["POLICY_FILE", "Quorum", "read_policy"]
 
@@ -91,6 +89,8 @@ class Quorum:
 
         Raises: AuditUnavailable if no policy says who has to see it.
         """
+        from klingai_audit.trust.witnessed import find_witnessed  # not before somebody waits: it is not small
+
         policy = self._demanded()
         if self._pid != os.getpid():
             self._reset(policy)
@@ -120,6 +120,9 @@ class Quorum:
 
     def _read(self, line: bytes, policy: WitnessPolicy) -> int:
         """Return the size that an entry shows to be seen by the quorum, 0 if it shows nothing."""
+        from klingai_audit.trust.epochs import read_metadata
+        from klingai_audit.trust.witnessed import read_witnessed
+
         try:
             found = read_witnessed(read_metadata(line), self._key, policy.keys)
             root = root_at(found.checkpoint.size, node_reader(self._reader.store.read_hashes))

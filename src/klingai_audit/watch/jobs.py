@@ -70,6 +70,9 @@ PARTIAL_EVERY_S: Final = 3600.0
 """How often a checkpoint with too few cosignatures is kept, while the rest do not answer."""
 
 ATTEMPTS: Final = 8
+CAP_S: Final = 10.0
+"""Longest pause before the provider is asked again: a watch that is to end does not wait for longer."""
+
 _PIECE: Final = 1024
 
 
@@ -267,7 +270,7 @@ def stamp(bench: Bench) -> Outcome:
 def compare(bench: Bench) -> Outcome:
     """Compare the log with the provider's records of the last week; what is asked for is recorded as reads are."""
     audit = bench.writer()
-    retries = Retries(attempts=ATTEMPTS, cap=60.0)
+    retries = Retries(attempts=ATTEMPTS, cap=CAP_S)
     with KlingAI(audit=audit, retries=retries) as kling:
         result = reconcile(audit, kling, RECONCILE_SINCE, resume=True, progress=bench.progress)
     told = frozenset(bench.memory.once)

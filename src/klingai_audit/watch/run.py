@@ -11,8 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from klingai_audit.errors import KlingAuditError, LogNotFound, StorageError, UsageError
 from klingai_audit.event.context import acting
@@ -21,6 +20,7 @@ from klingai_audit.watch.channels import Channel, Context
 from klingai_audit.watch.jobs import Bench, Outcome
 from klingai_audit.watch.memory import MAX_WAITING, Memory, Message, load_memory, only_watch, save_memory
 from klingai_audit.watch.problems import Alert, Problem, exit_code_of, failed
+from klingai_audit.watch.rounds import Job, Round, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from klingai_audit.detect.rules import Rule
     from klingai_audit.privacy.policy import Policy
 
-__all__ = ["Job", "Round", "Settings", "Watch"]
+__all__ = ["Watch"]
 
 POLL_S: Final = 0.2
 """How soon an end that was asked for is noticed between checks."""
@@ -39,71 +39,6 @@ FIRST_RETRY_S: Final = 60.0
 SEND_AGAIN_S: Final = 30.0
 SEND_LONGEST_S: Final = 600.0
 _UNREACHABLE: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How often each check is made, None for never; `heartbeat` is how long writers may be silent.
-
-    With `record` checks write into the log, and the checks that cannot do without (witness, reconcile) are made.
-    """
-
-    quick: dt.timedelta | None = dt.timedelta(minutes=5)
-    full: dt.timedelta | None = dt.timedelta(hours=24)
-    detect: dt.timedelta | None = dt.timedelta(minutes=15)
-    witness: dt.timedelta | None = dt.timedelta(minutes=1)
-    reconcile: dt.timedelta | None = dt.timedelta(hours=24)
-    heartbeat: dt.timedelta | None = None
-    record: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What was done in a round: which check, in how many seconds, with what outcome or error."""
-
-    name: str
-    seconds: float
-    words: str
-    quiet: bool = False
-    recorded: bool = False
-    failed: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the members as JSON values."""
-        told = {"job": self.name, "result": self.words, "failed": self.failed, "recorded": self.recorded}
-        return {**told, "seconds": round(self.seconds, 3)}
-
-
-@dataclass(slots=True)
-class Round:
-    """What one round came to. `undelivered` are messages that wait, by receiver; `trouble` says why."""
-
-    time: dt.datetime
-    jobs: list[Job] = field(default_factory=list)
-    alerts: list[Alert] = field(default_factory=list)
-    open: tuple[Problem, ...] = ()
-    delivered: list[str] = field(default_factory=list)
-    trouble: list[str] = field(default_factory=list)
-    undelivered: dict[str, int] = field(default_factory=dict)
-    exit_code: int = 0
-
-    @property
-    def quiet(self) -> bool:
-        """Tell whether there is nothing worth a line."""
-        return all(job.quiet for job in self.jobs) and not (self.alerts or self.delivered or self.trouble)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what `watch --json` prints of this round."""
-        return {
-            "time": self.time.isoformat(timespec="seconds").replace("+00:00", "Z"),
-            "jobs": [job.to_json() for job in self.jobs],
-            "alerts": [{"change": alert.change, **_shown(alert.problem)} for alert in self.alerts],
-            "open": [_shown(problem) for problem in self.open],
-            "delivered": self.delivered,
-            "undelivered": self.undelivered,
-            "trouble": self.trouble,
-            "exit": self.exit_code,
-        }
 
 
 class _Ended(BaseException):
@@ -149,9 +84,9 @@ class Watch:
         """Watch until `stop`; `once`: only what is due now; `on_finding`: until something was found.
 
         `told` gets each round. Returns the exit code: of what is open or was found, 0 if `stop` ended it.
-        Raises: UsageError: another process watches, nothing to verify with; StorageError: nothing can be remembered.
+        Raises: UsageError: another process watches, nothing to verify with; StorageError: the state folder is closed.
         """
-        with only_watch(self._folder), acting(self._actor):
+        with only_watch(self._folder), acting(self._actor, actor_type="service"):
             self._bench.memory = load_memory(self._folder, self._origin())
             try:
                 while not self._stop():
@@ -186,11 +121,11 @@ class Watch:
                 memory.lost[name] = memory.lost.get(name, 0) + max(0, len(waiting) - MAX_WAITING)
                 del waiting[:-MAX_WAITING]
         if made.jobs:
-            save_memory(self._folder, memory)
+            self._save(made)
         self._send(made)
         made.open = tuple(memory.open.values())
         made.undelivered = {name: len(waiting) for name, waiting in memory.waiting.items() if waiting}
-        late = _UNREACHABLE if made.undelivered else 0
+        late = _UNREACHABLE if made.undelivered or made.late else 0
         made.exit_code = max(exit_code_of(made.open), exit_code_of(fresh))
         made.exit_code = made.exit_code if made.exit_code == 4 else max(made.exit_code, late)
         return made if made.jobs or made.delivered or made.trouble else None
@@ -362,7 +297,16 @@ class Watch:
                 memory.again[f"send {name}"] = self._clock() + pause
                 made.trouble.append(f"{error.message} Trying again in {pause:g} s.")
         if tried:
-            save_memory(self._folder, memory)
+            self._save(made)
+
+    def _save(self, made: Round) -> None:
+        """Remember what was done; where that cannot be, the watch goes on and says so: a full disk is worth alerts."""
+        try:
+            save_memory(self._folder, self._memory)
+        except StorageError as error:
+            if error.message not in made.trouble:
+                made.trouble.append(error.message)
+            made.late = True
 
     # --- time -------------------------------------------------------------------------------------
 
@@ -387,8 +331,3 @@ class Watch:
             if isinstance(error, LogNotFound) or not isinstance(error, UsageError):
                 return ""
             raise
-
-
-def _shown(problem: Problem) -> dict[str, Any]:
-    names = ("source", "kind", "level", "seq", "seq_end", "text")
-    return {name: getattr(problem, name) for name in names}

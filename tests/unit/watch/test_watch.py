@@ -22,7 +22,8 @@ from klingai_audit.privacy.policy import Policy
 from klingai_audit.trust.verdict import Verdict
 from klingai_audit.watch.channels import Context
 from klingai_audit.watch.memory import Message, load_memory, only_watch
-from klingai_audit.watch.run import Round, Settings, Watch
+from klingai_audit.watch.rounds import Round, Settings
+from klingai_audit.watch.run import Watch
 
 START = dt.datetime.now(dt.UTC).timestamp()
 ONLY_VERIFY = Settings(detect=None)
@@ -260,6 +261,20 @@ def test_a_memory_that_is_none_is_begun_anew(place: Place) -> None:
     place.round()
     (place.folder / "audit.state" / "watch.json").write_bytes(b"{")
     assert ["full"] == names(place.round(later=1))
+
+
+def test_a_memory_that_cannot_be_written_stops_no_alert(place: Place) -> None:
+    """On a full disk people are told all the same; that nothing is remembered is told, too."""
+    place.round()
+    place.change(b'"number":3', b'"number":7')
+    (place.folder / "audit.state" / "watch.json.tmp").mkdir()
+    made = place.round(later=86_401)
+    assert made is not None
+    assert ([("new", "entry_changed")], 4) == (place.book.alerts, place.code)
+    assert ["watch.json cannot be written" in words for words in made.trouble] == [True]
+    (place.folder / "audit.state" / "watch.json.tmp").rmdir()
+    place.round(later=1)
+    assert [("new", "entry_changed")] * 2 == place.book.alerts
 
 
 def test_a_stop_leaves_a_check_under_way(place: Place) -> None:
