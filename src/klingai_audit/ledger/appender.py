@@ -33,6 +33,13 @@ __all__ = ["MAX_QUEUE", "Appender", "Observer", "Opening", "Witnesses"]
 MAX_QUEUE: Final = 10_000
 """Events that may wait for the writer thread; a full queue makes the caller wait, it never drops."""
 
+OBSERVE_DELAY_S: Final = 0.005
+"""How long an idle writer waits before the observer sees what it committed, in seconds: whoever waited for the entry
+goes on first, and a call's intent and its outcome are often seen together."""
+
+MAX_UNSEEN: Final = 256
+"""Entries of a busy writer after which the observer sees them at once."""
+
 MAX_BATCH: Final = 4_096
 _HEARTBEAT_LOOK_S: Final = 30.0
 _LOG: Final = logging.getLogger("klingai_audit")
@@ -60,7 +67,7 @@ class Appender:
     """Appends events to one log from any thread, asyncio task or forked child of this process.
 
     `opening` gives the metadata of `log_opened`, among it `writer`, which `log_closed` repeats; `observer` sees
-    durable lines after each batch.
+    durable lines soon after they were committed, and before `flush` returns.
     """
 
     def __init__(self, head: Head, *, opening: Opening, observer: Observer | None = None) -> None:
@@ -83,6 +90,7 @@ class Appender:
         self._thread: threading.Thread | None = None
         self._opened = False
         self._writer = ""
+        self._unseen: list[bytes] = []
         self._opening_lock = threading.Lock()
 
     # --- life -------------------------------------------------------------------------------------
@@ -121,6 +129,7 @@ class Appender:
             _LOG.warning("the log is open, but its first entries are not signed yet: %s", error.message)
         head.keys.created()
         self._observe(results)
+        self._show()
 
     def close(self) -> None:
         """Commit what is queued, append `log_closed`, publish, stop the thread; idempotent.
@@ -234,6 +243,12 @@ class Appender:
     # --- the writer thread ------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._show()
+
+    def _work(self) -> None:
         while True:
             batch, closing = self._gather()
             if self._fatal is not None:  # the publisher stopped the log
@@ -245,6 +260,8 @@ class Appender:
                 elif closing:
                     self._finish()
                     return
+                elif self._unseen:
+                    self._show()
                 elif self._head.silent_ns >= HEARTBEAT_NS:
                     self._beat()
             except KlingAuditError as error:
@@ -258,7 +275,7 @@ class Appender:
     def _gather(self) -> tuple[list[_Item], bool]:
         with self._changed:
             while not self._queue and not self._closing and self._fatal is None:
-                if not self._changed.wait(_HEARTBEAT_LOOK_S):
+                if not self._changed.wait(OBSERVE_DELAY_S if self._unseen else _HEARTBEAT_LOOK_S):
                     return [], False
             queue = self._queue
             batch = [queue.popleft() for _ in range(min(len(queue), MAX_BATCH))]
@@ -276,6 +293,9 @@ class Appender:
                 with self._store.transaction() as txn:
                     self._head.catch_up(txn)
                     results = self._head.append(txn, events)
+            self._observe(results)
+            if len(events) < len(batch):  # who flushes finds everything seen
+                self._show()
             places = iter(results)
             for event, _once, receipt in batch:
                 if event is None:
@@ -290,13 +310,20 @@ class Appender:
                 receipt.resolve(loops, error=error)
         wake_loops(loops)
         self._publisher.committed()
-        self._observe(results)
+        if len(self._unseen) >= MAX_UNSEEN:
+            self._show()
 
     def _observe(self, results: Sequence[Appended]) -> None:
-        if self._observer is None:
+        """Keep durable lines for the observer; `_show` shows them."""
+        if self._observer is not None:
+            self._unseen += [place.line for place in results if place.line]
+
+    def _show(self) -> None:
+        lines, self._unseen = self._unseen, []
+        if self._observer is None or not lines:
             return
         try:
-            self._observer([place.line for place in results if place.line])
+            self._observer(lines)
         except Exception:  # noqa: BLE001  # whatever a view does, the entries are durable
             _LOG.exception("the observer of durable entries failed; the entries themselves are durable")
 

@@ -282,6 +282,32 @@ def test_what_an_observer_does_is_its_own_affair(tmp_path: Path, caplog: pytest.
     assert [*ledger.lines()] == seen
 
 
+def test_when_an_observer_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one go after a pause, of a busy writer every so many entries, and before a flush returns."""
+    monkeypatch.setattr(appender_module, "OBSERVE_DELAY_S", 60.0)
+    monkeypatch.setattr(appender_module, "MAX_UNSEEN", 3)
+    seen: list[int] = []
+    ledger = Ledger(tmp_path, ops=QuickOps())
+    ledger.appender = Appender(ledger.head, opening=dict, observer=lambda lines: seen.append(len(lines)))
+    ledger.open()
+    for _ in range(2):
+        ledger.appender.append(event()).wait()
+    assert [2] == seen
+    ledger.appender.flush()
+    assert [2, 2] == seen
+    for _ in range(3):
+        ledger.appender.append(event()).wait()
+    ledger.appender.flush()
+    assert [2, 2, 3] == seen
+    monkeypatch.setattr(appender_module, "OBSERVE_DELAY_S", 0.001)
+    ledger.appender.append(event()).wait()
+    while len(seen) < 4:
+        time.sleep(0.001)
+    assert [2, 2, 3, 1] == seen
+    ledger.close()
+    assert [2, 2, 3, 1, 1] == seen
+
+
 def test_an_end_is_written_once(ledger: Ledger) -> None:
     """In one batch, in the next and from another writer: an end stands once, and every receipt names that place."""
     other = Ledger(ledger.base, ops=QuickOps(), clock=ledger.clock).open()
