@@ -52,7 +52,6 @@ def _bar(session: Session, unit: str) -> Progress:
     from rich.progress import (
         BarColumn,
         DownloadColumn,
-        MofNCompleteColumn,
         Progress,
         ProgressColumn,
         Task,
@@ -62,10 +61,15 @@ def _bar(session: Session, unit: str) -> Progress:
     )
     from rich.text import Text
 
+    class Count(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.completed:,.0f}/{task.total or 0:,.0f} {unit}", style="progress.download")
+
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text("" if task.speed is None else f"{task.speed:,.0f} {unit}/s", style="progress.data.speed")
+            return Text("" if task.speed is None else f"{task.speed:,.0f}/s", style="progress.data.speed")
 
-    counted = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), Rate())
-    columns = (TextColumn("{task.description}"), BarColumn(), *counted, TimeRemainingColumn())
+    counted = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (Count(), Rate())
+    # Twenty columns of bar leave room for the time that is left on a screen of eighty.
+    columns = (TextColumn("{task.description}"), BarColumn(20), *counted, TimeRemainingColumn())
     return Progress(*columns, console=session.remarks, transient=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import time
 
 import pytest
 from rich.console import Console
@@ -15,7 +17,7 @@ def watching(*, terminal=True, as_json=False):
     """Return a session whose remarks go to a screen that can be read, and that screen."""
     screen = io.StringIO()
     session = Session(as_json=as_json)
-    session.__dict__["remarks"] = Console(file=screen, force_terminal=terminal, width=120)
+    session.__dict__["remarks"] = Console(file=screen, force_terminal=terminal, width=80)
     return session, screen
 
 
@@ -36,7 +38,9 @@ def test_nothing_to_tell():
     assert screen.getvalue() == ""
 
 
-@pytest.mark.parametrize("unit,shown", [("entries", "700/1000"), ("bytes", "0.7/1.0 kB"), ("rules", "700/1000")])
+@pytest.mark.parametrize(
+    "unit,shown", [("entries", "700/1,000 entries"), ("bytes", "0.7/1.0 kB"), ("rules", "700/1,000 rules")]
+)
 def test_a_bar_is_drawn(unit, shown):
     """A person sees what is done, how far it is, and the bar is gone at the end."""
     session, screen = watching()
@@ -45,3 +49,15 @@ def test_a_bar_is_drawn(unit, shown):
         told(700, 1000)
     text = screen.getvalue()
     assert ["indexing" in text, shown in text, text.endswith("\x1b[2K")] == [True, True, True]
+
+
+def test_the_time_that_is_left_fits_on_the_screen():
+    """Ten million entries on a screen of eighty columns: count, rate and time left are all there."""
+    session, screen = watching()
+    with progress_bar(session, "indexing", "entries") as told:
+        for done in range(1_000_000, 9_000_000, 1_000_000):
+            told(done, 10_000_000)
+            time.sleep(0.002)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", re.sub(r"\x1b\[[0-9;]*[A-HJKlh]", "\r", screen.getvalue()))
+    last = text.rstrip("\r\n ").rpartition("\r")[2]
+    assert re.search(r"8,000,000/10,000,000 entries [0-9,]+/s [0-9]:[0-9]{2}:[0-9]{2}$", last)
