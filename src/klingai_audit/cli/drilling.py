@@ -35,8 +35,8 @@ def draw_drill(session: Session, result: DrillResult) -> None:
     if result.open:
         count = f"{len(result.open)} more" if tried else str(len(result.open))
         session.tell(f"{count} cannot be told from the truth by whoever looks there; the verdict says so:", hanging=2)
-        for name, do in _advice(result).items():
-            session.tell((f"{name}: {inert(do)}", "dim"), indent=2, hanging=2)
+        for do, names in _advice(result).items():
+            session.tell((f"{', '.join(names)}: {inert(do)}", "dim"), indent=2, hanging=2)
     for why, attacks in groupby((one for one in result.attacks if one.skipped), key=lambda one: str(one.skipped)):
         words = "; ".join(one.words for one in attacks)
         session.tell((f"not tried: {inert(words)} ({inert(why)})", "dim"), indent=2, hanging=2)
@@ -50,10 +50,11 @@ def _seen(attack: Drilled) -> str:
     return f"{attack.finding.kind}, {place_of(attack.finding.as_json())}"
 
 
-def _advice(result: DrillResult) -> dict[ThreatName, str]:
-    """Return what to do against each threat that an attack leaves open, the first advice that a verdict gave."""
-    found: dict[ThreatName, str] = {}
-    for attack in result.open:
-        for threat in attack.open:
-            found.setdefault(threat.threat, threat.do)
+def _advice(result: DrillResult) -> dict[str, list[ThreatName]]:
+    """Return what to do, and against which threats; each advice that a verdict gave once."""
+    found: dict[str, list[ThreatName]] = {}
+    for threat in (threat for attack in result.open for threat in attack.open):
+        names = found.setdefault(threat.do, [])
+        if threat.threat not in names:
+            names.append(threat.threat)
     return found

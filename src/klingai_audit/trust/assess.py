@@ -22,6 +22,11 @@ _PAGE: Final = "docs/when-it-fails.md"
 _PRESERVE: Final = "Stop nothing and change nothing: copy the log folder as it is, then see " + _PAGE + "#{page}."
 _WITNESS: Final = "Give signed checkpoints to someone else: a copy at another place, a witness, a time stamp."
 _ASK_WITNESSES: Final = "Have the newest checkpoint cosigned: klingai-audit witness submit"
+_MISS_WITNESSES: Final = (
+    "No checkpoint in the log is cosigned by enough of the witnesses that you trust. If there were some before, their "
+    "lines were taken away: ask the witnesses for theirs (docs/how-to/witness.md), and verify with --require-witness. "
+    "If there never were: klingai-audit witness submit"
+)
 _FIRST_USE: Final = "first use"
 _KEYS_FOLDER: Final = "keys folder"
 _BY_TREE: Final[tuple[ThreatName, ...]] = ("edit", "insert", "delete", "reorder", "head_cut", "tail_cut")
@@ -159,16 +164,21 @@ def _fork(grounds: Grounds) -> Threat:
     if witnessed.size:
         return _by_witnesses("fork", grounds, "saw one history")
     if grounds.remembered is None:
-        return _threat("fork", "others may have been shown another history", _WITNESS)
+        return _threat("fork", "others may have been shown another history", _others(grounds))
     by = f"one history from size {grounds.remembered} on, for this machine; others may have been shown another"
-    return _threat("fork", by, _WITNESS)
+    return _threat("fork", by, _others(grounds))
 
 
 def _key_holder(grounds: Grounds) -> Threat:
     if grounds.witnessed.size:
         return _by_witnesses("key_holder", grounds, "cosigned this history", ", which no key of the log can undo")
     by = "whoever holds all keys can sign another history" + since_stamped(grounds.stamped)
-    return _threat("key_holder", by, _WITNESS)
+    return _threat("key_holder", by, _others(grounds))
+
+
+def _others(grounds: Grounds) -> str:
+    """Say who could tell two histories apart: if witnesses are trusted here, they."""
+    return _MISS_WITNESSES if grounds.witnessed.quorum not in ("", "none") else _WITNESS
 
 
 def _by_witnesses(name: ThreatName, grounds: Grounds, did: str, so: str = "") -> Threat:
@@ -200,15 +210,15 @@ def _key_theft(grounds: Grounds) -> Threat:
         return _by_witnesses("key_theft", grounds, "cosigned this history", ", which no stolen key can undo")
     if grounds.epochs == 1:
         by = "no epoch has ended yet: whoever stole the keys can sign all entries anew" + since_stamped(grounds.stamped)
-        return _threat("key_theft", by, _WITNESS)
+        return _threat("key_theft", by, _others(grounds))
     by = (
         f"entries below {grounds.closed} were closed by {grounds.epochs - 1} handover(s), whose keys were destroyed; "
         f"what the current epoch signed can be signed anew by a thief of its keys{since_stamped(grounds.stamped)}"
     )
     if not grounds.first_epoch_pinned:
         by += ", and a thief of the log key can replace the first epoch's key too"
-        return _threat("key_theft", by, f"Keep epoch 0's public key beside the log's. {_WITNESS}")
-    return _threat("key_theft", by, _WITNESS)
+        return _threat("key_theft", by, f"Keep epoch 0's public key beside the log's. {_others(grounds)}")
+    return _threat("key_theft", by, _others(grounds))
 
 
 def _quantum(grounds: Grounds) -> Threat:

@@ -96,6 +96,8 @@ def test_what_witnesses_cosigned_is_attacked_too(tmp_path: Path) -> None:
     result = drill(Places.resolve(tmp_path / "audit", environ={}))
     assert () == result.missed
     assert UNSEEN | STRIPPED == left_open(result)
+    stripped = next(attack for attack in result.open if attack.attack == "strip_cosignatures")
+    assert {True} == {"--require-witness" in threat.do for threat in stripped.open}
     kinds = {attack.attack: attack.kinds for attack in result.tried}
     assert [("witness_disagrees",), ("cosignature_invalid",), ("quorum_missing",)] == [
         tuple(set(kinds[name]) & {"witness_disagrees", "cosignature_invalid", "quorum_missing"})
