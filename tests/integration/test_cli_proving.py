@@ -115,6 +115,7 @@ def test_the_log_extends_a_checkpoint_that_was_kept(place: Path, ask: ASK, tmp_p
     assert (0, True, 7, 9) == (code, told["checked"], told["old"], told["new"])
     assert 0 == ask("check", str(file), "--old", old, "--key", str(place / "key"))[0]
     assert 4 == ask("check", str(file), "--old", str(place / "audit" / "checkpoint"), "--key", str(place / "key"))[0]
+    assert 2 == ask("check", str(file), "--old", old, "--key", str(place / "key"), "--witnesses", old)[0]
 
 
 def test_a_log_that_was_put_back_does_not_extend_it(

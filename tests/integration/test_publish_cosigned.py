@@ -155,3 +155,29 @@ def test_the_commands(audit: AuditLog, tmp_path: Path, capfd: pytest.CaptureFixt
     (tmp_path / "policy").write_text("quorum none\n")
     assert 2 == run(argv)
     assert 2 == run(["export", "--format", "jsonl", "--cosigned", "--log", log])
+
+
+def test_a_proof_that_witnesses_stand_for(audit: AuditLog, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Checked with a policy it names who cosigned; with too few it is exit 4, and what came later has none yet."""
+    log, file, key = str(tmp_path / "audit"), str(tmp_path / "proof"), audit.vkey
+    (tmp_path / "one").write_text(f"{POLICY}group g 1 w0 w1\nquorum g\n")
+    (tmp_path / "two").write_text(f"{POLICY}group g 2 w0 w1\nquorum g\n")
+    witness(audit, WITNESSES[1])
+    prove = ["prove", "2", "-o", file, "--log", log, "--json"]
+    assert 0 == run([*prove, "--cosigned", "--witnesses", str(tmp_path / "one")])
+    check = ["check", file, "--key", key, "--json", "--witnesses"]
+    capfd.readouterr()
+    assert 0 == run([*check, str(tmp_path / "one")])
+    told = json.loads(capfd.readouterr().out)
+    assert (2, ["w2.example"]) == (told["seq"], told["cosigned_by"])
+    assert 0 == run(["check", file, "--key", key, "--witnesses", str(tmp_path / "one")])
+    assert "Cosigned by w2.example." in capfd.readouterr().out
+    assert 4 == run([*check, str(tmp_path / "two")])
+    assert "not cosigned by" in capfd.readouterr().err
+    assert 2 == run(["prove", "3", *prove[2:], "--cosigned", "--witnesses", str(tmp_path / "one")])
+    assert 0 == run(prove)
+    assert 0 == run(check[:-1])
+    assert [] == json.loads(capfd.readouterr().out.splitlines()[-1])["cosigned_by"]
+    assert 4 == run([*check, str(tmp_path / "one")])
+    (tmp_path / "nobody").write_text("quorum none\n")
+    assert 2 == run([*check, str(tmp_path / "nobody")])

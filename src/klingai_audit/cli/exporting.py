@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.cosigning import Cosigned, Witnesses
 from klingai_audit.cli.options import Record
 from klingai_audit.cli.progress import progress_bar
-from klingai_audit.cli.publishing import Cosigned, Witnesses, export_tiles
+from klingai_audit.cli.publishing import export_tiles
 from klingai_audit.cli.session import Session, SessionArgument, escaped
 from klingai_audit.errors import UsageError
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.cosigning import Witnesses, cosigned_head, read_demands
 from klingai_audit.cli.files import read_file, write_file
 from klingai_audit.cli.options import Record
 from klingai_audit.cli.session import Session, SessionArgument, escaped
 from klingai_audit.cli.sources import has_index, indexed
-from klingai_audit.errors import InconsistentCheckpoints, NoTrustedKey, UsageError
+from klingai_audit.errors import InconsistentCheckpoints, InvalidSignature, NoTrustedKey, UsageError
 from klingai_audit.views.inert import inert
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ def prove(
     /,
     *,
     output: Out,
+    cosigned: Annotated[
+        bool, Parameter(help="Under the newest checkpoint that enough witnesses cosigned, with their lines on it.")
+    ] = False,
+    witnesses: Witnesses = None,
     record: Record = False,
     session: SessionArgument,
 ) -> None:
@@ -40,7 +45,7 @@ def prove(
 
     reader = open_reader(session.places)
     seq = _seq_of(session, reader, escaped(what))
-    proof = prove_entry(reader, seq)
+    proof = prove_entry(reader, seq, cosigned_head(session, reader, witnesses)() if cosigned else None)
     recorded = record_read(
         session, "prove", {"what": what}, reader.size, open_subjects(session.places) if record else None, asked=record
     )
@@ -112,7 +117,7 @@ def check(
     entry: Annotated[Path | None, Parameter(help="The entry's bytes, where the proof does not hold them.")] = None,
     old: Annotated[Path | None, Parameter(help="The older checkpoint, for a proof of consistency.")] = None,
     witnesses: Annotated[
-        Path | None, Parameter(help="A policy file with the witnesses you trust, for a bundle (C2SP tlog-policy).")
+        Path | None, Parameter(help="A policy file with the witnesses you trust (C2SP tlog-policy).")
     ] = None,
     session: SessionArgument,
 ) -> None:
@@ -128,17 +133,23 @@ def check(
     data = read_file(file)
     trusted = trusted_log_key(session, origin_of_proof(data), key)
     if not data.startswith(b"c2sp.org/"):
+        if witnesses is not None:
+            raise UsageError("A proof of consistency is checked without witnesses.", do="Leave --witnesses out.")
         if old is None:
             raise UsageError("A proof of consistency begins at a checkpoint.", do="Name the one you kept: --old FILE")
         before, after = check_consistency(AddCheckpoint.parse(data), read_file(old), [trusted])
         told: dict[str, Any] = {"kind": "consistency", "old": before.size, "new": after.size}
         words = f"the first {before.size:,} of {after.size:,} entries are what the older checkpoint covered."
-        line = b""
+        line, names = b"", []
     else:
         given = None if entry is None else read_file(entry).removesuffix(b"\n")
-        proven = check_entry_proof(data, [trusted], given)
+        policy = None if witnesses is None else read_demands(witnesses)
+        proven = check_entry_proof(data, [trusted, *(policy.keys if policy else ())], given)
+        if policy is not None and not policy.is_satisfied(proven.signed_by):
+            raise InvalidSignature(f"The checkpoint of the proof is not cosigned by {policy.describe()}.")
         line = proven.entry
-        told = {"kind": "inclusion", "seq": proven.index, "tree_size": proven.checkpoint.size}
+        names = sorted(signer.name for signer in proven.signed_by if signer != trusted)
+        told = {"kind": "inclusion", "seq": proven.index, "tree_size": proven.checkpoint.size, "cosigned_by": names}
         words = f"entry {proven.index} is in the tree of {proven.checkpoint.size:,} entries."
     told |= {"origin": trusted.name, "key": trusted.format(), "key_id": trusted.key_id.hex(), "valid": True}
     if session.as_json:
@@ -146,8 +157,12 @@ def check(
         return
     session.say(("Proven: ", "green"), words)
     session.say(f"Log {inert(trusted.name)}, signed by its key {trusted.key_id.hex()}.")
+    if names:
+        session.say(f"Cosigned by {inert(', '.join(names))}.")
     if line:
         _show_entry(session, line)
+    if names:
+        return
     session.say(
         ("Not shown by this: that everybody is shown the same tree; a witness or another reader can tell.", "dim")
     )

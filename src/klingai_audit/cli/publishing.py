@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from klingai_audit.cli.files import read_file
+from klingai_audit.cli.cosigning import Cosigned, Witnesses, cosigned_head
 from klingai_audit.cli.progress import progress_bar
-from klingai_audit.cli.proving import size_of, trusted_log_key
+from klingai_audit.cli.proving import size_of
 from klingai_audit.cli.session import Session, SessionArgument, escaped
-
-if TYPE_CHECKING:
-    from klingai_audit.ledger.reader import LogReader
-    from klingai_audit.publish.cosigned import CosignedHead
-
-Cosigned = Annotated[
-    bool, Parameter(help="Only up to the newest checkpoint that enough witnesses cosigned, with their lines on it.")
-]
-Witnesses = Annotated[
-    Path | None, Parameter(help="Policy file for --cosigned: who is enough. Default: <keys>/witness.policy.")
-]
 
 
 def serve_log(
@@ -93,20 +82,6 @@ def export_tiles(
         return
     session.say((inert(name), "bold"), f": {done.size:,} entries, {done.size - done.old_size:,} of them new.")
     tell_recorded(session, recorded)
-
-
-def cosigned_head(session: Session, reader: LogReader, witnesses: Path | None) -> CosignedHead:
-    """Return what finds the newest cosigned checkpoint. Raises: UsageError, NoTrustedKey, Malformed."""
-    from klingai_audit.errors import UsageError
-    from klingai_audit.publish.cosigned import CosignedHead
-    from klingai_audit.tlog.policy import MAX_POLICY_BYTES, WitnessPolicy
-    from klingai_audit.trust.quorum import POLICY_FILE
-
-    path = session.places.keys / POLICY_FILE if witnesses is None else witnesses
-    policy = WitnessPolicy.parse(read_file(path, MAX_POLICY_BYTES, "policy"))
-    if policy.quorum is None:
-        raise UsageError("The witness policy asks for nobody.", do="docs/how-to/witness.md shows a policy.")
-    return CosignedHead(reader, trusted_log_key(session, reader.origin, None), policy)
 
 
 def _record_public(session: Session, size: int) -> bool:

@@ -95,9 +95,9 @@ class LogReader:
         """Return the consistency proof from the tree of `old` entries to that of `new`."""
         return build_consistency(old, new, node_reader(self.store.read_hashes))
 
-    def prove(self, seq: int) -> TlogProof:
-        """Return the C2SP proof of entry `seq` under the published checkpoint. Raises: UsageError."""
-        note = self.checkpoint_note()
+    def prove(self, seq: int, note: bytes | None = None) -> TlogProof:
+        """Return the C2SP proof of entry `seq` under the published checkpoint or `note`. Raises: UsageError."""
+        note = self.checkpoint_note() if note is None else note
         checkpoint = parse_checkpoint(parse_note(note).text)
         if not 0 <= seq < checkpoint.size:
             raise UsageError(f"Entry {seq} is not under the checkpoint of size {checkpoint.size}.")

@@ -48,12 +48,13 @@ class ProvenEntry:
     signed_by: tuple[VerifierKey, ...]
 
 
-def prove_entry(reader: LogReader, seq: int) -> TlogProof:
+def prove_entry(reader: LogReader, seq: int, note: bytes | None = None) -> TlogProof:
     """Return the proof of entry `seq` under the published checkpoint, the entry's bytes as its extra data.
 
-    O(log n) stored hashes are read, no entry but this one. Raises: UsageError if the checkpoint does not cover it.
+    `note` is another signed checkpoint of the log to prove it under, such as a cosigned one. O(log n) stored hashes
+    are read, no entry but this one. Raises: UsageError if the checkpoint does not cover it.
     """
-    return replace(reader.prove(seq), extra=reader.entry(seq))
+    return replace(reader.prove(seq, note), extra=reader.entry(seq))
 
 
 def prove_consistency(reader: LogReader, old: int) -> AddCheckpoint:
