@@ -6,15 +6,21 @@ import io
 import json
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from klingai_audit.cli.run import run
+from klingai_audit.errors import SignerUnavailable
+from klingai_audit.log import AuditLog
 from klingai_audit.tlog.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from klingai_audit.tlog.keys import SignerKey, VerifierKey
 from klingai_audit.tlog.merkle import EMPTY_ROOT
 from klingai_audit.tlog.note import SignatureLine, parse_note, verify_line
+from tests.support.signers import Signer
 
 ORIGIN = "log.example.com/videos"
 
@@ -230,3 +236,56 @@ def test_moving_the_key_of_a_log(cli, tmp_path, ask):
     assert 3 == code
     assert b"There is no key at" in err
     assert parse_checkpoint(parse_note((tmp_path / "audit" / "checkpoint").read_bytes()).text).size > 3
+
+
+def test_a_log_in_a_program_whose_signer_fails(tmp_path, monkeypatch):
+    """Entries are durable, waiting says why there is no checkpoint, `verify` tells the tail, `close` what is left."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "machine"))
+    signer = Signer(tmp_path / "signer")
+    signer.plan(tmp_path)
+    audit = AuditLog.open(tmp_path / "audit")
+    assert audit.verify().integrity_ok
+    signer.mode = "exit"
+    receipt = audit.log("x_made", "user@example.com").wait()
+    with pytest.raises(SignerUnavailable, match="exit code 1"):
+        receipt.wait("published")
+    with pytest.raises(SignerUnavailable, match="exit code 1"):
+        audit.flush("published", timeout=30)
+    verdict = audit.verify(patience=0)
+    assert ["unsigned_tail"] == [finding.kind for finding in verdict.findings]
+    assert ("external", 1) == (verdict.custody.log_key, verdict.unsigned.entries)
+    with pytest.raises(SignerUnavailable, match="its last 2 entries are durable"):
+        audit.close()
+    with AuditLog.open(tmp_path / "audit") as again:
+        signer.mode = "sign"
+        assert (receipt.event_id,) == tuple(event.event_id for event in again.query(event_type="x_made"))
+        again.log("x_made", "user@example.com").wait()
+        assert until_signed(again).integrity_ok
+
+
+def until_signed(audit: AuditLog):
+    """Wait for a checkpoint, through attempts that fail."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            audit.flush("published", timeout=60)
+            return audit.verify()
+        except SignerUnavailable:
+            assert time.monotonic() < deadline
+
+
+def test_a_public_key_of_a_card_as_a_vkey(cli, tmp_path):
+    """PEM and DER give the vkey; other keys and other files are refused."""
+    own = ed25519.Ed25519PrivateKey.generate().public_key()
+    info = serialization.PublicFormat.SubjectPublicKeyInfo
+    (tmp_path / "pem").write_bytes(own.public_bytes(serialization.Encoding.PEM, info))
+    (tmp_path / "der").write_bytes(own.public_bytes(serialization.Encoding.DER, info))
+    other = ec.generate_private_key(ec.SECP256R1()).public_key()
+    (tmp_path / "other").write_bytes(other.public_bytes(serialization.Encoding.PEM, info))
+    (tmp_path / "rubbish").write_bytes(b"-----BEGIN PUBLIC KEY-----\nAAAA\n")
+    for name in ("pem", "der"):
+        key = VerifierKey.parse(cli("keys", "signer-vkey", ORIGIN, str(tmp_path / name))[1][0]["vkey"])
+        assert (ORIGIN, own.public_bytes_raw()) == (key.name, key.key_bytes)
+    assert [2, 2, 2] == [
+        cli("keys", "signer-vkey", ORIGIN, str(tmp_path / name))[0] for name in ("other", "rubbish", "none")
+    ]

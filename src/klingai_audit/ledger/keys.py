@@ -194,7 +194,7 @@ class KeyFolder:
     def log_signer(self) -> NoteSigner:
         """The log key, or the way to it. Raises: LogNotFound, UnsafePermissions, Malformed, AuditUnavailable."""
         if self._log_signer is None:
-            self._log_signer = self.external_signer() if self.external else self.private_log_key()
+            self._log_signer = self.external_signer() if self.external else self._read_signer("log.key")
         return self._log_signer
 
     def external_signer(self, settings: SignerSettings | None = None) -> ExternalSigner:
@@ -202,10 +202,6 @@ class KeyFolder:
         where = self.path / SIGNER_FILE
         found = SignerSettings.parse(self._read_private(where), where) if settings is None else settings
         return ExternalSigner(read_public_key(self.path / "log.pub"), found)
-
-    def private_log_key(self) -> SignerKey:
-        """The log key itself, where it lies here. Raises: LogNotFound if it does not; as `log_signer`."""
-        return self._read_signer("log.key")
 
     @property
     def signing_interval(self) -> float:
