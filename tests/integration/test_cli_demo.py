@@ -135,6 +135,7 @@ def test_without_the_libraries_of_a_server(tmp_path):
     assert [] == answer["drill"]["missed"]
 
 
+@pytest.mark.slow
 def test_what_is_handed_out_holds_without_the_log(told, tmp_path):
     """The proof and the bundle are checked with copies of them and of the public key, far from the log."""
     folder, _, answer, _ = told
