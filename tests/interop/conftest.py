@@ -79,11 +79,11 @@ def sheet(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Published]:
 
 @pytest.fixture(scope="session")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    """A log as it is written, exported and proven by the product's commands; one entry is as long as can be."""
+    """A log as it is written, exported and proven by commands: ML-DSA-44 lines, one entry as long as can be."""
     folder = tmp_path_factory.mktemp("real")
     audit = folder / "audit"
     olds = []
-    with AuditLog.open(audit) as log:
+    with AuditLog.open(audit, post_quantum=True) as log:
         for number in range(300):
             log.log("x_note", "user@example.com", metadata={"number": number})
             if number in (3, 255):
@@ -109,7 +109,7 @@ def cosigned(tmp_path_factory: pytest.TempPathFactory) -> Published:
     witnesses = [SignerKey(f"w{number}.example", bytes([number]) * 32, COSIGNATURE) for number in (1, 2)]
     lines = [f"witness w{number} {key.verifier.format()}" for number, key in enumerate(witnesses)]
     (folder / "policy").write_text("\n".join((*lines, "group both all w0 w1", "quorum both", "")))
-    with AuditLog.open(folder / "audit") as log:
+    with AuditLog.open(folder / "audit", post_quantum=True) as log:
         log.log("x_note", "user@example.com")
         log.flush("published")
         note = parse_note(log.reader.checkpoint_note())
