@@ -102,16 +102,29 @@ class Appender:
         """
         try:
             self._take_up(created)
+            self._start()
         except BaseException:
             self._head.ends.close()
             self._store.close()
             raise
-        self._publisher.start()
-        self._thread = threading.Thread(target=self._run, name="klingai-audit-writer", daemon=True)
-        self._thread.start()
         self._opened = True
         if multiprocessing.parent_process() is not None:
             multiprocessing.util.Finalize(self, _close_quietly, args=(weakref.ref(self),), exitpriority=20)
+
+    def _start(self) -> None:
+        """Start both threads or none, so that the log may be opened again."""
+        thread = threading.Thread(target=self._run, name="klingai-audit-writer", daemon=True)
+        try:
+            self._publisher.start()
+            thread.start()
+        except RuntimeError as exc:
+            error = AuditUnavailable(
+                "No thread can be started to write the log.", do="Raise the limit of threads, or end some."
+            )
+            self._publisher.stop(error)
+            self._publisher = Publisher(self._head, self._stop)
+            raise error from exc
+        self._thread = thread
 
     def _take_up(self, created: Sequence[tuple[EncodedEvent, bool]]) -> None:
         head = self._head

@@ -282,6 +282,29 @@ def test_what_an_observer_does_is_its_own_affair(tmp_path: Path, caplog: pytest.
     assert [*ledger.lines()] == seen
 
 
+@pytest.mark.parametrize("name", ["klingai-audit-publisher", "klingai-audit-writer"])
+def test_no_thread_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A machine without room for one more thread: nothing is left running, and the same log opens when there is."""
+    start, refused = threading.Thread.start, [name]
+
+    def start_or_not(thread: threading.Thread) -> None:
+        if thread.name in refused:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+    ledger = Ledger(tmp_path, ops=QuickOps())
+    before = threading.active_count()
+    with pytest.raises(AuditUnavailable, match="thread"):
+        ledger.open()
+    assert before == threading.active_count()
+    refused.clear()
+    ledger.open()
+    assert ledger.appender.append(event()).wait("published").seq == 3
+    ledger.close()
+    judge(ledger.log, ledger.vkey)
+
+
 def test_when_an_observer_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one go after a pause, of a busy writer every so many entries, and before a flush returns."""
     monkeypatch.setattr(appender_module, "OBSERVE_DELAY_S", 60.0)
