@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from klingai_audit.durable import open_regular
+from klingai_audit.ledger.line import PURGED_PREFIX
 
-__all__ = ["SEALED_SUFFIX", "first_bytes", "is_sealed", "open_day", "pack", "unpacked_size"]
+__all__ = ["PURGED_PREFIX", "SEALED_SUFFIX", "first_bytes", "is_sealed", "open_day", "pack", "unpacked_size"]
 
 SEALED_SUFFIX: Final = ".gz"
 """What the name of a sealed day ends with."""

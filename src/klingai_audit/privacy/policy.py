@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 
-from klingai_audit.errors import InvalidPolicy, StorageError, UsageError
+from klingai_audit.errors import InvalidPolicy, StorageError, UnknownEventType, UsageError
+from klingai_audit.privacy.retention import RetentionPolicy
 
 __all__ = [
     "EVENT_CLASSES",
@@ -111,7 +112,17 @@ heartbeat = "off"
 record = false
 
 [retention]
-# No settings in this version: entries are kept.
+# Nothing is purged but by `klingai-audit retention apply`, and never an entry about the log itself.
+# Rule books whose minimum counts too: pci_dss, hipaa, sec_17a4, eu_ai_act, china_labelling, soc2.
+profiles = []
+# For how long entries are kept at least: days (365d), weeks (52w), or forever.
+minimum = "365d"
+# And at most. A minimum above it is refused when this file is loaded.
+maximum = "2557d"
+# From which age on a day's file is packed for good (sealed); only sealed days are purged.
+seal_after = "7d"
+# What single event types and categories have otherwise: download = { minimum = "365d", maximum = "730d" }
+[retention.classes]
 """
 
 _OFF: Final = "off"
@@ -197,10 +208,6 @@ class WatchPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return parse_optional_span(getattr(self, name), f"watch.{name}")
 
 
-class RetentionPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """No settings in this version: entries are kept."""
-
-
 _WATCH_SPANS: Final = tuple(name for name in WatchPolicy.__struct_fields__ if name != "record")
 
 
@@ -273,8 +280,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             _ = file.timestamp.span, file.witness.span
             for setting in _WATCH_SPANS:
                 file.watch.span(setting)
-        except UsageError as exc:
-            raise InvalidPolicy(f"{name}: {exc.message}") from exc
+            file.retention.check()
+        except (UsageError, UnknownEventType) as exc:
+            raise InvalidPolicy(f"{name}: {exc.message}", do=exc.do) from exc
         return cls(
             privacy=privacy,
             failure=file.failure,

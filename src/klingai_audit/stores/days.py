@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from klingai_audit.ledger.line import PURGED_PREFIX
-from klingai_audit.ledger.sealed import SEALED_SUFFIX, first_bytes, is_sealed, open_day
+from klingai_audit.ledger.sealed import PURGED_PREFIX, SEALED_SUFFIX, first_bytes, is_sealed, open_day
 
 __all__ = [
     "DAY_FILE",

@@ -6,11 +6,12 @@ tile its lines. Callers: `scan`, `pool`, `verify`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import msgspec
 
-__all__ = ["Intent", "Read", "Report", "Silence", "Task"]
+__all__ = ["Intent", "Purged", "PurgedRun", "Read", "Report", "Silence", "Task", "join_runs"]
 
 
 Read = Callable[[int, int], bytes]
@@ -52,6 +53,22 @@ class Intent(msgspec.Struct, array_like=True, frozen=True):
     cause: str
 
 
+class Purged(NamedTuple):
+    """Entries `[begin, end)` are purged, by what entry `by` says."""
+
+    begin: int
+    end: int
+    by: int
+
+
+class PurgedRun(msgspec.Struct, array_like=True, frozen=True):
+    """Lines `[begin, end)` of a range, counted from its first one, stand for entries that entry `by` had purged."""
+
+    begin: int
+    end: int
+    by: int
+
+
 class Report(msgspec.Struct, array_like=True):
     """What a range holds.
 
@@ -63,7 +80,8 @@ class Report(msgspec.Struct, array_like=True):
     seal. `own` holds entries of the types that verification reads. `ids` and `ends` are sorted 64-bit
     fingerprints of event ids and of ended tasks; `intents` are those that no entry of the range names, by event
     id; `answered` are ids that entries name as their intent and that are not in the range before them. `error`
-    says why the file could not be read.
+    says why the file could not be read. `purged` are the purged lines; if the range begins with one, `first_prev` is
+    empty, and if it holds nothing else, `base` is -1 (the lines do not tell) and all leaf hashes are in `head`.
     """
 
     number: int
@@ -88,3 +106,15 @@ class Report(msgspec.Struct, array_like=True):
     intents: dict[str, Intent] = {}
     answered: list[str] = []
     error: str = ""
+    purged: list[PurgedRun] = []
+
+
+def join_runs(runs: Iterable[Purged]) -> list[Purged]:
+    """Join neighbours of one authority; `runs` ascend."""
+    joined: list[Purged] = []
+    for run in runs:
+        if joined and (joined[-1].end, joined[-1].by) == (run.begin, run.by):
+            joined[-1] = joined[-1]._replace(end=run.end)
+        else:
+            joined.append(run)
+    return joined

@@ -8,17 +8,19 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from klingai_audit.ledger.line import parse_members, seq_of
+from klingai_audit.ledger.purged import line_hash
 from klingai_audit.ledger.store import Store
 from klingai_audit.tlog.merkle import leaf_hash
 from klingai_audit.tlog.tile import HASH_BYTES, MAX_ENTRY_BYTES
 from klingai_audit.trust.anchors import Anchor
-from klingai_audit.trust.chunk import Report
+from klingai_audit.trust.chunk import Purged, Report, join_runs
 from klingai_audit.trust.diagnose import Diagnosis, diagnose
 from klingai_audit.trust.evidence import Roots, compare_hashes
 from klingai_audit.trust.expected import Expected, build_expected
 from klingai_audit.trust.forest import Forest, hashes_at
 from klingai_audit.trust.look import Look, reader_of, settle_length
 from klingai_audit.trust.place import DayFile, Scanned
+from klingai_audit.trust.purges import Leaves
 from klingai_audit.trust.quick import Start
 from klingai_audit.trust.reading import Reading
 from klingai_audit.trust.verdict import Finding, Unsigned
@@ -52,6 +54,8 @@ class State:
     renamed: Collection[str] = ()
     orderly_tail: bool = False
     reach: Roots = lambda _size: None
+    purged: Sequence[Purged] = ()
+    leaves: Leaves = lambda _begin, _end: b""
 
 
 def whole_state(reading: Reading, start: Start | None, anchors: Sequence[Anchor], size: int) -> State | None:
@@ -71,7 +75,11 @@ def whole_state(reading: Reading, start: Start | None, anchors: Sequence[Anchor]
     forest = _forest(reading, start)
     if any(forest.root(anchor.size) != anchor.root for anchor in anchors if anchor.size <= size):
         return None
-    return State(forest.root, scanned.place, scanned.own(), forest.levels, size, lambda _seq: False, size)
+    state = State(forest.root, scanned.place, scanned.own(), forest.levels, size, lambda _seq: False, size)
+    stored = reading.reader("tree/0")
+    state.purged = scanned.purged()
+    state.leaves = lambda begin, end: stored(begin * HASH_BYTES, end * HASH_BYTES)
+    return state
 
 
 def _forest(reading: Reading, start: Start | None = None) -> Forest:
@@ -113,7 +121,7 @@ def damaged_state(
     if renamed:
         reading.scan_files(renamed)
         found = diagnose(scanned, expected, whole=False)
-    beyond = [leaf_hash(line.data) for line in found.tail if line.ended] if expected.proven == size else []
+    beyond = [line_hash(line.data) for line in found.tail if line.ended] if expected.proven == size else []
     tree = expected.forest(b"".join(beyond))
     compared = expected.proven + (len(beyond) if tolerant else 0)
     first_gap = min((gap.begin for gap in found.order.gaps if gap.begin < gap.end), default=size)
@@ -130,6 +138,8 @@ def damaged_state(
         bad_lines=found.bad_lines,
         unsigned=Unsigned(sum(line.ended for line in found.tail), found.oldest_unsigned),
         renamed={file.name for file in renamed},
+        purged=join_runs(sorted(set(found.purged))),
+        leaves=lambda begin, end: expected.leaves(begin, min(end, expected.proven)),
         orderly_tail=found.sealed and all(line.linked and line.ended for line in found.tail),
     )
     if tolerant and beyond:
@@ -162,7 +172,7 @@ def _claimed(scanned: Scanned, begin: int, end: int) -> Iterator[tuple[int, byte
         for line in itertools.chain(*map(scanned.read, near), scanned.torn(file)):
             members = parse_members(line.data)
             if members is not None and begin <= members.seq < end:
-                yield members.seq, leaf_hash(line.data), False
+                yield members.seq, line_hash(line.data), False
             if members is not None and begin < members.seq <= end:
                 yield members.seq - 1, members.prev_hash, True
 

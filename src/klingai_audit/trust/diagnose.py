@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from klingai_audit.ledger.line import parse_members
-from klingai_audit.tlog.merkle import EMPTY_ROOT, leaf_hash
+from klingai_audit.ledger.purged import line_hash, parse_purged
+from klingai_audit.tlog.merkle import EMPTY_ROOT
 from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
+from klingai_audit.trust.chunk import Purged
 from klingai_audit.trust.expected import Expected
 from klingai_audit.trust.lines import Fault, examine
 from klingai_audit.trust.place import Range, Scanned, SlowLine
@@ -43,6 +45,7 @@ class Diagnosis:
     tail: list[Foreign] = field(default_factory=list)
     oldest_unsigned: str | None = None
     own: list[tuple[int, bytes]] = field(default_factory=list)
+    purged: list[Purged] = field(default_factory=list)
     order: Order = field(default_factory=lambda: Order([], [], [], []))
     sealed: bool = True
     lines: int = 0
@@ -152,34 +155,39 @@ class LineReader:
         proven = stored or (whole and end <= expected.from_entries)
         if not report.sound or not proven:
             return False
-        if report.base < self.signed[0] or report.first_time < self.signed[1]:
+        if report.base < self.signed[0] or (report.first_time and report.first_time < self.signed[1]):
             return False
-        self._run(report.base, report.lines, part.file.name, part.line, report.first_time)
-        self.days[part.file.name].add(report.last_time[:10])
+        self._run(report.base, report.lines, part.file.name, part.line, report.first_time or part.file.day)
+        self.days[part.file.name].add(report.last_time[:10] or part.file.day)
         self.found.lines += report.lines
         self.found.own += report.own
+        self.found.purged += [Purged(report.base + p.begin, report.base + p.end, p.by) for p in report.purged]
         self.sealed[part.file.name] = report.sealed
-        self.last, self.signed = _Last(report.last_leaf, end - 1, end - 1, end), (end - 1, report.last_time)
+        self.last, self.signed = (
+            _Last(report.last_leaf, end - 1, end - 1, end),
+            (end - 1, report.last_time or self.signed[1]),
+        )
         return True
 
     def take(self, line: SlowLine) -> None:
         """Take one line, read again."""
         found, expected = self.found, self.expected
-        members, faults = examine(line.data)
-        leaf = leaf_hash(line.data)
+        purged = parse_purged(line.data)
+        members, faults = examine(line.data) if purged is None else (None, [])
+        leaf = line_hash(line.data)
         found.lines += 1
         self.sealed[line.file.name] = members is not None and members.seal is not None
         stated = None if members is None else members.seq
         linked = members is not None and members.prev_hash == self.last.leaf
         here = len(line.data) <= MAX_ENTRY_BYTES and expected.leaf(self.last.place) == leaf
-        seq = self.last.place if here else stated
+        seq = self.last.place if here or (purged is not None and expected.leaf(self.last.place) is None) else stated
         proven = None if seq is None else expected.leaf(seq)
         if seq is None or seq >= expected.size or (proven is not None and proven != leaf):
             foreign = Foreign(line.file.name, line.line, seq, line.data, linked, line.ended, line.size)
             found.items.append(foreign)
             self.last = _Last(leaf, stated, None, self.last.place + 1)
             return
-        if proven is None:
+        if proven is None and purged is None:
             self._check_link(line, seq, linked=linked)
         elif self.last.signed == seq - 1 and members is not None and not linked:
             self._broken_link(line, seq, "the later one was signed with another link than that")
@@ -187,12 +195,16 @@ class LineReader:
             faults = [*faults, ("entry_malformed", f"The entry states that it is entry {stated}.")]
         time = self.signed[1] or line.file.day if members is None else members.logged_at
         self._signed(line, seq, time, faults)
+        if purged is not None:
+            found.purged.append(Purged(seq, seq + 1, purged.by))
         self.last = _Last(leaf, stated, None if proven is None else seq, seq + 1)
 
     def _signed(self, line: SlowLine, seq: int, time: str, faults: list[Fault]) -> None:
         """Take a line that is entry `seq`, as far as anything tells."""
         file, number = line.file.name, line.line
-        if line.data[118:].startswith((b"log_", b"checkpoint_", b"signing_key_rotated", b"clock_", b"gap_")):
+        if line.data[118:].startswith(
+            (b"log_", b"checkpoint_", b"signing_key_rotated", b"clock_", b"gap_", b"retention_applied")
+        ):
             self.found.own.append((seq, line.data))
         for kind, what in faults[:1]:
             self.faults.append(Finding(kind, f"Entry {seq}: {what}", seq, file=file, line=number))

@@ -27,6 +27,7 @@ from klingai_audit.trust.evidence import (
     read_anchors,
 )
 from klingai_audit.trust.look import Look, reader_of
+from klingai_audit.trust.purges import check_purges, check_sealed, listed_in, named_seals
 from klingai_audit.trust.quick import Start
 from klingai_audit.trust.reading import Reading
 from klingai_audit.trust.remember import Memory
@@ -143,9 +144,11 @@ class Judge:
             kept = check_kept_set(first, last, size, reading.scanned.lines, asked, state.damaged, borne_out, signed)
             tolerated = any(finding.kind == "unpublished" for finding in unsigned)
             self.findings += [f for f in kept if not (tolerated and f.kind == "checkpoint_behind")]
+        # Step 10: what is purged and sealed.
+        unfinished = self._kept_back(last, state, size, whole=whole is not None)
         # Step 1 comes late: a stray file may have turned out to hold entries.
-        self.findings += check_strays(first, last, state.renamed)
-        # Step 10: memory.
+        self.findings += check_strays(first, last, {*state.renamed, *unfinished})
+        # Step 11: memory.
         self.findings += forgotten
         if whole is None and not self.findings:
             message = "The quick pass over the log failed, and the slow one found no cause. Please report this."
@@ -180,7 +183,17 @@ class Judge:
         lines = reading.scanned.lines
         covered = 0 if head is None else size
         return _verdict(
-            self.store, terms, key, self.findings, grounds, covered, lines, state.bad_lines, state.unsigned, memory
+            self.store,
+            terms,
+            key,
+            self.findings,
+            grounds,
+            covered,
+            lines,
+            state.bad_lines,
+            state.unsigned,
+            memory,
+            state.purged,
         )
 
     def _unsigned(self, state: State, signed: int | None) -> list[Finding]:
@@ -229,6 +242,15 @@ class Judge:
             self.findings.append(Finding("quorum_missing", message))
         return found
 
+    def _kept_back(self, look: Look, state: State, size: int, *, whole: bool) -> set[str]:
+        """Check purged entries and sealed days; return the sealed files that lie beside those they replace."""
+        own = [(seq, line) for seq, line in state.own if seq < min(size, state.proven)]
+        whole = whole and self.start is None
+        self.findings += check_purges(state.purged, listed_in(own), state.leaves, state.place, whole=whole)
+        sealed = list(check_sealed(look, named_seals(own))) if self.start is None else []
+        self.findings += sealed
+        return {finding.file or "" for finding in sealed}
+
     def _stamps_before(self) -> tuple[Stamp, ...]:
         return () if self.start is None else self.start.memory.stamps
 
@@ -271,6 +293,7 @@ def _verdict(
     bad_lines: int = 0,
     unsigned: Unsigned | None = None,
     memory: Memory | None = None,
+    purged: Sequence[tuple[int, int, int]] = (),
 ) -> Verdict:
     return Verdict(
         scope="log",
@@ -284,6 +307,7 @@ def _verdict(
         findings=(listed := limited(findings)),
         threats=assess(findings, grounds),
         unsigned=unsigned or Unsigned(),
+        purged=tuple(purged),
         quick_from=grounds.quick_from,
         memory=memory,
         unlisted=() if len(listed) == len(findings) else tuple(findings),

@@ -14,6 +14,7 @@ from typing import Final
 
 from klingai_audit.durable import TEMPORARY_SUFFIX
 from klingai_audit.errors import AuditUnavailable
+from klingai_audit.ledger.sealed import is_sealed, unpacked_size
 from klingai_audit.ledger.store import LogFile, Store
 from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
 from klingai_audit.trust.anchors import kept_size
@@ -86,7 +87,8 @@ class Look:
             read = reader_of(store, file)
             path = None if file.path is None else str(file.path)
             try:
-                length, torn = settle_length(read, file.size)
+                size = file.size if file.path is None or not is_sealed(file.name) else unpacked_size(file.path)
+                length, torn = settle_length(read, size)
             except OSError as exc:
                 yield file, None, exc.strerror or "unknown error"
             else:

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from klingai_audit.ledger.line import parse_members
-from klingai_audit.tlog.hashing import hash_leaves
+from klingai_audit.ledger.purged import line_hash
 from klingai_audit.tlog.merkle import EMPTY_ROOT
 from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
-from klingai_audit.trust.chunk import Read, Report
+from klingai_audit.trust.chunk import Purged, Read, Report, join_runs
 from klingai_audit.trust.lines import count_lines, read_lines, split_lines
 
 __all__ = ["DayFile", "Range", "Scanned", "SlowLine"]
@@ -78,6 +78,8 @@ class Scanned:
         """Add the next report; ranges without a line are left out."""
         if report.lines:
             last = self.ranges[-1] if self.ranges else None
+            if report.sound and report.base < 0:  # purged lines do not say where they belong: behind what is before
+                report.base = self.base if last is None else last.report.base + last.report.lines
             line = last.line + last.report.lines if last is not None and last.file is file else file.first_line
             self.ranges.append(Range(file, report, line))
 
@@ -119,9 +121,11 @@ class Scanned:
         size, leaf, time = self.base, self.leaf, ""
         for part in self.ranges:
             report = part.report
-            if not report.sound or (report.base, report.first_prev) != (size, leaf) or report.first_time < time:
+            if not report.sound or report.base != size or report.first_prev not in (leaf, b""):
                 return False
-            size, leaf, time = size + report.lines, report.last_leaf, report.last_time
+            if report.first_time < time and report.first_time:
+                return False
+            size, leaf, time = size + report.lines, report.last_leaf, report.last_time or time
         return True
 
     def place(self, seq: int) -> tuple[str | None, int | None]:
@@ -142,6 +146,11 @@ class Scanned:
     def _first_of(file: DayFile) -> bytes:
         return next((line for line, _ in split_lines(file.read(0, MAX_ENTRY_BYTES + 1))), b"")
 
+    def purged(self) -> Sequence[Purged]:
+        """Return the purged entries of a whole log, in order."""
+        runs = ((part.report.base, run) for part in self.ranges for run in part.report.purged)
+        return join_runs(Purged(base + run.begin, base + run.end, run.by) for base, run in runs)
+
     def own(self) -> Sequence[tuple[int, bytes]]:
         """Return the log's own entries that the scan kept, in order."""
         return [entry for part in self.ranges for entry in part.report.own]
@@ -153,7 +162,7 @@ class Scanned:
             base = part.report.base
             if base < end and begin < base + part.report.lines:
                 lines = [line.data for line in self.read(part)]
-                found.append(hash_leaves(lines[max(0, begin - base) : end - base]))
+                found.append(b"".join(map(line_hash, lines[max(0, begin - base) : end - base])))
         return b"".join(found)
 
     def read(self, part: Range) -> Iterator[SlowLine]:

@@ -8,6 +8,7 @@ from typing import Final
 
 from klingai_audit.ledger.store import LogFile, Store
 from klingai_audit.tlog.keys import VerifierKey
+from klingai_audit.tlog.tile import HASH_BYTES
 from klingai_audit.trust.chunk import Read, Report, Task
 from klingai_audit.trust.look import Look, Watch, reader_of, stated_size
 from klingai_audit.trust.place import DayFile, Scanned
@@ -102,6 +103,8 @@ class Reading:
             if report.error:
                 self.cannot_read(file.name, report.error)
             self.scanned.add(file, report)
+            if report.sound and not report.first_time:  # it did not know where it belongs
+                report.stored = _is_stored(report, read_hashes)
             done += task.end - task.begin
             if self.progress is not None:
                 self.progress(done, total)
@@ -158,3 +161,9 @@ class Reading:
         finding = Finding("file_unreadable", f"{name} cannot be read: {why}.", file=name)
         if finding not in self.findings:
             self.findings.append(finding)
+
+
+def _is_stored(report: Report, read_hashes: Read) -> bool:
+    """Tell whether `tree/0` holds the hashes of a range that holds nothing but purged lines."""
+    stored = read_hashes(report.base * HASH_BYTES, (report.base + report.lines) * HASH_BYTES)
+    return report.head[: len(stored)] == stored

@@ -12,6 +12,7 @@ import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import groupby, pairwise
 from typing import Final, Literal
 
 import msgspec
@@ -19,10 +20,11 @@ from msgspec import UNSET, UnsetType
 
 from klingai_audit.event.clock import format_time, is_time
 from klingai_audit.event.record import Event
-from klingai_audit.ledger.line import parse_members
+from klingai_audit.ledger.line import PURGED_PREFIX, parse_members
+from klingai_audit.ledger.purged import parse_purged
 from klingai_audit.tlog.hashing import fold_tile, hash_leaves
 from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
-from klingai_audit.trust.chunk import Intent, Read, Report, Silence, Task
+from klingai_audit.trust.chunk import Intent, PurgedRun, Read, Report, Silence, Task
 from klingai_audit.trust.lines import examine
 
 __all__ = ["HEARTBEAT_LIMIT", "OWN_TYPES", "Line", "find_silences", "scan"]
@@ -42,6 +44,7 @@ OWN_TYPES: Final = frozenset(
         "log_heartbeat",
         "log_opened",
         "log_recovered",
+        "retention_applied",
         "signing_key_rotated",
     }
 )
@@ -132,27 +135,63 @@ class _Scanner:
         self.report = Report(task.number, 0, 0, 0)
         self.leaves = bytearray()
         self.times: list[str] = []
+        self.spans: list[tuple[int, int]] = []
+        self.based = False
         self.ids: list[str] = []
         self.ends = array("Q")
         self.intents: dict[str, Line] = {}
         self.answered: list[str] = []
 
     @property
+    def count(self) -> int:
+        """How many lines were added."""
+        return len(self.leaves) // _HASH
+
+    @property
     def seq(self) -> int:
         """Index of the next entry."""
-        return self.report.base + len(self.leaves) // _HASH
+        return self.report.base + self.count
 
     def add(self, block: bytes) -> None:
         lines = block.split(b"\n")
         if lines.pop():
             raise _Doubt
-        if not self.leaves:
-            first = parse_members(lines[0])
-            if first is None:
+        if PURGED_PREFIX not in block:
+            self._entries(block, lines)
+            return
+        for purged, some in groupby(lines, lambda line: line.startswith(PURGED_PREFIX)):
+            if purged:
+                self._purged(some)
+            else:
+                run = list(some)
+                self._entries(b"\n".join([*run, b""]), run)
+
+    def _purged(self, lines: Iterator[bytes]) -> None:
+        """Take in lines that stand for purged entries."""
+        for line in lines:
+            found = parse_purged(line)
+            if found is None:
                 raise _Doubt
-            self.report.base, self.report.first_prev = first.seq, first.prev_hash
+            last = self.report.purged[-1] if self.report.purged else None
+            begin = self.count
+            if last is not None and (last.end, last.by) == (begin, found.by):
+                begin = self.report.purged.pop().begin
+            self.leaves += found.leaf
+            self.report.purged.append(PurgedRun(begin, self.count, found.by))
+
+    def _entries(self, block: bytes, lines: list[bytes]) -> None:
+        """Take in whole entries."""
+        if not self.based:
+            first = parse_members(lines[0])
+            if first is None or first.seq < self.count:
+                raise _Doubt
+            self.based = True
+            self.report.base = first.seq - self.count
+            self.report.first_prev = b"" if self.leaves else first.prev_hash
         if max(map(len, lines)) > MAX_ENTRY_BYTES:
             raise _Doubt
+        if not self.spans or (self.report.purged and self.report.purged[-1].end == self.count):
+            self.spans.append((self.count, len(self.times)))
         before = bytes(self.leaves[-_HASH:]) or self.report.first_prev
         leaves = hash_leaves(lines)
         links = before + leaves[:-_HASH]
@@ -265,6 +304,9 @@ class _Scanner:
             return report
         base, end = report.base, report.base + count
         report.last_leaf = leaves[-_HASH:]
+        if not self.based:
+            report.base, report.head = -1, leaves
+            return report
         stored = read_hashes(base * _HASH, end * _HASH)
         report.stored = leaves[: len(stored)] == stored
         first = min(-base % _WIDTH, count)
@@ -274,7 +316,11 @@ class _Scanner:
         tiles = range(first * _HASH, last * _HASH, step)
         report.tiles = b"".join([fold_tile(leaves[at : at + step]) for at in tiles])
         report.first_time, report.last_time = self.times[0], self.times[-1]
-        report.silences = list(find_silences(self.times, base))
+        report.silences = [
+            silence
+            for (count, at), (_, after) in pairwise([*self.spans, (0, len(self.times))])
+            for silence in find_silences(self.times[at:after], base + count)
+        ]
         report.ids = _fingerprints("".join(self.ids))
         report.ends = array("Q", sorted(self.ends)).tobytes()
         report.intents, report.answered = dict(_open_intents(self.intents)), self.answered

@@ -73,10 +73,12 @@ def _silences(scanned: Scanned, now: dt.datetime) -> Iterator[Finding]:
     size = 0
     for part in scanned.ranges:
         report = part.report
-        between = find_silences([last, report.first_time], report.base - 1) if last else []
+        known = last and not (report.purged and report.purged[0].begin == 0)
+        between = find_silences([last, report.first_time], report.base - 1) if known else []
         for silence in (*between, *report.silences):
             yield from _silence(scanned, writers, silence)
-        last, size = report.last_time, report.base + report.lines
+        hidden = report.purged and report.purged[-1].end == report.lines
+        last, size = "" if hidden else report.last_time, report.base + report.lines
     for silence in find_silences([last, format_time(now)], size - 1) if last else []:
         yield from _silence(scanned, writers, silence)
 
@@ -130,6 +132,9 @@ def _overdue(scanned: Scanned, now: dt.datetime) -> Iterator[Finding]:
         for answered in part.report.answered:
             waiting.pop(answered, None)
         waiting |= part.report.intents
+        if part.report.purged:  # outcomes may be among what was purged
+            end = part.report.base + part.report.purged[-1].end
+            waiting = {event_id: intent for event_id, intent in waiting.items() if intent.seq >= end}
     overdue = {event_id: due for event_id, intent in waiting.items() if (due := _due(intent)) < now}
     for event_id in _answered_by_cause(scanned, {event_id: waiting[event_id] for event_id in overdue}):
         del overdue[event_id]

@@ -112,6 +112,7 @@ def _kinds() -> dict[str, FindingKind]:
             "tree_long": ("There are more stored tree hashes than entries.", ()),
             "file_added": ("A day file holds no entry that was ever signed.", ("insert",)),
             "file_unexpected": ("The log holds something that is no part of a log.", ("insert",)),
+            "sealed_changed": ("A sealed day is not the file that was sealed.", ()),
             "file_unreadable": ("A file of the log cannot be read.", ()),
         },
     )
@@ -125,6 +126,7 @@ def _kinds() -> dict[str, FindingKind]:
             "file_empty": ("A day file is empty.", ("delete",)),
             "head_cut": ("The first entries are gone.", ("head_cut",)),
             "tail_cut": ("The last entries are gone.", ("tail_cut",)),
+            "purge_unauthorised": ("Entries are purged, and no entry of the log authorises it.", ("delete",)),
             "log_missing": ("There is no log, but one is remembered.", ("delete", "rollback")),
             "rollback": ("The log was longer than it is now.", ("rollback",)),
             "fork": ("Two signed histories of this log exclude each other.", ("fork",)),
@@ -197,6 +199,8 @@ def _kinds() -> dict[str, FindingKind]:
             "clock_step": ("The writer's clock jumped.", ()),
             "lines_set_aside": ("Unacknowledged lines were put aside and kept outside the log.", ()),
             "stamp_unfinished": ("A time stamp fits, but no entry names it: a writer was stopped just before.", ()),
+            "purge_unfinished": ("Entries that are listed for purging are still there.", ()),
+            "seal_unfinished": ("A day was being sealed or purged when the run was stopped.", ()),
             "open_gap": ("Events could not be recorded, and the gap was not closed.", ()),
             "equal_event_id": ("Two entries have the same event_id; views show one.", ()),
             "two_ends": ("One task has two different ends.", ()),
@@ -284,6 +288,8 @@ class Verdict:
     findings: tuple[Finding, ...]
     threats: tuple[Threat, ...]
     unsigned: Unsigned = Unsigned()
+    purged: tuple[tuple[int, int, int], ...] = ()
+    """Entries `[begin, end)` that are purged, and the entry that says so."""
     quick_from: int | None = None
     recorded: bool = False
     custody: Custody | None = None
@@ -345,6 +351,7 @@ class Verdict:
             "integrity_ok": self.integrity_ok,
             "exit": self.exit_code,
             "quick_from": self.quick_from,
+            "purged": [{"seq": begin, "seq_end": end, "by": by} for begin, end, by in self.purged],
             "unsigned": {"entries": self.unsigned.entries, "oldest": self.unsigned.oldest},
             "threats": [dataclasses.asdict(threat) for threat in self.threats],
             "findings": [finding.as_json() for finding in self.findings],

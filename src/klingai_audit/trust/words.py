@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DAY_FILE", "day_of", "gap_findings", "moved_findings", "tail_findings"]
 
-DAY_FILE = re.compile(r"audit-([0-9]{4}-[0-9]{2}-[0-9]{2})\.jsonl")
+DAY_FILE = re.compile(r"audit-([0-9]{4}-[0-9]{2}-[0-9]{2})\.jsonl(?:\.gz)?")
 """The name of a day file."""
 
 

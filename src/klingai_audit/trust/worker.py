@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from klingai_audit.durable import open_regular
+from klingai_audit.ledger.sealed import open_day
 from klingai_audit.trust.chunk import Read, Report, Task
 from klingai_audit.trust.scan import scan
 
@@ -68,7 +68,7 @@ def _opened(path: str | None, *, follow: bool = False) -> Iterator[Read]:
     if path is None:
         yield _nothing
         return
-    file = open_regular(Path(path), follow=follow)
+    file = open_day(Path(path), follow=follow)
     fd = file.fileno()
 
     def read(begin: int, end: int) -> bytes:

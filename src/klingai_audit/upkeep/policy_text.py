@@ -118,4 +118,6 @@ def _meant(text: str, table: str, name: str, value: Setting) -> dict[str, Any] |
 
 def _toml(value: Setting) -> str:
     # A JSON text, number, truth value or list of them is the same in TOML, but for DEL, which JSON leaves as it is.
-    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f").replace('","', '", "')
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Final
 
@@ -23,7 +23,7 @@ from klingai_audit.views.entry import EntryView, People
 from klingai_audit.views.indexed import Indexed
 from klingai_audit.views.plan import Filter, Plan
 
-__all__ = ["Filter", "query"]
+__all__ = ["Filter", "matcher", "query"]
 
 _EVENT_ID: Final = slice(24, 60)
 _VERSION_AT: Final = 38
@@ -52,6 +52,12 @@ def query(
         if narrowed is not None:
             return _by_index(lines, narrowed, plan, filter, newest=newest)
     return _by_scan(lines, plan, filter)
+
+
+def matcher(filter: Filter, subjects: SubjectTable | None = None) -> Callable[[bytes], bool]:
+    """Return what tells of one stored entry whether it matches, whatever its event id. Raises: as `query`."""
+    plan = Plan(filter, People(subjects), dt.datetime.now(dt.UTC))
+    return lambda line: _read(line, plan) is not None
 
 
 def _by_scan(lines: Iterable[bytes], plan: Plan, filter: Filter) -> Iterator[EntryView]:

@@ -17,7 +17,7 @@ FIRST_DAY = "audit-2026-11-20.jsonl"
 TOLERANT = msgspec.structs.replace(Policy.default(), verify=VerifyPolicy(require_checkpoint=False))
 SOURCES = Path(__file__).parents[3] / "src" / "klingai_audit" / "trust"
 MEMBERS = ["format", "log", "origin", "key", "custody", "size", "total", "valid", "invalid", "integrity_ok", "exit"]
-MEMBERS += ["quick_from", "unsigned", "threats", "findings", "recorded"]
+MEMBERS += ["quick_from", "purged", "unsigned", "threats", "findings", "recorded"]
 
 
 def verdict_of(*findings: Finding) -> Verdict:
