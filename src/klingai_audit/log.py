@@ -97,8 +97,8 @@ class AuditLog(Answers):
     ) -> AuditLog:
         """Open the log at `log` (default: `KLINGAI_AUDIT_LOG`, else `./audit`) for writing.
 
-        Creates it only when neither log nor keys exist and `create` is true; a half-finished creation is
-        completed. What a crashed writer left is recovered first. On return `log_opened` is published.
+        Creates it only when neither log nor keys exist and `create` is true; a half-finished creation is completed.
+        What a crashed writer left is recovered first. On return `log_opened` is published (durable, if no signer answers).
 
         Args: `origin` names a new log (default `log.klingai-audit.internal/<32 random hex>`); `post_quantum` gives
         a new one an ML-DSA-44 key, too; `wait` makes every call wait until its entry is `durable` or `published`;

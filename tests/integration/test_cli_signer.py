@@ -142,6 +142,14 @@ def test_its_memory_cannot_be_lost_quietly(ask, key):
     assert (3, b"") == (code, out)
 
 
+def test_it_forgets_the_oldest_only(ask, key, monkeypatch):
+    """Beyond what the memory keeps, a smaller tree is refused even if it was signed once; the largest is never lost."""
+    monkeypatch.setattr("klingai_audit.upkeep.signer.REMEMBERED", 3)
+    assert [0] * 5 == [ask(text(size), key)[0] for size in range(1, 6)]
+    assert [4, 4, 0, 0, 0] == [ask(text(size), key)[0] for size in range(1, 6)]
+    assert 4 == ask(text(5, 2), key)[0]
+
+
 def test_what_it_signed_last(cli, ask, key):
     """`--newest` prints the largest checkpoint that was signed."""
     assert None is cli("keys", "signer", "--key", str(key), "--newest")[1][0]["checkpoint"]
