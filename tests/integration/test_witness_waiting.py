@@ -115,6 +115,14 @@ def test_without_witnesses_nobody_is_waited_for(tmp_path: Path, policy: bytes | 
             receipt.wait("seen")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("wait", ["witnessed", "seen"])
+def test_a_log_does_not_wait_for_witnesses_with_every_call(tmp_path: Path, wait: str) -> None:
+    """The entries by which witnesses are asked would wait for themselves: refused before anything is made."""
+    with pytest.raises(UsageError):
+        AuditLog.open(tmp_path / "audit", wait=wait)  # type: ignore[arg-type]
+    assert not (tmp_path / "audit").exists()
+
+
 class Provider:
     """Counts what reaches the provider, and answers each order."""
 

@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from klingai_audit.ledger.appender import Appender
     from klingai_audit.tlog.proof import TlogProof
 
-__all__ = ["Loops", "Reached", "Receipt", "State", "Waiters", "add_task", "add_thread", "wake", "wake_loops"]
+__all__ = [
+    "Loops",
+    "Reached",
+    "Receipt",
+    "State",
+    "Waiters",
+    "add_task",
+    "add_thread",
+    "check_wait",
+    "wake",
+    "wake_loops",
+]
 
 _LOG: Final = logging.getLogger("klingai_audit")
 
@@ -236,6 +247,15 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def check_wait(state: str | None) -> None:
+    """Check for what every call of a log may wait. Raises: UsageError; witnesses are asked by calls of the same log."""
+    if state not in (None, "durable", "published"):
+        raise UsageError(
+            f"Calls cannot all wait until their entry is {state!r}.",
+            do="Use 'durable' or 'published'; for witnesses receipt.wait('witnessed') or policy witness.require",
+        )
 
 
 def _check_state(state: str) -> None:

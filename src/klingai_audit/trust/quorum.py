@@ -18,6 +18,7 @@ from typing import Final
 from klingai_audit.durable import read_optional
 from klingai_audit.errors import AuditUnavailable, InvalidSignature, KlingAuditError, Malformed
 from klingai_audit.ledger.reader import LogReader
+from klingai_audit.privacy.policy import WitnessRules
 from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.tlog.merkle import root_at
 from klingai_audit.tlog.policy import MAX_POLICY_BYTES, WitnessPolicy
@@ -41,14 +42,14 @@ def read_policy(keys: Path) -> WitnessPolicy | None:
 class Quorum:
     """What the witnesses of a log's policy have seen, by the log's entries. Thread-safe.
 
-    `key` is the log's, `keys` its keys folder. `patience` is how long somebody waits who does not say, in seconds.
+    `key` is the log's, `keys` its keys folder. `rules` say how long somebody waits who does not.
     """
 
-    def __init__(self, reader: LogReader, key: VerifierKey, keys: Path, patience: float) -> None:
+    def __init__(self, reader: LogReader, key: VerifierKey, keys: Path, rules: WitnessRules) -> None:
         self._reader = reader
         self._key = key
         self._keys = keys
-        self._patience = patience
+        self._patience = rules.span.total_seconds()
         self._askers: list[Callable[[], object]] = []
         self._reset(None)
 

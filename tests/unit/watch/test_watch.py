@@ -208,6 +208,28 @@ def test_what_cannot_be_delivered_waits_and_is_told(place: Place) -> None:
     assert ([kept], {}) == ([message.id for message in place.book.messages], made.undelivered)
 
 
+def test_a_receiver_that_is_away_for_long_loses_the_oldest(place: Place) -> None:
+    """A hundred messages wait, no more; when it is back it gets them, and what was dropped is told."""
+    place.round()
+    place.book.down = True
+    before = place.day.read_bytes()
+    place.change(b'"number":3', b'"number":7')
+    place.round(later=86_401)
+    path = place.folder / "audit.state" / "watch.json"
+    memory = json.loads(path.read_bytes())
+    memory["waiting"]["book"] *= 100
+    path.write_bytes(json.dumps(memory).encode())
+    place.day.write_bytes(before)
+    place.round(later=86_401)
+    place.book.down = False
+    made = place.round(later=601)
+    assert made is not None
+    assert (100, ["1 older messages for book were dropped: it was away for too long."]) == (
+        len(place.book.messages), made.trouble,
+    )  # fmt: skip
+    assert ("gone", "entry_changed") == place.book.alerts[-1]
+
+
 def test_a_log_that_is_gone_is_a_finding(place: Place) -> None:
     """The remembered head tells that there was one; the memory of the watch is of the same log."""
     place.round()
