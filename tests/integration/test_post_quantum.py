@@ -28,7 +28,7 @@ from klingai_audit.witness.client import WitnessClient
 from klingai_audit.witness.server import Witness, witness_app
 from tests.integration.test_bundle_page import Reader, browser, reader
 from tests.integration.test_witness import SIGNERS, policy_of, serving
-from tests.support.bundles import Made, changed, make
+from tests.support.bundles import STRANGER, WITNESS, Made, changed, make
 from tests.support.recipes import ChecksumWriter
 from tests.support.tsa import need_openssl
 
@@ -191,6 +191,8 @@ def test_the_page(reader: Reader, bundled: Made):
     assert ("good", "") == (reader.trust(bundled.vkey), reader.findings())
     shown = reader.threats()
     assert ("out", "cannot") == (shown["edit"], shown["quantum"])
+    assert "good" == reader.trust(bundled.vkey, WITNESS, STRANGER)
+    assert "did not enter" not in reader.page.inner_text("body")
 
 
 def other_name(evidence: dict[str, Any]) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from klingai_audit.stores.directory import DirectoryStore
 from klingai_audit.tlog import keys as tlog_keys
-from klingai_audit.trust.countersigned import is_demanded
+from klingai_audit.tlog.keys import VerifierKey
+from klingai_audit.trust.anchors import read_anchor
+from klingai_audit.trust.countersigned import check_countersigned, is_demanded
 from klingai_audit.trust.verdict import Threat, Verdict
 from klingai_audit.trust.verify import verify
 from tests.support.both import three_days
@@ -120,6 +122,22 @@ def text_of(note: bytes) -> str:
 def test_a_wrong_line_is_found(tmp_path, name):
     """By another key, changed, moved."""
     assert (["mldsa_invalid"], "detected") == quantum(judged(SMITH, tmp_path, **{KEPT[1]: WRONG[name](GOOD[KEPT[1]])}))
+
+
+@pytest.mark.slow
+def test_any_changed_byte_of_a_line_is_found():
+    """One bit of every byte, in turn: out of form, or not by the key."""
+    note = GOOD[KEPT[0]]
+    begin = len(b"".join(lines_of(note)[:-1]))
+    key = VerifierKey.parse(VKEY)
+    missed = []
+    for at in range(begin, len(note)):
+        changed = note[:at] + bytes([note[at] ^ 1 << at % 8]) + note[at + 1 :]
+        anchor, faults = read_anchor("checkpoint", changed, VerifierKey.parse(SMITH.log_key.vkey), None)
+        if anchor is not None:
+            faults = [*check_countersigned([anchor], lambda _: None, key, set(), "").findings]
+        missed += [] if faults else [at]
+    assert [] == missed
 
 
 def test_a_line_of_a_log_that_names_no_key(tmp_path):
