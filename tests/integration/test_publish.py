@@ -13,18 +13,21 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from starlette.testclient import TestClient
 
 from klingai_audit.cli.run import run
 from klingai_audit.errors import InconsistentCheckpoints, UsageError
+from klingai_audit.ledger.purged import purged_line
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.log import AuditLog
-from klingai_audit.publish.server import read_tokens
+from klingai_audit.publish.server import log_app, read_tokens
 from klingai_audit.publish.tiles import Published, new_tiles, publish_tiles
 from klingai_audit.tlog.checkpoint import parse_checkpoint
 from klingai_audit.tlog.note import SignerKey, parse_note, sign_note
 from klingai_audit.tlog.strict import format_base64
 from klingai_audit.tlog.tile import decode_bundle, tile_path, tiles_of
-from tests.support.integers import KNOWN, SIGNER, SIZES, Hasty, integers
+from tests.support.integers import KNOWN, SIGNER, SIZES, Hasty, Integers, integers
+from tests.support.logsmith import Smith
 
 TOKEN = "a reader's token"
 
@@ -97,6 +100,26 @@ def test_an_interrupted_run_shows_the_old_checkpoint(tmp_path: Path) -> None:
     assert names_of(255) <= files_in(tmp_path).keys()
     publish_tiles(integers(257), tmp_path, ops=Hasty())
     assert names_of(257) <= files_in(tmp_path).keys()
+
+
+def test_bundles_with_purged_entries_are_taken_away(tmp_path: Path) -> None:
+    """What the log says is purged goes from the folder and is not published anew; hashes stay; the server says 410."""
+    publish_tiles(integers(600), tmp_path, ops=Hasty())
+    smith = Smith()
+    smith.batch(smith.event("retention_applied", {"action": "purge", "ranges": [[3, 9], [590, 595]]}))
+    told = smith.entries[-1]
+    later = Integers(1000)
+    later.line = lambda i: (  # type: ignore[method-assign]
+        told if i == 700 else purged_line(bytes(32), 700) if i in (3, 9, 590, 595) else i.to_bytes(8, "big")
+    )
+    reader = LogReader(later)  # type: ignore[arg-type]
+    publish_tiles(reader, tmp_path, ops=Hasty())
+    entries = {name for name in files_in(tmp_path) if "entries" in name}
+    assert {"tile/entries/001", "tile/entries/003.p/232"} == entries
+    assert {name for name in names_of(1000) if "entries" not in name} <= files_in(tmp_path).keys()
+    client = TestClient(log_app(reader, public=True))
+    codes = [client.get(f"/tile/entries/{n:03}").status_code for n in range(3)]
+    assert [410, 200, 410] == codes
 
 
 def test_a_folder_of_another_history_is_refused(tmp_path: Path) -> None:

@@ -100,9 +100,12 @@ def log_app(
         have = size // TILE_WIDTH ** (0 if level == "entries" else level)
         if n * TILE_WIDTH + width > have:
             return PlainTextResponse("The log has not grown so far.\n", 404, headers={"Cache-Control": _FRESH})
+        data = tile_bytes(reader, level, n, width)
+        if data is None:
+            return PlainTextResponse("Entries in it were purged.\n", 410, headers={"Cache-Control": _FRESH})
         scope = "private" if entries and not public else "public"
         return Response(
-            tile_bytes(reader, level, n, width),
+            data,
             headers={"Cache-Control": f"{scope}, {_FOR_EVER}"},
             media_type="application/octet-stream",
         )

@@ -6,21 +6,25 @@ Source: C2SP tlog-tiles. Paths and bytes are those that any client of that forma
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from klingai_audit.durable import OPS, FileOps, read_optional
 from klingai_audit.errors import InconsistentCheckpoints, InvalidProof, LogDamaged, Malformed, StorageError, UsageError
+from klingai_audit.ledger.line import PURGED_PREFIX
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.tlog.checkpoint import Checkpoint, parse_checkpoint
 from klingai_audit.tlog.merkle import verify_consistency
 from klingai_audit.tlog.note import parse_note
 from klingai_audit.tlog.tile import HASH_BYTES, TILE_WIDTH, TileLevel, encode_bundle, tile_path
+from klingai_audit.trust.epochs import read_metadata
 
 __all__ = ["CHECKPOINT", "Progress", "Published", "new_tiles", "publish_tiles", "tile_bytes"]
 
+_TYPE_AT: Final = 118
+_RETENTION: Final = b'retention_applied"'
 CHECKPOINT: Final = "checkpoint"
 """Path of the signed checkpoint, beside `tile/`."""
 
@@ -38,13 +42,16 @@ class Published:
     removed: int
 
 
-def tile_bytes(reader: LogReader, level: TileLevel, n: int, width: int) -> bytes:
-    """Return the bytes of one tile (`32 * width`) or entry bundle. Raises: LogDamaged if the log does not hold them."""
+def tile_bytes(reader: LogReader, level: TileLevel, n: int, width: int) -> bytes | None:
+    """Return the bytes of one tile (`32 * width`) or entry bundle; None for a bundle of which an entry was purged.
+
+    Raises: LogDamaged if the log does not hold them.
+    """
     begin = n * TILE_WIDTH
     if level == "entries":
-        entries = list(reader.lines(begin, begin + width))
-        if len(entries) == width:
-            return encode_bundle(entries)
+        lines = list(reader.lines(begin, begin + width))
+        if len(lines) == width:
+            return None if any(line.startswith(PURGED_PREFIX) for line in lines) else encode_bundle(lines)
     else:
         hashes = reader.store.read_hashes(level, begin, begin + width)
         if len(hashes) == width * HASH_BYTES:
@@ -84,6 +91,7 @@ def publish_tiles(
 
     Tiles first, `checkpoint` last, so that a reader never sees a checkpoint whose tiles are missing, whenever this
     stops. Partial tiles of sizes published here stay until the full tile is there. Run again, it goes on.
+    Bundles with an entry that was purged are not there, and are taken away when the log says so.
 
     Raises: InconsistentCheckpoints if the folder holds a state that this log does not extend; UsageError if it
     belongs to another log; LogDamaged; StorageError.
@@ -106,13 +114,17 @@ def publish_tiles(
         for done, (level, n, width) in enumerate(wanted):
             if progress is not None:
                 progress(done, len(wanted))
-            path = folder / tile_path(level, n, width)
-            ops.make_folder(path.parent)
-            ops.replace(path, tile_bytes(reader, level, n, width))
+            data = tile_bytes(reader, level, n, width)
+            if data is not None:
+                path = folder / tile_path(level, n, width)
+                ops.make_folder(path.parent)
+                ops.replace(path, data)
         ops.make_folder(folder)
         if before is None or before[0] != note:
             ops.replace(folder / CHECKPOINT, note)
         removed = sum(_drop_partials(folder, level, n, ops) for level, n, width in wanted if width == TILE_WIDTH)
+        for n in _purged(reader.entries(old, checkpoint.size), checkpoint.size):
+            removed += _drop_partials(folder, "entries", n, ops) + _drop_full(folder, n, ops)
     except OSError as exc:
         raise StorageError(f"{exc.filename or folder} cannot be written: {exc.strerror}.") from exc
     return Published(old, checkpoint.size, len(wanted), removed)
@@ -156,3 +168,22 @@ def _drop_partials(folder: Path, level: TileLevel, n: int, ops: FileOps) -> int:
             removed += 1
         ops.rmdir(partials)
     return removed
+
+
+def _drop_full(folder: Path, n: int, ops: FileOps) -> int:
+    path = folder / tile_path("entries", n)
+    if not path.exists():
+        return 0
+    ops.unlink(path)
+    return 1
+
+
+def _purged(entries: Iterable[bytes], size: int) -> Iterator[int]:
+    """Yield the bundles of which entries say that something in them was purged; docs/format.md, section 9.7."""
+    for line in entries:
+        if not line.startswith(_RETENTION, _TYPE_AT):
+            continue
+        ranges = read_metadata(line).get("ranges")
+        for one in ranges if isinstance(ranges, list) else ():
+            if isinstance(one, list) and len(one) == 2 and all(type(number) is int for number in one):
+                yield from range(max(0, one[0]) // TILE_WIDTH, min(one[1], size - 1) // TILE_WIDTH + 1)

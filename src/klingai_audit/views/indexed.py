@@ -95,11 +95,12 @@ class Indexed(Iterable[bytes]):
         """
         wanted = event_id.encode()
         found = self.of_event(event_id) if made else self
-        for line in found if found is not self else ():
-            seq = seq_of(line)
-            if seq is not None and line[_EVENT_ID] == wanted and [line] == list(self._reader.entries(seq, seq + 1)):
-                return seq
-        return next((seq for seq, line in enumerate(self) if line[_EVENT_ID] == wanted), None)
+        for lines in (found, self) if found is not self else (self,):
+            for line in lines:
+                seq = seq_of(line) if line[_EVENT_ID] == wanted else None
+                if seq is not None and [line] == list(self._reader.entries(seq, seq + 1)):
+                    return seq
+        return None
 
     def repeated(self) -> frozenset[int]:
         """Return the entries whose event id stands in an earlier one."""
