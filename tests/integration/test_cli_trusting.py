@@ -17,7 +17,7 @@ from klingai_audit.log import AuditLog
 
 MEMBERS = (
     "format", "log", "origin", "key", "custody", "size", "total", "valid", "invalid", "integrity_ok", "exit",
-    "quick_from", "unsigned", "threats", "findings", "recorded",
+    "quick_from", "purged", "unsigned", "threats", "findings", "recorded",
 )  # fmt: skip
 THREATS = (
     "edit", "insert", "delete", "reorder", "head_cut", "tail_cut", "rollback", "fork", "back_dating", "foreign_key",
@@ -226,3 +226,11 @@ def test_unreadable_keys_folder_is_no_key(private, verify):
 def test_unreadable_subjects_are_pseudonyms(private):
     """Views go on without the table of people."""
     assert open_subjects(Places.resolve(private / "audit")) is None
+
+
+def test_a_policy_that_cannot_be_used_is_told(place, capfdbinary):
+    """The log is judged without it, and says so beside the verdict."""
+    (place / "audit.keys" / "policy.toml").write_text("[retention]\nminimum = 'long'\n")
+    assert 0 == run(["verify", "--json", "--log", str(place / "audit")])
+    out, err = capfdbinary.readouterr()
+    assert (True, {"policy": "not usable"}) == (json.loads(out)["integrity_ok"], json.loads(err))

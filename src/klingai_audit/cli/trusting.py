@@ -111,7 +111,7 @@ def check_log(
     from klingai_audit.trust.verify import verify as check
 
     places = session.places
-    policy = _policy(places)
+    policy = _policy(session)
     head, forgotten = _remembered_head(places)
     others = _other_keys(places)
     vkey: str | None
@@ -178,14 +178,19 @@ def memory_folder(places: Places) -> Path | None:
     return base / name if private else None
 
 
-def _policy(places: Places) -> Policy | None:
-    """Return the log's policy if it can be read here; a verifier with public keys only has none."""
+def _policy(session: Session) -> Policy | None:
+    """Return the log's policy if there is one here; a verifier with public keys only has none.
+
+    One that cannot be used is told, and the log judged as without.
+    """
     from klingai_audit.errors import KlingAuditError
     from klingai_audit.privacy.policy import Policy
 
+    path = session.places.keys / "policy.toml"
     try:
-        return Policy.load(places.keys / "policy.toml")
-    except (KlingAuditError, OSError):
+        return Policy.load(path) if path.exists() else None
+    except (KlingAuditError, OSError) as exc:
+        session.remark(f"The log is judged without its policy: {exc}", policy="not usable")
         return None
 
 

@@ -7,7 +7,6 @@ signs (`publisher`). There is no linger: a batch is what arrived while the last 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import multiprocessing
 import multiprocessing.util
@@ -109,7 +108,7 @@ class Appender:
             raise
         self._opened = True
         if multiprocessing.parent_process() is not None:
-            multiprocessing.util.Finalize(self, _close_quietly, args=(weakref.ref(self),), exitpriority=20)
+            multiprocessing.util.Finalize(self, _close_last, args=(weakref.ref(self),), exitpriority=20)
 
     def _start(self) -> None:
         """Start both threads or none, so that the log may be opened again."""
@@ -384,16 +383,16 @@ def _after_fork_in_child() -> None:
 
 def _close_all() -> None:
     for appender in list(_APPENDERS):
-        with contextlib.suppress(KlingAuditError):
-            appender.close()
+        _close_last(weakref.ref(appender))
 
 
-def _close_quietly(reference: weakref.ref[Appender]) -> None:
-    """At the end of a `multiprocessing` child, which skips `atexit`."""
-    appender = reference()
-    if appender is not None:
-        with contextlib.suppress(KlingAuditError):
+def _close_last(reference: weakref.ref[Appender]) -> None:
+    """Close at the end of a process; a `multiprocessing` child skips `atexit`. Nobody is there to catch an error."""
+    try:
+        if (appender := reference()) is not None:
             appender.close()
+    except KlingAuditError as exc:
+        _LOG.error("A log could not be closed at the end of the process: %s", exc)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
