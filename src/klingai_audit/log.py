@@ -33,7 +33,7 @@ from klingai_audit.ledger.keys import KeyFolder
 from klingai_audit.ledger.opening import check_remembered_key, first_metadata
 from klingai_audit.ledger.options import OptionsMemory, describe_options
 from klingai_audit.ledger.reader import LogReader
-from klingai_audit.ledger.receipt import Receipt, State
+from klingai_audit.ledger.receipt import Receipt, State, check_wait
 from klingai_audit.ledger.state import OriginMemory, StateFolder
 from klingai_audit.privacy.door import Door
 from klingai_audit.privacy.policy import Policy
@@ -67,8 +67,7 @@ class AuditLog(Answers):
         self._appender = appender
         self._door = door
         self._wait: State | None = None
-        self.quorum = Quorum(reader, keys.log_signer.verifier, places.keys, door.policy.witness.span.total_seconds())
-        appender.witnesses = self.quorum
+        self.quorum = appender.witnesses = Quorum(reader, keys.log_signer.verifier, places.keys, door.policy.witness)
         self._recorder: Recorder | None = None
         self._recorder_lock = threading.Lock()
         self._observers: list[Callable[[Sequence[bytes]], None]] = []
@@ -107,6 +106,7 @@ class AuditLog(Answers):
         Raises: LogNotFound, LogDamaged, InconsistentCheckpoints, InvalidPolicy, UnsafePermissions,
         UnsupportedStorage, AuditUnavailable.
         """
+        check_wait(wait)
         places = Places.resolve(log, keys, state, subjects)
         store = open_store(places, ops)
         folder, memory = KeyFolder(places.keys, ops), StateFolder(places.state, ops)
