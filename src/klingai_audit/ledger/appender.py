@@ -27,7 +27,7 @@ from klingai_audit.ledger.receipt import Loops, Receipt, wake_loops
 from klingai_audit.ledger.store import SyncFailed, Transaction
 from klingai_audit.tlog.proof import TlogProof
 
-__all__ = ["MAX_QUEUE", "Appender", "Observer", "Opening", "Witnesses"]
+__all__ = ["MAX_QUEUE", "Appender", "Observer", "Opening", "Witnesses", "close_last"]
 
 MAX_QUEUE: Final = 10_000
 """Events that may wait for the writer thread; a full queue makes the caller wait, it never drops."""
@@ -108,7 +108,7 @@ class Appender:
             raise
         self._opened = True
         if multiprocessing.parent_process() is not None:
-            multiprocessing.util.Finalize(self, _close_last, args=(weakref.ref(self),), exitpriority=20)
+            multiprocessing.util.Finalize(self, close_last, args=(weakref.ref(self),), exitpriority=20)
 
     def _start(self) -> None:
         """Start both threads or none, so that the log may be opened again."""
@@ -383,14 +383,14 @@ def _after_fork_in_child() -> None:
 
 def _close_all() -> None:
     for appender in list(_APPENDERS):
-        _close_last(weakref.ref(appender))
+        close_last(weakref.ref(appender))
 
 
-def _close_last(reference: weakref.ref[Appender]) -> None:
-    """Close at the end of a process; a `multiprocessing` child skips `atexit`. Nobody is there to catch an error."""
+def close_last(reference: weakref.ref[Any]) -> None:
+    """Close what is still open at the end of a process; nobody is there to catch an error, so it is told."""
     try:
-        if (appender := reference()) is not None:
-            appender.close()
+        if (thing := reference()) is not None:
+            thing.close()
     except KlingAuditError as exc:
         _LOG.error("A log could not be closed at the end of the process: %s", exc)
 
