@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,6 +140,17 @@ def test_exit_codes_of_once(log: Path, tmp_path: Path) -> None:
     assert 2 == once(log, "--expect-heartbeat", "5m")[0]
     assert 2 == once(log, "--webhook-secret", str(tmp_path))[0]
     assert 3 == once(tmp_path / "nothing")[0]
+
+
+def test_a_copy_is_watched_with_a_public_key_alone(log: Path, tmp_path: Path) -> None:
+    """No keys folder, a state folder of its own that is made: what was done is remembered there."""
+    shutil.copytree(log, tmp_path / "copy" / "audit")
+    options = ["--key", str(tmp_path / "audit.keys" / "log.pub"), "--state", str(tmp_path / "mine")]
+    options += ["--detect-every", "off"]
+    code, told = once(tmp_path / "copy" / "audit", *options, XDG_STATE_HOME=str(tmp_path / "nothing"))
+    assert (0, ["full"]) == (code, [job["job"] for job in told["jobs"]])
+    assert {"verified.json", "watch.json", "watch.lock"} == {path.name for path in (tmp_path / "mine").iterdir()}
+    assert [tmp_path / "copy" / "audit"] == list((tmp_path / "copy").iterdir())
 
 
 def test_exit_on_finding_ends_with_the_first(log: Path) -> None:

@@ -89,7 +89,7 @@ def watch(
             policy,
             settings,
             verify,
-            folder=memory_folder(session.places),
+            folder=session.places.state if session.state else memory_folder(session.places),
             actor=reader_id(),
             rules=_rules(session),
             channels=channels,
