@@ -1,11 +1,12 @@
 """klingai-audit-verify: check an audit log with one file of Python, and nothing else.
 
     python3 klingai_audit_verify.py FOLDER --key VKEY|FILE [--epoch-key VKEY|FILE] [--remembered CHECKPOINT] [--json]
-    python3 klingai_audit_verify.py --proof FILE --key VKEY|FILE [--entry FILE]
+    python3 klingai_audit_verify.py --proof FILE --key VKEY|FILE [--entry FILE] [--old CHECKPOINT]
 
 It needs Python 3.9 or later and its standard library. It was written from `docs/format.md` (section numbers below are
 of that page) and shares no line of code with the package that writes the logs, so that one mistake is not made twice.
-It only reads. Ed25519 is here, too (RFC 8032), for public keys and signatures only: nothing in this file is secret.
+It only reads. With --tsa-roots it asks the program `openssl` who issued time stamps, and for nothing else. Ed25519 is
+here, too (RFC 8032), for public keys and signatures only: nothing in this file is secret.
 
 Exit codes: 0 nothing is broken; 2 the question is off (no key, no such option); 3 the log cannot be read; 4 something
 is broken. Memory does not grow with the log; only to name what was done to a damaged one, it takes 64 bytes an entry.
@@ -22,7 +23,9 @@ import itertools
 import json
 import os
 import re
+import shutil
 import stat
+import subprocess
 import sys
 import time
 
@@ -51,10 +54,13 @@ __all__ = [
     "Verifier",
     "Walk",
     "Witness",
+    "ask_openssl",
     "canonical_float",
+    "check_consistency",
     "check_name",
     "check_proof",
     "choose",
+    "climb",
     "count",
     "decode_base64",
     "decode_entry",
@@ -62,6 +68,7 @@ __all__ = [
     "ed25519_verify",
     "end_id",
     "fold",
+    "from_seconds",
     "group_root",
     "handover_fault",
     "has_second_form",
@@ -74,13 +81,16 @@ __all__ = [
     "moment",
     "node",
     "open_regular",
+    "openssl_ts",
     "own_kind",
     "parse_arguments",
     "parse_key",
     "print_verdict",
     "read_argument",
     "run",
+    "run_consistency",
     "stamp_fault",
+    "stamp_time",
     "subtract",
     "verify_log",
     "witnessed_sizes",
@@ -98,6 +108,7 @@ EMPTY_ROOT = hashlib.sha256(b"").digest()
 SILENCE = dt.timedelta(minutes=65)
 DATED_WITHIN = dt.timedelta(hours=48)
 LATEST = 253_402_300_799
+TOLERANCE = dt.timedelta(minutes=5)
 
 # =====================================================================================================================
 # Ed25519 (RFC 8032, section 5.1). Only verification; points in extended coordinates (X, Y, Z, T).
@@ -262,6 +273,9 @@ BROKEN = {
     "stamp_changed": ("back_dating",),
     "stamp_moved": ("back_dating",),
     "stamp_unexpected": (),
+    "stamp_untrusted": ("back_dating",),
+    "back_dated": ("back_dating",),
+    "dated_ahead": ("back_dating",),
 }
 """Kinds of findings that make the exit code 4, and the threats that each shows."""
 
@@ -1018,7 +1032,7 @@ class Own:
     def __init__(self, seq, kind, found, root, file, line):
         metadata = found.get("metadata") if isinstance(found, dict) else None
         self.seq, self.kind, self.root, self.file, self.line = seq, kind, root, file, line
-        self.metadata = None
+        self.metadata, self.logged = None, found.get("logged_at") if isinstance(found, dict) else None
         if kind != "log_closed":
             self.metadata = metadata if isinstance(metadata, dict) else {}
 
@@ -1065,7 +1079,7 @@ class Walk:
 
     `roots` (size → root) for the sizes asked for, `own`, `faults` as (position, kind, words, file, line), `total`
     lines, `beyond` the position of the first line that is not covered, `later` lines written after the first look,
-    `acts` (position, logged_at) of the first act from each of the sizes on.
+    `acts` (position, logged_at) of the first act from each of the sizes on, `times` the logged_at before each of them.
     """
 
     def __init__(self, folder, sizes, covered, notes, limits):
@@ -1075,7 +1089,7 @@ class Walk:
         self.overlong = False
         self.in_place, self.torn, self.oldest, self.sealed, self.last = True, False, None, False, None
         self.last_leaf, self.loud = EMPTY_ROOT, -1
-        self.acts, fresh = [], True
+        self.acts, self.times, fresh = [], {}, True
         wanted = set(sizes)
         stored = StoredTree(folder)
         tree = Tree(stored.compare)
@@ -1154,6 +1168,7 @@ class Walk:
                         self.total += 1
                         if self.total in wanted:
                             self.roots[self.total] = tree.root()
+                            self.times[self.total] = members[1] if members else None
                             fresh = True
             except OSError:
                 folder.unreadable.append(name)
@@ -1761,7 +1776,7 @@ class Verdict:
 class Verifier:
     """One verification of one folder. See `verify_log` for the arguments."""
 
-    def __init__(self, path, key, epoch_key, remembered, now, limits, policy=None, second_key=None):
+    def __init__(self, path, key, epoch_key, remembered, now, limits, policy=None, second_key=None, roots_file=None):
         self.folder, self.policy, self.witnessed, self.unread = Folder(path), policy, None, False
         self.key, self.epoch_key, self.memory, self.now, self.limits = key, epoch_key, remembered, now, limits
         self.verdict = Verdict(str(path), None if key is None else key.vkey, "option")
@@ -1772,7 +1787,8 @@ class Verifier:
         self.covered = self.remembers = self.anchored = False
         self.missing = []
         self.damaged = False
-        self.stamped, self.stamps, self.rounds = set(), 0, []
+        self.stamped, self.stamps, self.rounds, self.points = set(), 0, [], []
+        self.roots_file, self.issued, self.unasked = roots_file, [], False
         self.tail = None
 
     def say(self, kind, message, *place, **more):
@@ -2352,6 +2368,7 @@ class Verifier:
                 found = (checkpoint.size, sorted(one.name for one in known))
                 self.witnessed = max(self.witnessed or found, found, key=lambda one: one[0])
                 self.rounds.append((checkpoint.size, self.policy.time_of(known)))
+                self.points.append((checkpoint.size, from_seconds(self.rounds[-1][1])))
 
     def cosigned(self, metadata, key):
         """Return the checkpoint of a checkpoint_witnessed entry, and known witnesses whose lines verify, with times."""
@@ -2416,7 +2433,54 @@ class Verifier:
                 self.say("stamp_moved", "It is the time stamp of another checkpoint.", file=name)
             elif digest != one["token"] or len(token) > MAX_NOTE:
                 self.say("stamp_changed", "It is not the time stamp that an entry names.", file=name)
+            else:
+                self.issuer(name, token, one)
         self.unnamed_stamps(kept)
+        self.contradictions(own for own in self.own if own.kind == "checkpoint_timestamped" and own.seq < self.size)
+
+    def issuer(self, name, token, told=None):
+        """Ask openssl who issued a token; False with a finding if no root stands behind it.
+
+        `told` is what its entry says, None if there is none: then it bounds no dates.
+        """
+        program = self.roots_file and shutil.which("openssl")
+        kept = hashlib.sha256(self.folder.read_note(name[:-4]) or b"").hexdigest()
+        found = stamp_time(program, token) if program else None
+        if found is None:
+            self.unasked = True
+            return True
+        at, accuracy = found
+        if told is not None and (told["gen_time"][:19], told["gen_time"][20:26]) != (
+            at.strftime("%Y-%m-%dT%H:%M:%S"), "{:06}".format(at.microsecond),
+        ):  # fmt: skip
+            self.say("stamp_changed", "An entry states another time than the time stamp.", file=name)
+            return False
+        elif not ask_openssl(program, token, kept, self.roots_file, at):
+            self.say("stamp_untrusted", "No root that you trust stands behind it, says openssl.", file=name)
+            return False
+        elif at > self.now + TOLERANCE + accuracy:
+            self.say("stamp_untrusted", "It is dated in the future.", file=name)
+            return False
+        elif told is not None:
+            self.issued.append((told["size"], told["token"], at, accuracy))
+            self.points.append((told["size"], at + accuracy))
+        return True
+
+    def contradictions(self, named):
+        """What a time stamp covers existed when it was made; what follows the entry that names it did not."""
+        if self.damaged or self.verdict.broken:
+            return
+        tokens = {token: (size, at, accuracy) for size, token, at, accuracy in self.issued}
+        for own in named:
+            if own.metadata.get("token") not in tokens:
+                continue
+            size, at, accuracy = tokens[own.metadata["token"]]
+            logged, last = moment(own.logged), moment(self.walk.times.get(size))
+            if logged is not None and logged < at - TOLERANCE - accuracy:
+                text = "An entry claims to be older than the time stamp that it names."
+                self.say("back_dated", text, own.seq, file=own.file, line=own.line)
+            if last is not None and last > at + TOLERANCE + accuracy:
+                self.say("dated_ahead", "An entry claims to be younger than a time stamp over it.", size - 1)
 
     def unnamed_stamps(self, kept):
         """A writer may have been stopped, once, before the entry that names its newest token."""
@@ -2430,6 +2494,8 @@ class Verifier:
             if token is not None and size in kept and after < size <= self.size:
                 if hashlib.sha256(kept[size].data).digest() not in token:
                     self.say("stamp_moved", "It is a time stamp of something else than the file beside it.", file=name)
+                    continue
+                if not self.issuer(name, token):
                     continue
                 text = "No entry names this time stamp: a writer was stopped just before, or somebody put it there."
                 self.say("stamp_unfinished", text, file=name)
@@ -2560,24 +2626,28 @@ class Verifier:
         return "not_ruled_out", by + "; nobody else has seen all entries after it", "Have the log witnessed again."
 
     def dated(self):
-        """The answer about back-dating, by the clocks of witnesses (section 9.5)."""
+        """The answer about back-dating, by time stamps that lead to a root and by the clocks of witnesses."""
         widest, stretch, end, bound = dt.timedelta(0), None, self.size, self.now
-        for begin, told in sorted([*self.rounds, (0, 0)], reverse=True):
+        for begin, told in sorted([*self.points, (0, self.now)], reverse=True):
             act = next((logged for seq, logged in self.walk.acts if begin <= seq < end), None)
             if act is not None and bound - act > widest:
                 widest, stretch = bound - act, (begin, end)
-            end = min(end, begin)
-            bound = min(bound, dt.datetime.fromtimestamp(min(told, LATEST), dt.timezone.utc))
-        size, told = max(self.rounds)
-        moment = dt.datetime.fromtimestamp(min(told, LATEST), dt.timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-        by = "by the clocks of {} the first {} existed on {}".format(
-            ", ".join(self.witnessed[1]), count(size, "entry"), moment
-        )
+            end, bound = min(end, begin), min(bound, told)
+        sources = []
+        if self.issued:
+            size, _, at, _ = max(self.issued)
+            words = "{} lead to the given roots, the last over {} on {:%Y-%m-%d %H:%M:%S} UTC"
+            sources.append(words.format(count(len(self.issued), "time stamp"), count(size, "entry"), at))
+        if self.rounds:
+            size, told = max(self.rounds)
+            words = "by the clocks of {} the first {} existed on {:%Y-%m-%d %H:%M:%S} UTC"
+            sources.append(words.format(", ".join(self.witnessed[1]), count(size, "entry"), from_seconds(told)))
+        by = "; ".join(sources)
         hours = "{:,} h".format(-(-widest // dt.timedelta(hours=1)))
         if widest <= DATED_WITHIN:
             return "ruled_out", "{}; no entry is dated back by more than {}".format(by, hours), ""
         by += "; entries [{}, {}) may be dated back by up to {}".format(*stretch, hours)
-        return "not_ruled_out", by, "Have the log witnessed more often."
+        return "not_ruled_out", by, "Have the log witnessed or stamped more often."
 
     def open_threat(self, threat):
         """The answer for a threat that no finding shows and the tree does not rule out."""
@@ -2599,15 +2669,17 @@ class Verifier:
                     ("Get a copy of the log with its checkpoint."),
                 )
             return "ruled_out", "the log key that was given, {}".format(self.key.key_id.hex()), ""
-        if threat == "back_dating" and self.rounds and not self.damaged and not self.verdict.broken:
+        if threat == "back_dating" and self.points and not self.damaged and not self.verdict.broken:
             answer = self.dated()
-            if answer[0] == "ruled_out" or not self.stamps:
+            if answer[0] == "ruled_out" or not self.unasked:
                 return answer
+        if threat == "back_dating" and self.stamps and not self.unasked:
+            return "not_checked", "time stamps are kept; the log itself is not in order", ""
         if threat == "back_dating" and self.stamps:
             text = "{} kept beside checkpoints; who issued them, and when, is not checked here".format(
                 count(self.stamps, "time stamp")
             )
-            return "not_checked", text, "openssl ts -verify takes the files as they are: docs/format.md, section 9.6."
+            return "not_checked", text, "Where the program openssl is: --tsa-roots PEM (section 9.6)."
         if threat == "quantum" and self.second is not None:
             text = "lines by the log's ML-DSA-44 key stand where they must; their signatures are not checked here"
             return "not_checked", text, "klingai-audit verify --mldsa-key VKEY checks them."
@@ -2652,6 +2724,54 @@ def stamp_fault(own):
     return None
 
 
+def from_seconds(told):
+    """Return the moment of POSIX seconds, the latest that there is for what lies beyond it."""
+    return dt.datetime.fromtimestamp(min(told, LATEST), dt.timezone.utc)
+
+
+_STAMP_TIME = re.compile(
+    rb"^Time stamp: ([A-Z][a-z]{2}) +(\d+) (\d+):(\d+):(\d+)(?:\.(\d{1,6})\d*)? (\d{4}) GMT$", re.MULTILINE
+)
+_ACCURACY = re.compile(rb"^Accuracy: (\w+) seconds, (\w+) millis, (\w+) micros$", re.MULTILINE)
+_MONTHS = b"JanFebMarAprMayJunJulAugSepOctNovDec"
+
+
+def openssl_ts(program, words, data):
+    """Run `openssl ts` with bytes as its input and return (whether it agrees, what it prints)."""
+    try:
+        done = subprocess.run(
+            [program, "ts", *words], input=data, capture_output=True, timeout=60, check=False, env={"LC_ALL": "C"}
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False, b""
+    return done.returncode == 0, done.stdout
+
+
+def stamp_time(program, reply):
+    """Return (genTime, accuracy) of an RFC 3161 reply as openssl reads it, None if it cannot."""
+    fine, token = openssl_ts(program, ["-reply", "-in", "/dev/stdin", "-token_out"], reply)
+    fine, text = openssl_ts(program, ["-reply", "-in", "/dev/stdin", "-token_in", "-text"], token) if fine else (0, b"")
+    found, near = _STAMP_TIME.search(text), _ACCURACY.search(text)
+    if not fine or found is None or b"\nHash Algorithm: sha256\n" not in text[: found.start()]:
+        return None
+    month, day, hour, minute, second, fraction, year = found.groups()
+    try:
+        at = dt.datetime(
+            int(year), _MONTHS.index(month) // 3 + 1, int(day), int(hour), int(minute), int(second),
+            int((fraction or b"0").ljust(6, b"0")), tzinfo=dt.timezone.utc,
+        )  # fmt: skip
+        parts = [0 if part == b"unspecified" else int(part, 16) for part in near.groups()] if near else [0, 0, 0]
+        return at, dt.timedelta(seconds=parts[0], milliseconds=parts[1], microseconds=parts[2])
+    except (ValueError, OverflowError):
+        return None
+
+
+def ask_openssl(program, reply, digest, roots_file, at):
+    """Tell whether openssl finds a root behind this reply over a SHA-256 (hex), judged at the time that it states."""
+    words = ["-verify", "-in", "/dev/stdin", "-digest", digest, "-CAfile", roots_file]
+    return openssl_ts(program, [*words, "-attime", str(int(at.timestamp()))], reply)[0]
+
+
 def subtract(begin, end, ranges):
     """Give what is left of [begin, end) without the ranges, in order."""
     for first, last in sorted(ranges):
@@ -2667,12 +2787,23 @@ def subtract(begin, end, ranges):
 BROKEN["log_missing"] = ("delete", "rollback")
 
 
-def verify_log(path, key=None, epoch_key=None, remembered=None, now=None, patience=0.0, witnesses=None, mldsa_key=None):
+def verify_log(
+    path,
+    key=None,
+    epoch_key=None,
+    remembered=None,
+    now=None,
+    patience=0.0,
+    witnesses=None,
+    mldsa_key=None,
+    tsa_roots=None,
+):
     """Verify the log in the folder `path` and return its Verdict.
 
     `key`, `epoch_key` and `mldsa_key` are vkeys (text) that are trusted, `key` None to take the log's own word;
     `remembered` is a checkpoint (bytes) seen earlier. `patience` is in seconds: how long to look again at what a writer
-    may be about to finish. `witnesses` is the policy (bytes) that cosignatures are judged by. Raises Unusable if there
+    may be about to finish. `witnesses` is the policy (bytes) that cosignatures are judged by. `tsa_roots` is the path
+    of root certificates (PEM) that the program openssl judges time stamps by, if it is there. Raises Unusable if there
     is no log, or a key or policy is none.
     """
     now = now or dt.datetime.now(dt.timezone.utc)
@@ -2691,7 +2822,7 @@ def verify_log(path, key=None, epoch_key=None, remembered=None, now=None, patien
     if patience > 0:
         limits = dict(Folder(path).lengths)
     while True:
-        verdict = Verifier(path, trusted, first, remembered, now, limits, policy, second).run()
+        verdict = Verifier(path, trusted, first, remembered, now, limits, policy, second, tsa_roots).run()
         kinds = {finding.kind for finding in verdict.broken}
         if not kinds or not kinds <= UNFINISHED or time.monotonic() - begin >= patience:
             return verdict
@@ -2739,18 +2870,8 @@ def check_proof(data, key, entry=None):
         raise Malformed("its checkpoint is not signed by the key that was given")
     if not 0 <= index < checkpoint.size or any(len(value) != 32 for value in path):
         raise Malformed("its index or hashes are none")
-    fn, sn, result = index, checkpoint.size - 1, hashlib.sha256(b"\0" + entry).digest()
-    for value in path:
-        if sn == 0:
-            raise Malformed("it has too many hashes")
-        if fn & 1 or fn == sn:
-            result = node(value, result)
-            while not fn & 1 and fn:
-                fn, sn = fn >> 1, sn >> 1
-        else:
-            result = node(result, value)
-        fn, sn = fn >> 1, sn >> 1
-    if sn or result != checkpoint.root:
+    result = hashlib.sha256(b"\0" + entry).digest()
+    if climb(index, checkpoint.size - 1, path, result)[1] != checkpoint.root:
         raise Malformed("the hashes do not lead from the entry to the signed root")
     members = Line(entry, True, 0).members
     fault = decode_entry(entry)[1]
@@ -2759,6 +2880,64 @@ def check_proof(data, key, entry=None):
             "what it proves is no entry of this place: {}".format(fault[1] if fault else "it states another seq")
         )
     return index, checkpoint, entry
+
+
+def climb(fn, sn, path, start):
+    """Go up from a node to the root along the hashes of a proof (RFC 9162, 2.1.3.2 and 2.1.4.2).
+
+    Return the root over what lies left of the node's end, and over all. Raises Malformed for a path of another length.
+    """
+    left = whole = start
+    for value in path:
+        if sn == 0:
+            raise Malformed("it has too many hashes")
+        if fn & 1 or fn == sn:
+            left, whole = node(value, left), node(value, whole)
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            whole = node(whole, value)
+        fn, sn = fn >> 1, sn >> 1
+    if sn:
+        raise Malformed("it has too few hashes")
+    return left, whole
+
+
+def check_consistency(data, old, key):
+    """Check that a checkpoint (bytes) is the beginning of that in a proof; return both Checkpoints.
+
+    The proof is the body of a C2SP `add-checkpoint` request. Raises Malformed with the reason.
+    """
+    trusted = parse_key(key, "the log key")
+    head, _, note = data.partition(b"\n\n")
+    try:
+        lines = head.decode("ascii").split("\n")
+    except UnicodeDecodeError:
+        raise Malformed("its head is not ASCII") from None
+    if not note or not lines[0].startswith("old ") or not _DECIMAL.match(lines[0][4:]):
+        raise Malformed("it is no proof of consistency")
+    path = [decode_base64(line) for line in lines[1:]]
+    before, after = Checkpoint(old, exact=False), Checkpoint(note, exact=False)
+    for one in (before, after):
+        by_log = [line for line in one.signatures if line[:2] == (trusted.name, trusted.key_id)]
+        if one.origin != trusted.name or len(by_log) != 1 or not trusted.signed(one.text, by_log[0][2]):
+            raise Malformed("a checkpoint is not signed by the key that was given")
+    if before.size != int(lines[0][4:]) or any(len(value) != 32 for value in path) or before.size > after.size:
+        raise Malformed("its sizes or hashes are none, or not those of the older checkpoint")
+    if before.size == after.size:
+        if path or before.root != after.root:
+            raise Malformed("two histories of one size were signed: keep both checkpoints")
+        return before, after
+    if before.size & before.size - 1 == 0:
+        path.insert(0, before.root)
+    if not path:
+        raise Malformed("it has too few hashes")
+    fn, sn = before.size - 1, after.size - 1
+    while fn & 1:
+        fn, sn = fn >> 1, sn >> 1
+    if climb(fn, sn, path[1:], path[0]) != (before.root, after.root):
+        raise Malformed("the newer checkpoint is not of a log that extends the older one: keep both checkpoints")
+    return before, after
 
 
 # =====================================================================================================================
@@ -2839,9 +3018,13 @@ def parse_arguments(argv):
     parser.add_argument("--mldsa-key", metavar="VKEY|FILE", help="the log's ML-DSA-44 public key, if it has one")
     parser.add_argument("--remembered", metavar="FILE", help="a checkpoint of this log that you kept earlier")
     parser.add_argument("--witnesses", metavar="FILE", help="a policy: whose cosignatures count (C2SP tlog-policy)")
+    parser.add_argument(
+        "--tsa-roots", metavar="PEM", help="root certificates of time stamp authorities (needs the program openssl)"
+    )
     parser.add_argument("--trust-first-key", action="store_true", help="take the key that the log itself names")
     parser.add_argument("--proof", metavar="FILE", help="check this .tlog-proof instead of a folder")
     parser.add_argument("--entry", metavar="FILE", help="the entry's bytes, where the proof does not hold them")
+    parser.add_argument("--old", metavar="FILE", help="the older checkpoint, where the proof is one of consistency")
     parser.add_argument(
         "--patience",
         metavar="SECONDS",
@@ -2858,10 +3041,27 @@ def parse_arguments(argv):
     return asked
 
 
+def run_consistency(asked, key, write):
+    """Check a proof that a log extends an older checkpoint and return the exit code."""
+    data, old = read_argument(asked.proof, "The proof", MAX_PROOF), read_argument(asked.old, "The checkpoint", MAX_NOTE)
+    try:
+        before, after = check_consistency(data, old, key)
+    except Malformed as exc:
+        told = {"valid": False, "exit": 4, "message": str(exc)}
+        write(json.dumps(told) if asked.json else "NOT PROVEN: {}.".format(inert(exc)))
+        return 4
+    told = {"valid": True, "exit": 0, "old": before.size, "new": after.size, "origin": after.origin}
+    text = "Proven: the first {:,} of {:,} entries are what the older checkpoint covered."
+    write(json.dumps(told) if asked.json else text.format(before.size, after.size))
+    return 0
+
+
 def run(argv, write):
     """Do what the arguments ask for and return the exit code."""
     asked = parse_arguments(argv)
     key, epoch = key_argument(asked.key), key_argument(asked.epoch_key)
+    if asked.proof and asked.old:
+        return run_consistency(asked, key, write)
     if asked.proof:
         data = read_argument(asked.proof, "The proof", MAX_PROOF)
         entry = read_argument(asked.entry, "The entry", MAX_ENTRY + 1) if asked.entry else None
@@ -2902,9 +3102,12 @@ def run(argv, write):
     remembered = read_argument(asked.remembered, "The checkpoint", MAX_NOTE) if asked.remembered else None
     policy = read_argument(asked.witnesses, "The policy", MAX_PROOF) if asked.witnesses else None
     second = key_argument(asked.mldsa_key)
+    if asked.tsa_roots:
+        read_argument(asked.tsa_roots, "The root certificates", MAX_PROOF)
     verdict = verify_log(
-        asked.folder, key, epoch, remembered, patience=asked.patience, witnesses=policy, mldsa_key=second
-    )
+        asked.folder, key, epoch, remembered, patience=asked.patience, witnesses=policy, mldsa_key=second,
+        tsa_roots=asked.tsa_roots,
+    )  # fmt: skip
     if asked.json:
         write(json.dumps(verdict.as_json()))
     else:

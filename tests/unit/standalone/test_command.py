@@ -104,12 +104,15 @@ def test_failure_inside_is_exit_4(monkeypatch, tmp_path, capfd):
 
 
 def test_it_is_python_3_9_and_imports_only_the_standard_library():
-    """Its syntax is of 3.9, its imports are standard and do not reach the network or other programs."""
+    """Its syntax is of 3.9, its imports are standard and do not reach the network; one function asks openssl."""
     tree = ast.parse(SOURCE.read_text("utf-8"), feature_version=(3, 9))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert names <= set(sys.stdlib_module_names)
-    assert not names & {"socket", "subprocess", "urllib", "http", "ctypes", "pickle"}
+    assert not names & {"socket", "urllib", "http", "ctypes", "pickle"}
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    runs = [node.name for node in functions if "subprocess.run(" in ast.unparse(node)]
+    assert ["openssl_ts"] == runs
 
 
 def test_other_interpreters(place):
@@ -180,6 +183,32 @@ def test_no_changed_byte_of_a_proof_passes(proven):
         except (alone.Malformed, alone.Unusable):
             continue
     assert [] == passed
+
+
+@pytest.mark.parametrize("size", [1, 2, 64, 150, 256, 308])
+def test_proof_of_consistency_of_the_product(place, tmp_path, size):
+    """From older checkpoints to the newest; none passes with another one, or with a byte changed."""
+    made, old, key = tmp_path / "proof", tmp_path / "old", str(place / "log.pub")
+    old.write_bytes(SMITH.checkpoint(size, 0))
+    assert 0 == run(["consistency", str(old), "-o", str(made), "--log", str(place / "audit"), "--key", key])
+    code, out, _ = command(place, "--proof", str(made), "--old", str(old), "--key", key, "--json")
+    assert (0, size, len(SMITH.entries)) == (code, json.loads(out)["old"], json.loads(out)["new"])
+    data, note = made.read_bytes(), old.read_bytes()
+    for at in range(0, data.index("\u2014".encode()), 5):
+        with pytest.raises(alone.Malformed):
+            alone.check_consistency(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], note, KEY)
+    old.write_bytes(SMITH.checkpoint(5, 0))
+    assert 4 == command(place, "--proof", str(made), "--old", str(old), "--key", key)[0]
+
+
+def test_proof_of_consistency_of_one_size():
+    """Nothing to climb; another root under the same key's signature is a second history."""
+    size, note = SMITH.tree.size, SMITH.checkpoint()
+    proof = b"old %d\n\n" % size + note
+    before, after = alone.check_consistency(proof, note, KEY)
+    assert (size, before.root) == (after.size, after.root)
+    with pytest.raises(alone.Malformed, match="two histories"):
+        alone.check_consistency(proof, Smith().create().work(size).checkpoint(size, 0), KEY)
 
 
 def test_proof_without_its_entry(proven, place, tmp_path):
