@@ -78,8 +78,8 @@ class Entrance:
         walk = Walk(self, subject_key, event_id, ())
         walk.run(metadata)
         if walk.hidden:
-            texts = [*walk.shown, *(text for text in members if text)]
-            echoes = tuple(text for text in walk.hidden if any(text in shown for shown in texts))
+            texts = "\0".join([*walk.shown, *filter(None, members)])
+            echoes = tuple(text for text in walk.hidden if text in texts)  # at worst a second walk for nothing
             if echoes:
                 walk = Walk(self, subject_key, event_id, echoes)
                 walk.run(metadata)
