@@ -186,11 +186,11 @@ def _due_on(policy: Policy, kind: str, day: dt.date) -> dt.date | None:
 
 
 def apply_retention(
-    audit: AuditLog, *, today: dt.date | None = None, progress: Callable[[str, int, int], None] | None = None
+    audit: AuditLog, *, today: dt.date | None = None, progress: Callable[[int, int], None] | None = None
 ) -> Applied:
     """Seal old days and purge what is due; complete what an earlier run began. Durable on return.
 
-    The log is verified first. `progress` gets what is being done, and how much of how much. One process at a time.
+    The log is verified first. `progress` gets days done and the number of all. One process at a time.
     Raises: VerificationError (the log is broken: nothing is touched), AuditUnavailable, StorageError.
     """
     run = _Run(audit, today or dt.datetime.now(dt.UTC).date(), progress)
@@ -205,7 +205,7 @@ def apply_retention(
 class _Run:
     """One run of `apply_retention`."""
 
-    def __init__(self, audit: AuditLog, today: dt.date, progress: Callable[[str, int, int], None] | None) -> None:
+    def __init__(self, audit: AuditLog, today: dt.date, progress: Callable[[int, int], None] | None) -> None:
         self._audit = audit
         self._today = today
         self._progress = progress
@@ -227,7 +227,7 @@ class _Run:
                 if prepared.sha256 is not None:
                     self.done.sealed.append(prepared.name)
                 if self._progress is not None:
-                    self._progress("sealing", number + 1, len(todo))
+                    self._progress(number + 1, len(todo))
         audit.flush("published")
         return self.done
 
