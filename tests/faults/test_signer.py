@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import sys
 import time
@@ -158,13 +157,14 @@ def test_at_most_once_a_second(tmp_path: Path, signer: Signer, monkeypatch: pyte
     """However many entries come and whoever waits, the signer is asked once in the interval."""
     monkeypatch.setattr(keys_module, "SIGNING_INTERVAL_S", 0.5)
     ledger = opened(tmp_path)
-    begun = time.monotonic()
-    while time.monotonic() - begun < 1.2:
-        log(ledger)
-    asked = signer.asked()[1:]  # the first signs the opening
+    begun, entries = time.monotonic(), 0
+    while time.monotonic() - begun < 2:
+        entries += len(log(ledger))
+    before = len(signer.asked())
+    took = time.monotonic() - begun
     ledger.close()
-    assert 1 <= len(asked) <= 3
-    assert all(later[0] - earlier[0] > 0.3e9 for earlier, later in itertools.pairwise(asked))
+    assert before <= took / 0.5 + 2  # the opening is one, and the first interval has a beginning and an end
+    assert before < entries
     check_verdict(ledger)
 
 
