@@ -246,6 +246,7 @@ def test_moving_the_key_of_a_log(cli, tmp_path, ask):
     assert parse_checkpoint(parse_note((tmp_path / "audit" / "checkpoint").read_bytes()).text).size > 3
 
 
+@pytest.mark.slow
 def test_a_log_in_a_program_whose_signer_fails(tmp_path, monkeypatch):
     """Entries are durable, waiting says why there is no checkpoint, `verify` tells the tail, `close` what is left."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "machine"))
