@@ -113,7 +113,7 @@ def custody_lines(verdict: dict[str, Any]) -> list[Text]:
     custody = verdict.get("custody")
     if not custody:
         return []
-    words = Custody(custody["log_key"], custody["epoch_key"]).words()
+    words = Custody(custody["log_key"], custody["epoch_key"], custody.get("mldsa_key")).words()
     return [Text(""), *(Text.assemble((f"{key}: ", "bold"), where) for key, where in words)]
 
 

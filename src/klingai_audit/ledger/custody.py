@@ -32,18 +32,21 @@ _EPOCH_KEY: Final[dict[KeyPlace, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Custody:
-    """Where the log key and the current epoch's key lie."""
+    """Where the log key, the current epoch's key and the ML-DSA-44 key lie; that is None if the log has none."""
 
     log_key: KeyPlace
     epoch_key: KeyPlace
+    mldsa_key: KeyPlace | None = None
 
     def as_json(self) -> dict[str, str]:
         """The member `custody` of `verify --json`."""
-        return {"log_key": self.log_key, "epoch_key": self.epoch_key}
+        third = {} if self.mldsa_key is None else {"mldsa_key": str(self.mldsa_key)}
+        return {"log_key": self.log_key, "epoch_key": self.epoch_key, **third}
 
-    def words(self) -> tuple[tuple[str, str], tuple[str, str]]:
+    def words(self) -> tuple[tuple[str, str], ...]:
         """Return (key, where it lies) for people, the log key first."""
-        return ("log key", _LOG_KEY[self.log_key]), ("epoch key", _EPOCH_KEY[self.epoch_key])
+        third = [] if self.mldsa_key is None else [("ML-DSA-44 key", _LOG_KEY[self.mldsa_key])]
+        return ("log key", _LOG_KEY[self.log_key]), ("epoch key", _EPOCH_KEY[self.epoch_key]), *third
 
 
 def custody_of(keys: Path) -> Custody:
@@ -55,6 +58,7 @@ def custody_of(keys: Path) -> Custody:
     except OSError:
         return Custody("unknown", "unknown")
     epoch: KeyPlace = "file" if any(_EPOCH.fullmatch(name) for name in names) else "absent"
+    mldsa: KeyPlace | None = "file" if "mldsa.key" in names else "absent" if "mldsa.pub" in names else None
     if SIGNER_FILE in names:
-        return Custody("external", epoch)
-    return Custody("file" if "log.key" in names else "absent", epoch)
+        return Custody("external", epoch, mldsa)
+    return Custody("file" if "log.key" in names else "absent", epoch, mldsa)

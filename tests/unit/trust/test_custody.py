@@ -99,3 +99,12 @@ def test_keys_that_are_strangely_apart_are_named_without_a_conclusion(tmp_path: 
 def test_a_verdict_of_nobody_who_looked(tmp_path: Path) -> None:
     """Without a keys folder to look into, the member is null."""
     assert None is verdict().to_json()["custody"]
+
+
+@pytest.mark.parametrize(("name", "place"), [("mldsa.key", "file"), ("mldsa.pub", "absent")])
+def test_the_third_key_has_its_place(tmp_path: Path, name: str, place: str) -> None:
+    """A log with an ML-DSA-44 key says where that lies; one without says nothing of it."""
+    folder(tmp_path, [*FILES["file", "file"], name])
+    custody = custody_of(tmp_path / "audit.keys")
+    assert {"log_key": "file", "epoch_key": "file", "mldsa_key": place} == custody.as_json()
+    assert ["log key", "epoch key", "ML-DSA-44 key"] == [key for key, _ in custody.words()]
