@@ -93,7 +93,7 @@ interval = "24h"
 # happen otherwise: paid_create, download, delete, credentials, admin.
 require = []
 # How long they wait.
-timeout = "60s"
+timeout = "2m"
 
 [watch]
 # `klingai-audit watch`: how often it verifies what is new ("off": never).
@@ -184,7 +184,7 @@ class WitnessRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Classes of acts that happen only after witnesses have seen them announced, and how long they wait for that."""
 
     require: tuple[Literal["paid_create", "download", "delete", "credentials", "admin"], ...] = ()
-    timeout: str = "60s"
+    timeout: str = "2m"
 
     @property
     def span(self) -> dt.timedelta:
