@@ -13,6 +13,7 @@ from klingai_audit.privacy.policy import (
     PrivacyPolicy,
     RetentionPolicy,
     TimestampPolicy,
+    VaultPolicy,
     VerifyPolicy,
     WatchPolicy,
     WitnessRules,
@@ -29,6 +30,7 @@ TABLES = {
     "witness": WitnessRules,
     "watch": WatchPolicy,
     "retention": RetentionPolicy,
+    "vault": VaultPolicy,
 }
 """Table of the file -> the struct that reads it."""
 

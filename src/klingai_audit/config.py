@@ -16,7 +16,10 @@ from klingai_audit.ledger.keys import KeyFolder, read_public_key
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.ledger.state import FAILED_SYNC, OriginMemory, StateFolder
 from klingai_audit.ledger.store import Store
+from klingai_audit.privacy.policy import Policy
 from klingai_audit.privacy.subjects import SqliteSubjects, SubjectTable
+from klingai_audit.privacy.unseal_key import read_unseal_public
+from klingai_audit.privacy.vault import Vault
 from klingai_audit.stores.directory import DirectoryStore
 from klingai_audit.stores.memory import MemoryStore
 from klingai_audit.tlog.keys import VerifierKey
@@ -31,6 +34,7 @@ __all__ = [
     "open_reader",
     "open_store",
     "open_subjects",
+    "open_vault",
     "state_folder",
     "trusted_key",
 ]
@@ -43,12 +47,13 @@ KeySource = Literal["option", "remembered", "keys folder", "first use"]
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The four places of a log (docs/format.md, "Places"). `log` is a path or `memory:`."""
+    """The five places of a log (docs/format.md, "Places"). `log` is a path or `memory:`."""
 
     log: str
     keys: Path
     state: Path
     subjects: Path
+    vault: Path
 
     @classmethod
     def resolve(
@@ -57,11 +62,12 @@ class Places:
         keys: str | os.PathLike[str] | None = None,
         state: str | os.PathLike[str] | None = None,
         subjects: str | os.PathLike[str] | None = None,
+        vault: str | os.PathLike[str] | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> Places:
         """Take each place from its option, else from the environment, else beside the log.
 
-        Environment: `KLINGAI_AUDIT_LOG`, `_KEYS`, `_STATE`, `_SUBJECTS`. Raises: UsageError for a URL scheme
+        Environment: `KLINGAI_AUDIT_LOG`, `_KEYS`, `_STATE`, `_SUBJECTS`, `_VAULT`. Raises: UsageError for a URL scheme
         that this version does not serve.
         """
         where = os.fspath(log or environ.get("KLINGAI_AUDIT_LOG") or DEFAULT_LOG)
@@ -74,11 +80,18 @@ class Places:
         keys_path = Path(keys or environ.get("KLINGAI_AUDIT_KEYS") or f"{base}.keys")
         state_path = Path(state or environ.get("KLINGAI_AUDIT_STATE") or f"{base}.state")
         subjects_path = Path(subjects or environ.get("KLINGAI_AUDIT_SUBJECTS") or keys_path / "subjects.sqlite")
-        return cls(where, keys_path, state_path, subjects_path)
+        vault_path = Path(vault or environ.get("KLINGAI_AUDIT_VAULT") or f"{base}.vault")
+        return cls(where, keys_path, state_path, subjects_path, vault_path)
 
     def as_json(self) -> dict[str, str]:
         """Return the places as `places` in JSON output."""
-        return {"log": self.log, "keys": str(self.keys), "subjects": str(self.subjects), "state": str(self.state)}
+        return {
+            "log": self.log,
+            "keys": str(self.keys),
+            "subjects": str(self.subjects),
+            "state": str(self.state),
+            "vault": str(self.vault),
+        }
 
 
 def open_store(places: Places, ops: FileOps = OPS) -> Store:
@@ -104,6 +117,22 @@ def open_subjects(places: Places) -> SubjectTable | None:
         return SqliteSubjects(places.subjects, KeyFolder(places.keys).lookup_key, read_only=True)
     except (OSError, UsageError, StorageError, Malformed):
         return None
+
+
+def open_vault(places: Places, origin: str, policy: Policy, ops: FileOps = OPS) -> Vault:
+    """Return the vault of a log; it can seal if `policy` wants that. Nothing is created.
+
+    Raises: UsageError: policy has content sealed, and the keys folder has no unseal key. Malformed, StorageError.
+    """
+    if not policy.vault.seals:
+        return Vault(places.vault, origin, ops=ops)
+    try:
+        return Vault(places.vault, origin, read_unseal_public(places.keys), ops=ops)
+    except LogNotFound as exc:
+        raise UsageError(
+            f"The policy wants content sealed (vault.seal), but there is no unseal key in {places.keys}.",
+            do="Run: klingai-audit keys unseal-init",
+        ) from exc
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,18 +19,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from klingai_audit.capture import attach as clients
-from klingai_audit.config import Places, must_create, open_store, state_folder
+from klingai_audit.config import Places, must_create, open_store, open_vault, state_folder
 from klingai_audit.durable import OPS, FileOps
-from klingai_audit.errors import AuditUnavailable, InvalidEvent, SignerUnavailable, UsageError
+from klingai_audit.errors import InvalidEvent, SignerUnavailable
 from klingai_audit.event.context import UNKNOWN_ACTOR, resolve
 from klingai_audit.event.own import own_event
 from klingai_audit.event.record import Draft, EncodedEvent, is_end_id
 from klingai_audit.event.types import EventType
-from klingai_audit.ledger.appender import Appender
+from klingai_audit.ledger.appender import Appender, close_last
 from klingai_audit.ledger.clock import SYSTEM_CLOCK, Clock
 from klingai_audit.ledger.head import Head
 from klingai_audit.ledger.keys import KeyFolder
-from klingai_audit.ledger.opening import check_remembered_key, first_metadata
+from klingai_audit.ledger.opening import check_remembered_key, first_metadata, tell_all
 from klingai_audit.ledger.options import OptionsMemory, describe_options
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.ledger.receipt import Receipt, State, check_wait
@@ -38,6 +38,7 @@ from klingai_audit.ledger.state import OriginMemory, StateFolder
 from klingai_audit.privacy.door import Door
 from klingai_audit.privacy.policy import Policy
 from klingai_audit.privacy.subjects import SqliteSubjects, SubjectTable
+from klingai_audit.privacy.vault import Vault
 from klingai_audit.trust.quorum import Quorum
 from klingai_audit.views.answers import Answers
 
@@ -74,6 +75,7 @@ class AuditLog(Answers):
         self._warned_unknown = False
         self.origin: str = keys.origin
         self.vkey: str = keys.log_signer.verifier.format()
+        self.vault = Vault(places.vault, self.origin)
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -85,6 +87,7 @@ class AuditLog(Answers):
         keys: str | os.PathLike[str] | None = None,
         state: str | os.PathLike[str] | None = None,
         subjects: str | os.PathLike[str] | None = None,
+        vault: str | os.PathLike[str] | None = None,
         create: bool = True,
         origin: str | None = None,
         post_quantum: bool = False,
@@ -107,7 +110,7 @@ class AuditLog(Answers):
         UnsupportedStorage, AuditUnavailable.
         """
         check_wait(wait)
-        places = Places.resolve(log, keys, state, subjects)
+        places = Places.resolve(log, keys, state, subjects, vault)
         store = open_store(places, ops)
         folder, memory = KeyFolder(places.keys, ops), StateFolder(places.state, ops)
         if must_create(places, folder, memory, exists=store.exists, create=create):
@@ -120,6 +123,7 @@ class AuditLog(Answers):
         folder.resume()
         check_remembered_key(folder)
         policy = Policy.load(places.keys / _POLICY_FILE)
+        sealed = open_vault(places, folder.origin, policy, ops)
         lookup_key = folder.lookup_key
         table = SqliteSubjects(places.subjects, lookup_key)
         reader = LogReader(store)
@@ -136,9 +140,11 @@ class AuditLog(Answers):
         appender = Appender(
             head,
             opening=lambda: {"policy": policy.digest, "writer": secrets.token_hex(8)},
-            observer=_tell_all(observers),
+            observer=tell_all(observers),
         )
-        audit = cls(places, folder, appender, Door(policy, table, lookup_key, clock=clock.now_ns), table, reader)
+        door = Door(policy, table, lookup_key, clock=clock.now_ns, vault=sealed)
+        audit = cls(places, folder, appender, door, table, reader)
+        audit.vault = sealed
         audit._wait = wait
         audit._observers = observers
         created = own_event("log_created", first_metadata(folder, policy.digest), clock.now_ns())
@@ -155,6 +161,8 @@ class AuditLog(Answers):
     def _note_options(self, memory: OptionsMemory, given: Mapping[str, Any], clock: Clock) -> None:
         """Record what is otherwise than at the last opening: policy, places, and options that are given."""
         places = {"keys": self.places.keys, "state": self.places.state, "subjects": self.places.subjects}
+        if self.policy.vault.seals:
+            places["vault"] = self.places.vault
         log_key = "external" if self._keys.external else "file"
         options = {"policy": self.policy.digest, "log_key": log_key, **places, **given}
         told = describe_options(self.places.log, options, self.fingerprint)
@@ -364,14 +372,6 @@ class AuditLog(Answers):
         return with_custody(verify(self.reader.store, **{**terms, **options}), self.places.keys)
 
 
-def _tell_all(observers: list[Callable[[Sequence[bytes]], None]]) -> Callable[[Sequence[bytes]], None]:
-    def tell(lines: Sequence[bytes]) -> None:
-        for observe in observers:
-            observe(lines)
-
-    return tell
-
-
 def _observers(
     path: str | os.PathLike[str] | None, subjects: SubjectTable, ops: FileOps
 ) -> list[Callable[[Sequence[bytes]], None]]:
@@ -387,8 +387,7 @@ _OPEN: weakref.WeakSet[AuditLog] = weakref.WeakSet()
 
 def _close_at_exit() -> None:
     for audit in list(_OPEN):
-        with contextlib.suppress(AuditUnavailable, UsageError):
-            audit.close()
+        close_last(weakref.ref(audit))
 
 
 def _after_fork_in_child() -> None:

@@ -87,7 +87,7 @@ def test_the_object(told):
     assert answer["drill"]["mutations"] == answer["drill"]["caught"]
     assert (0, answer["entries"]) == (answer["verdict"]["exit"], answer["verdict"]["total"])
     assert {"log": "d/audit", "keys": "d/audit.keys", "subjects": "d/audit.keys/subjects.sqlite",
-            "state": "d/audit.state"} == answer["places"]  # fmt: skip
+            "state": "d/audit.state", "vault": "d/audit.vault"} == answer["places"]  # fmt: skip
     assert seconds < 60
 
 

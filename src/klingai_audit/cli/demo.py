@@ -131,10 +131,10 @@ def _short(path: Path) -> str:
 
 def _session_in(folder: Path, session: Session) -> Session:
     """Return a session whose places all lie in the demo's folder, whatever the environment says."""
-    if any((session.log, session.keys, session.state, session.subjects)):
+    if any((session.log, session.keys, session.state, session.subjects, session.vault)):
         raise UsageError("The demo keeps everything in one folder.", do="Name it with --dir.")
     log = str(folder / "audit")
-    return Session(log, f"{log}.keys", f"{log}.state", f"{log}.keys/subjects.sqlite", session.as_json)
+    return Session(log, f"{log}.keys", f"{log}.state", f"{log}.keys/subjects.sqlite", session.as_json, f"{log}.vault")
 
 
 def _perform(session: Session, folder: Path, show: Narration) -> tuple[Stage, int, Result, Seen | None]:

@@ -35,13 +35,14 @@ class Session:
     state: str | None = None
     subjects: str | None = None
     as_json: bool = False
+    vault: str | None = None
 
     @functools.cached_property
     def places(self) -> Places:
-        """Where log, keys, subjects and state are: options, then environment, then defaults."""
+        """Where log, keys, subjects, state and vault are: options, then environment, then defaults."""
         from klingai_audit.config import Places
 
-        return Places.resolve(self.log, keys=self.keys, state=self.state, subjects=self.subjects)
+        return Places.resolve(self.log, keys=self.keys, state=self.state, subjects=self.subjects, vault=self.vault)
 
     @functools.cached_property
     def console(self) -> Console:
@@ -109,6 +110,7 @@ def open_log(
         keys=places.keys,
         state=places.state,
         subjects=places.subjects,
+        vault=places.vault,
         create=create,
         origin=origin,
         post_quantum=post_quantum,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from klingai_audit.errors import LogDamaged
 from klingai_audit.ledger.keys import KeyFolder
 from klingai_audit.ledger.state import OriginMemory
 
-__all__ = ["check_remembered_key", "first_metadata"]
+__all__ = ["check_remembered_key", "first_metadata", "tell_all"]
 
 
 def check_remembered_key(keys: KeyFolder) -> None:
@@ -35,3 +36,13 @@ def first_metadata(keys: KeyFolder, policy_digest: str) -> dict[str, Any]:
         **({} if mldsa is None else {"mldsa_key": mldsa}),
         "policy": policy_digest,
     }
+
+
+def tell_all(observers: list[Callable[[Sequence[bytes]], None]]) -> Callable[[Sequence[bytes]], None]:
+    """Return an observer that shows durable lines to all of a list, which may grow later."""
+
+    def tell(lines: Sequence[bytes]) -> None:
+        for observe in observers:
+            observe(lines)
+
+    return tell

@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -20,7 +21,7 @@ import msgspec
 from klingai_audit.errors import InvalidEvent
 from klingai_audit.event.plain import fault_of
 
-__all__ = ["ToCommit", "check_opening", "commit", "is_commitment", "opening", "value_bytes"]
+__all__ = ["Sealing", "ToCommit", "check_opening", "commit", "is_commitment", "opening", "value_bytes"]
 
 _DOMAIN: Final = b"klingai-audit/commit/v1\0"
 _TYPE: Final = re.compile(r"[a-z][\w.+-]{0,63}(?:/[\w.+-]{1,63})?", re.ASCII).fullmatch
@@ -49,6 +50,15 @@ class ToCommit:
 
     def __hash__(self) -> int:
         return hash((ToCommit, self.type))
+
+
+@dataclass(frozen=True, slots=True)
+class Sealing:
+    """One content to seal: where it stands in the entry, the commitment there, and the bytes committed to."""
+
+    pointer: str
+    commitment: str
+    value: bytes = field(repr=False)
 
 
 def value_bytes(value: object, pointer: str = "") -> bytes:

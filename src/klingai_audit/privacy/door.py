@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import hmac
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
@@ -21,17 +21,22 @@ from klingai_audit.errors import InvalidEvent
 from klingai_audit.event.context import OWN_ACTOR, UNKNOWN_ACTOR
 from klingai_audit.event.record import Draft, EncodedEvent, Event, encode_event, format_time, new_event_id
 from klingai_audit.event.types import EVENT_TYPES, EventInfo, canonical_type
+from klingai_audit.privacy.commitment import Sealing, commit
 from klingai_audit.privacy.content import Content, cut_user_agent
 from klingai_audit.privacy.entrance import Entrance
 from klingai_audit.privacy.masks import canonical_ip, is_masked_ip, mask_ip
 from klingai_audit.privacy.policy import Policy
 from klingai_audit.privacy.secrets import REMOVED, generation
 from klingai_audit.privacy.subjects import Subject, SubjectTable, is_pseudonym, normalise_id
+from klingai_audit.privacy.vault import Vault
 
-__all__ = ["MAX_DEADLINE_S", "Door", "missing_members"]
+__all__ = ["ADDRESS_MEMBER", "MAX_DEADLINE_S", "Door", "missing_members"]
 
 MAX_DEADLINE_S: Final = 10**9
 """Longest deadline of an intent in seconds."""
+
+ADDRESS_MEMBER: Final = "full_address"
+"""Metadata under which the whole IP address is committed to where policy wants it sealed."""
 
 # Zones and deadlines are added to times: nothing of that may leave the calendar.
 _FIRST_YEAR: Final = "1970"
@@ -54,18 +59,27 @@ class Door:
     """Admits drafts under one policy; may be shared by threads.
 
     `lookup_key` are the 32 bytes of the look-up key, `clock` returns nanoseconds since 1970 UTC. Pseudonyms come
-    from `subjects`; a new person's row is durable before `admit` returns.
+    from `subjects`; a new person's row is durable before `admit` returns. What policy wants sealed goes to `vault`,
+    durable before `admit` returns; without a vault it stays a commitment only.
     """
 
     def __init__(
-        self, policy: Policy, subjects: SubjectTable, lookup_key: bytes, *, clock: Callable[[], int] = time.time_ns
+        self,
+        policy: Policy,
+        subjects: SubjectTable,
+        lookup_key: bytes,
+        *,
+        clock: Callable[[], int] = time.time_ns,
+        vault: Vault | None = None,
     ) -> None:
         self.policy = policy
         self._subjects = subjects
         self._lookup_key = lookup_key
         self._clock = clock
         self._content = Content(policy.privacy.commit)
-        self._entrance = Entrance(self._content)
+        rules = policy.vault
+        self._entrance = Entrance(self._content, Content(rules.seal) if rules.seal else None, rules.max_bytes)
+        self._vault = vault if rules.seals else None
         self._opaque = policy.privacy.actor_ids == "opaque"
         self._ids: dict[str, str] = {}
         self._ids_generation = generation()
@@ -79,7 +93,8 @@ class Door:
         """Turn a draft, its actor resolved, into event bytes.
 
         Raises: InvalidEvent (with UnknownEventType, EventTooLarge): names JSON pointer and type, never a value.
-        AuditUnavailable: the subject table cannot keep the actor, so the act must not happen.
+        AuditUnavailable: the subject table cannot keep the actor, or the vault what is to be sealed: the act must not
+        happen.
         """
         event_type = canonical_type(draft.event_type)
         info = EVENT_TYPES.get(event_type)
@@ -97,14 +112,18 @@ class Door:
         clean: Callable[[str], str] = str
         metadata = self._entrance.plain(raw, texts)
         plain = metadata is not None
+        to_seal: list[Sealing] = []
         if metadata is None:
             walk = self._entrance.walk(raw, subject.key, event_id, texts[1:])
-            metadata, clean = walk.result, walk.text
+            metadata, clean, to_seal = walk.result, walk.text, walk.to_seal
         if metadata.get("phase") == "intent":
             _check_deadline(metadata)
         actor_type, team, project, resource_type, resource_id, action, correlation_id, request_id = texts
         masked, reference = self._address(address, subject) if address else (UNSET, UNSET)
-        return encode_event(
+        if address and self._vault is not None and self.policy.vault.addresses:
+            whole = self._whole_address(address, subject, event_id, metadata)
+            to_seal, plain = [*to_seal, *whole], plain and not whole
+        encoded = encode_event(
             Event(
                 event_id=event_id,
                 timestamp=format_time(now) if timestamp is None else _given_time(timestamp),
@@ -127,6 +146,9 @@ class Door:
             ),
             plain=plain,
         )
+        if to_seal and self._vault is not None:
+            self._vault.seal(subject, event_id, to_seal)
+        return encoded
 
     def fingerprint(self, credential: str) -> str:
         """Return 16 hex digits that tell credentials apart and reveal none: HMAC under the look-up key."""
@@ -191,6 +213,19 @@ class Door:
             self._addresses = {}
         self._addresses[subject.pseudonym, given] = known = (mask_ip(given), reference)
         return known
+
+    def _whole_address(
+        self, given: str, subject: Subject, event_id: str, metadata: dict[str, Any]
+    ) -> Sequence[Sealing]:
+        """Commit to the whole address in `metadata`, and return what is to be sealed of it."""
+        found = None if is_masked_ip(given) else canonical_ip(given)
+        if found is None:
+            return ()
+        name = ADDRESS_MEMBER
+        while name in metadata:
+            name += "~"
+        metadata[name] = stored = commit(subject.key, event_id, f"/metadata/{name.replace('~', '~0')}", found)
+        return (Sealing(f"/metadata/{name.replace('~', '~0')}", stored["commitment"], found.encode("ascii")),)
 
     def _agent(self, given: str) -> str:
         known = self._agents.get(given)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from klingai_audit.errors import InvalidEvent
 from klingai_audit.event.record import MAX_DEPTH, MAX_INTEGER, pointer_of
-from klingai_audit.privacy.commitment import ToCommit, commit, is_commitment
+from klingai_audit.privacy.commitment import Sealing, ToCommit, commit, is_commitment, value_bytes
 from klingai_audit.privacy.content import Content
 from klingai_audit.privacy.secrets import REMOVED, generation, is_withheld
 from klingai_audit.privacy.shapes import is_secret_name
@@ -26,10 +26,15 @@ _LONG_ECHO: Final = 24
 
 
 class Entrance:
-    """What the walks of one policy share: the names and a bounded cache of what keys mean."""
+    """What the walks of one policy share: the names and a bounded cache of what keys mean.
 
-    def __init__(self, content: Content) -> None:
+    Content under the names `sealed` of at most `max_sealed` bytes is to be sealed, too.
+    """
+
+    def __init__(self, content: Content, sealed: Content | None = None, max_sealed: int = 0) -> None:
         self.content = content
+        self.sealed = sealed
+        self.max_sealed = max_sealed
         self._keys: dict[str, tuple[str, int]] = {}
         self._plain_keys: set[str] = set()
         self._generation = generation()
@@ -87,9 +92,12 @@ class Entrance:
 
 
 class Walk:
-    """One event's way in. After `run`: `result` is plain JSON, `hidden` and `shown` the texts withheld and kept."""
+    """One event's way in. After `run`: `result` is plain JSON, `hidden` and `shown` the texts withheld and kept.
 
-    __slots__ = ("_echoes", "_entrance", "_event_id", "_path", "_subject_key", "hidden", "result", "shown")
+    `to_seal` is content that policy also wants sealed.
+    """
+
+    __slots__ = ("_echoes", "_entrance", "_event_id", "_path", "_subject_key", "hidden", "result", "shown", "to_seal")
 
     def __init__(self, entrance: Entrance, subject_key: bytes, event_id: str, echoes: tuple[str, ...]) -> None:
         self._entrance = entrance
@@ -99,6 +107,7 @@ class Walk:
         self._path: list[str | int] = []
         self.hidden: list[str] = []
         self.shown: list[str] = []
+        self.to_seal: list[Sealing] = []
         self.result: dict[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -151,7 +160,7 @@ class Walk:
             return item
         if role == _SECRET:
             return REMOVED if is_withheld(name, item) else self._value(item, level)
-        return item if is_commitment(item) else self._commit(item)
+        return item if is_commitment(item) else self._commit(item, name)
 
     def _value(self, value: Any, level: int) -> Any:
         kind = type(value)
@@ -197,7 +206,7 @@ class Walk:
             self.shown.append(text)
         return self.text(text)
 
-    def _commit(self, value: object) -> dict[str, Any]:
+    def _commit(self, value: object, name: str | None = None) -> dict[str, Any]:
         kind = None
         if isinstance(value, ToCommit):
             kind, value = value.type, value.value
@@ -205,7 +214,14 @@ class Walk:
             value = _unwrapped(value, 0)
         self._hide(value, 0)
         pointer = "/metadata" + pointer_of(self._path)
-        return commit(self._subject_key, self._event_id, pointer, ToCommit(value, kind))
+        stored = commit(self._subject_key, self._event_id, pointer, ToCommit(value, kind))
+        entrance = self._entrance
+        if entrance.sealed is not None and stored["bytes"] <= entrance.max_sealed:
+            if name is None:
+                name = next((part for part in reversed(self._path) if isinstance(part, str)), "")
+            if entrance.sealed.names(name):
+                self.to_seal.append(Sealing(pointer, stored["commitment"], value_bytes(value, pointer)))
+        return stored
 
     def _hide(self, value: object, level: int) -> None:
         if isinstance(value, str):

@@ -27,7 +27,8 @@ _NONCE: Final = 12
 def seal_base(public: bytes, info: bytes, text: bytes) -> bytes:
     """Return the encapsulated key and the sealed text, `OVERHEAD` bytes longer than `text`.
 
-    `public` are the 32 bytes of an X25519 key; `info` is what it is bound to, the associated data are empty. Raises: ValueError for a key that gives no shared secret.
+    `public` are the 32 bytes of an X25519 key; `info` is what it is bound to, the associated data are empty.
+    Raises: ValueError for a key that gives no shared secret.
     """
     once = X25519PrivateKey.generate()
     shared = once.exchange(X25519PublicKey.from_public_bytes(public))

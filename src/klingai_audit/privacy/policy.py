@@ -17,6 +17,7 @@ import msgspec
 
 from klingai_audit.errors import InvalidPolicy, StorageError, UnknownEventType, UsageError
 from klingai_audit.privacy.retention import RetentionPolicy
+from klingai_audit.privacy.vault_policy import VaultPolicy
 
 __all__ = [
     "EVENT_CLASSES",
@@ -25,6 +26,7 @@ __all__ = [
     "PrivacyPolicy",
     "RetentionPolicy",
     "TimestampPolicy",
+    "VaultPolicy",
     "VerifyPolicy",
     "WatchPolicy",
     "WitnessRules",
@@ -60,6 +62,15 @@ unknown_actor = "warn"
 reads = "off"
 # Polls of a task: "changes" writes an entry when the status changes, "all" for each poll.
 record_reads = "changes"
+
+[vault]
+# Content under these names, which privacy.commit withholds, is also kept sealed beside the log, so that those who hold
+# the unseal key can open it on the record. Needs a key first: klingai-audit keys unseal-init
+seal = []
+# Longer content stays a commitment only.
+max_bytes = 262144
+# true: the whole IP address of each act, too.
+addresses = false
 
 [failure]
 # What happens to an act that cannot be recorded: "refuse" (it does not happen) or "warn" (it happens, is counted,
@@ -219,6 +230,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     witness: WitnessRules = WitnessRules()
     watch: WatchPolicy = WatchPolicy()
     retention: RetentionPolicy = RetentionPolicy()
+    vault: VaultPolicy = VaultPolicy()
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,6 +246,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: TimestampPolicy = TimestampPolicy()
     witness: WitnessRules = WitnessRules()
     watch: WatchPolicy = WatchPolicy()
+    vault: VaultPolicy = VaultPolicy()
 
     @classmethod
     def default(cls) -> Policy:
@@ -281,6 +294,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             for setting in _WATCH_SPANS:
                 file.watch.span(setting)
             file.retention.check()
+            file.vault.check(privacy.commit)
         except (UsageError, UnknownEventType) as exc:
             raise InvalidPolicy(f"{name}: {exc.message}", do=exc.do) from exc
         return cls(
@@ -291,6 +305,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             witness=file.witness,
             watch=file.watch,
             retention=file.retention,
+            vault=file.vault,
             digest=hashlib.sha256(data).hexdigest(),
         )
 

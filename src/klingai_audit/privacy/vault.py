@@ -14,7 +14,6 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -26,12 +25,12 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from klingai_audit.durable import OPS, TEMPORARY_SUFFIX, FileOps, read_optional
 from klingai_audit.errors import AuditUnavailable, LogNotFound, Malformed, StorageError, UsageError, VerificationError
 from klingai_audit.privacy import hpke
-from klingai_audit.privacy.commitment import check_opening, is_commitment, opening
+from klingai_audit.privacy.commitment import Sealing, check_opening, is_commitment, opening
 from klingai_audit.privacy.subjects import RESERVED, Subject, is_pseudonym
 from klingai_audit.privacy.unseal_key import UnsealKey, UnsealPublic
 from klingai_audit.privacy.vault_policy import MAX_SEALED_BYTES
 
-__all__ = ["SEALED_SUFFIX", "Sealing", "Vault", "VaultUsage"]
+__all__ = ["SEALED_SUFFIX", "Vault", "VaultUsage"]
 
 SEALED_SUFFIX: Final = ".sealed"
 """End of the name of a file in the vault."""
@@ -61,15 +60,6 @@ class VaultUsage(NamedTuple):
     contents: int
     bytes: int
     subjects: int
-
-
-@dataclass(frozen=True, slots=True)
-class Sealing:
-    """One content to seal: where it stands in the entry, the commitment there, and the bytes committed to."""
-
-    pointer: str
-    commitment: str
-    value: bytes = field(repr=False)
 
 
 class Vault:

@@ -18,6 +18,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from klingai_audit.capture.desk import Desk, Item
+from klingai_audit.config import open_vault
 from klingai_audit.durable import OPS, FileOps
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, StorageError, UsageError
 from klingai_audit.event.record import Draft, EncodedEvent, Event, decode_event
@@ -188,7 +189,8 @@ class Administration:
 
         The new file is parsed before the old one is replaced, and comments stay. It is in force for whoever opens the
         log from then on; this process and others that have it open keep the policy that they read.
-        Raises: InvalidPolicy: the policy would not hold (nothing was written); else as the class says.
+        Raises: InvalidPolicy: the policy would not hold (nothing was written), UsageError: it needs an unseal key and
+        there is none; else as the class says.
         """
         path = self._audit.places.keys / "policy.toml"
         with self._file.locked():
@@ -200,6 +202,8 @@ class Administration:
             old = read_setting(before.decode(), key)
             after = change_setting(before.decode(), key, value).encode()
             fresh = Policy.parse(after, str(path))
+            if fresh.vault.seals:
+                open_vault(self._audit.places, self._audit.origin, fresh)  # who sets it could not open the log again
             if fresh.digest == policy.digest or old == value:
                 return Declared(_words(old), _words(old), None)
             draft = Draft(

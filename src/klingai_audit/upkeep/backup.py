@@ -134,6 +134,7 @@ def succeed(restored: Places, successor: Places, known: Sequence[bytes] = (), re
         keys=successor.keys,
         state=successor.state,
         subjects=successor.subjects,
+        vault=successor.vault,
         post_quantum=second,
     ) as audit:
         audit.append(own_event("log_recovered", told, SYSTEM_CLOCK.now_ns())).wait("published")

@@ -70,7 +70,12 @@ def recover(places: Places) -> RecoverResult:
     finally:
         store.close()
     with AuditLog.open(
-        places.log, keys=places.keys, state=places.state, subjects=places.subjects, create=False
+        places.log,
+        keys=places.keys,
+        state=places.state,
+        subjects=places.subjects,
+        vault=places.vault,
+        create=False,
     ) as audit:
         pass
     after = tuple(name for name in state.set_aside() if name not in before)

@@ -125,7 +125,14 @@ class Bench:
         if self._writer is None:
             places = self.places
             self._writer = self._stack.enter_context(
-                AuditLog.open(places.log, keys=places.keys, state=places.state, subjects=places.subjects, create=False)
+                AuditLog.open(
+                    places.log,
+                    keys=places.keys,
+                    state=places.state,
+                    subjects=places.subjects,
+                    vault=places.vault,
+                    create=False,
+                )
             )
         return self._writer
 

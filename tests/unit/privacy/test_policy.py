@@ -15,7 +15,7 @@ from klingai_audit.privacy.policy import EVENT_CLASSES, Policy
 def test_default_text_is_the_default() -> None:
     """Every setting of the default text is written out, and leaving it out gives the same."""
     written, empty = Policy.default(), Policy.parse(b"")
-    names = ["privacy", "failure", "verify", "timestamp", "witness", "watch", "retention"]
+    names = ["privacy", "vault", "failure", "verify", "timestamp", "witness", "watch", "retention"]
     assert [getattr(written, name) for name in names] == [getattr(empty, name) for name in names]
     tables = tomllib.loads(Policy.DEFAULT_TEXT)
     assert names == list(tables)
