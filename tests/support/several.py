@@ -14,12 +14,12 @@ __all__ = ["contradictions", "damaged"]
 
 
 def contradictions(package: Answer, single: Answer) -> list[str]:
-    """In what the two differ, where all that was signed is proven; else whether one of them would mislead.
+    """In what the two differ, where both prove all that was signed; else whether one of them would mislead.
 
     Then both must call the log broken, and neither may rule out what the other detects.
     """
     signed = "ruled_out" in (package.states["foreign_key"], single.states["foreign_key"])
-    if signed and "history_rewritten" not in package.kinds & single.kinds:
+    if signed and "history_rewritten" not in package.kinds | single.kinds:
         return differences(package, single)
     found = [
         name for name, told in (("package", package), ("single file", single)) if not told.kinds & set(alone.BROKEN)
