@@ -1,6 +1,7 @@
 """One private SQLite file: opened safely, used by one thread at a time, safe over forks, errors as ours.
 
-Journal mode DELETE, secure deletion, synchronous EXTRA, file mode 0600. Knows nothing of what is stored.
+Journal mode DELETE, secure deletion, no temporary files, synchronous EXTRA, file mode 0600. Knows nothing of
+what is stored.
 """
 
 from __future__ import annotations
@@ -84,12 +85,13 @@ class PrivateDatabase:
                 raise self._translated(exc, AuditUnavailable if writing else StorageError) from exc
 
     @contextmanager
-    def transaction(self, connection: sqlite3.Connection) -> Iterator[None]:
+    def transaction(self, connection: sqlite3.Connection, *, exclusive: bool = False) -> Iterator[None]:
         """Make what is done inside one durable step, or nothing. Belongs inside a session.
 
+        With `exclusive` nobody else can read meanwhile.
         Raises: AuditUnavailable: the file was removed or replaced meanwhile, and the step with it.
         """
-        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("BEGIN EXCLUSIVE" if exclusive else "BEGIN IMMEDIATE")
         try:
             yield
             connection.execute("COMMIT")
@@ -152,6 +154,7 @@ class PrivateDatabase:
         )
         try:
             connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute("PRAGMA temp_store = MEMORY")
             if not self.read_only:
                 connection.execute("PRAGMA journal_mode = DELETE")
                 connection.execute("PRAGMA secure_delete = ON")

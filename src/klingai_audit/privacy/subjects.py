@@ -1,8 +1,9 @@
 """The subject table: who stands behind a pseudonym, with the key that makes this person's data readable.
 
 HMAC-SHA-256(look-up key, normalised id) → pseudonym (128 random bits), a random 256-bit subject key, and the id
-sealed under it with AES-256-GCM. Erasing the row makes pseudonym, salts and sealed content meaningless. A new
-row is durable before it is returned. Two reserved rows keep `unknown` and `klingai-audit` literal.
+sealed under it with AES-256-GCM. Erasing the row makes pseudonym, salts and sealed content meaningless; what
+other processes remember of it they drop at their next use. A new row is durable before it is returned. Two reserved
+rows keep `unknown` and `klingai-audit` literal.
 Source: docs/format.md, "Pseudonyms and commitments".
 """
 
@@ -13,6 +14,7 @@ import hmac
 import os
 import re
 import sqlite3
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -21,14 +23,17 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from klingai_audit.durable import OPS, FileOps
-from klingai_audit.errors import AuditUnavailable, InvalidEvent, StorageError
+from klingai_audit.errors import AuditUnavailable, InvalidEvent, StorageError, UsageError
 from klingai_audit.event.context import OWN_ACTOR, UNKNOWN_ACTOR, normalise_id
+from klingai_audit.privacy import erasures
 from klingai_audit.privacy.database import PrivateDatabase
+from klingai_audit.privacy.erasures import Erased, ErasureCount
 from klingai_audit.privacy.masks import mask_email, mask_id, mask_ip
 
 __all__ = [
     "MAX_ID_CHARACTERS",
     "RESERVED",
+    "Erased",
     "SqliteSubjects",
     "Subject",
     "SubjectTable",
@@ -102,6 +107,10 @@ class SubjectTable(Protocol):
         """Return all pseudonyms, sorted, reserved ones included. Raises: StorageError."""
         ...
 
+    def erased(self, pseudonym: str) -> Erased | None:
+        """Return when and why the person behind a pseudonym was erased, or None. Raises: StorageError."""
+        ...
+
     def close(self) -> None:
         """Release the table; a later call opens it again."""
         ...
@@ -139,6 +148,7 @@ class SqliteSubjects:
             raise StorageError(f"the look-up key of {path} has {len(lookup_key)} bytes, expected {_KEY_BYTES}")
         self._lookup_key = lookup_key
         self._cache: dict[str, Subject] = {}
+        self._when_erased: list[Callable[[], None]] = []
         self._file = PrivateDatabase(
             path,
             "subject table",
@@ -148,6 +158,8 @@ class SqliteSubjects:
             create=create and not read_only,
             busy_seconds=busy_seconds,
         )
+        self._erasures = ErasureCount(self._file.path, ops)
+        self._generation = self._erasures.read()
         with self._file.session(writing=not read_only):
             pass
 
@@ -165,7 +177,8 @@ class SqliteSubjects:
         return f"SqliteSubjects({str(self.path)!r}, read_only={self.read_only})"
 
     def resolve(self, id: str, *, kind: str = "person") -> Subject:
-        cached = self._cache.get(id)
+        cache = self._current()
+        cached = cache.get(id)
         if cached is not None:
             return cached
         normal = _checked(id)
@@ -180,18 +193,19 @@ class SqliteSubjects:
                 with self._file.transaction(database):
                     # Another process may have been first; the write lock is held from here on.
                     subject = self._select(database, normal) or self._add(database, normal, kind)
-            self._remember(id, subject)
+            _remember(cache, id, subject)
         return subject
 
     def find(self, id: str) -> Subject | None:
-        cached = self._cache.get(id)
+        cache = self._current()
+        cached = cache.get(id)
         if cached is not None:
             return cached
         normal = _checked(id)
         with self._file.session() as database:
             subject = self._select(database, normal)
             if subject is not None:
-                self._remember(id, subject)
+                _remember(cache, id, subject)
         return subject
 
     def get(self, pseudonym: str) -> Subject | None:
@@ -207,6 +221,47 @@ class SqliteSubjects:
     def pseudonyms(self) -> list[str]:
         with self._file.session() as database:
             return [row[0] for row in database.execute("SELECT pseudonym FROM subjects ORDER BY pseudonym")]
+
+    def erased(self, pseudonym: str) -> Erased | None:
+        with self._file.session() as database:
+            return erasures.marked(database, pseudonym)
+
+    def when_erased(self, forget: Callable[[], None]) -> None:
+        """Have `forget` called when this process first meets an erasure, its own or another's: it drops memories."""
+        self._when_erased.append(forget)
+
+    def destroy(self, erased: Erased) -> bool:
+        """Destroy a subject's row and key for good; tells whether there was anything left to destroy.
+
+        On return the file, written anew, holds neither key nor id nor look-up value, and no journal is left. Running
+        it again completes what a crash cut off. Other processes drop what they remember at their next use.
+        Raises: UsageError for a reserved row, AuditUnavailable (what is not destroyed then is so at the next try).
+        """
+        return self.destroy_all([erased]) == 1
+
+    def destroy_all(self, those: Iterable[Erased]) -> int:
+        """Destroy several as `destroy` does, writing the file anew once; returns of how many anything was left."""
+        with self._file.session(writing=True) as database:
+            todo = [one for one in those if erasures.unclean(database, one.pseudonym)]
+            if todo:
+                # The count goes up while readers are shut out: whoever sees it finds the row gone.
+                with self._file.transaction(database, exclusive=True):
+                    for one in todo:
+                        self._delete(database, one)
+                    self._erasures.advance()
+                database.execute("VACUUM")
+                with self._file.transaction(database):
+                    erasures.set_clean(database)
+        if todo:
+            self._current()
+        return len(todo)
+
+    def _delete(self, database: sqlite3.Connection, erased: Erased) -> None:
+        row = database.execute("SELECT reserved FROM subjects WHERE pseudonym = ?", (erased.pseudonym,)).fetchone()
+        if erased.pseudonym in RESERVED or (row is not None and row[0]):
+            raise UsageError(f"`{erased.pseudonym}` is no person and cannot be erased.")
+        database.execute("DELETE FROM subjects WHERE pseudonym = ?", (erased.pseudonym,))
+        erasures.mark(database, erased)
 
     def close(self) -> None:
         self._cache = {}
@@ -247,10 +302,19 @@ class SqliteSubjects:
                 do="The subject table was changed from outside: preserve it, and restore a backup.",
             ) from exc
 
-    def _remember(self, id: str, subject: Subject) -> None:
-        if len(self._cache) >= _CACHE_ENTRIES:
-            del self._cache[next(iter(self._cache))]
-        self._cache[id] = subject
+    def _current(self) -> dict[str, Subject]:
+        """Return what is remembered, emptied if anybody was erased since.
+
+        Who looks up the table adds to the mapping that was current before: what was read just before an erasure is
+        not remembered after it.
+        """
+        generation = self._erasures.read()
+        if generation != self._generation:
+            self._cache = {}
+            self._generation = generation
+            for forget in self._when_erased:
+                forget()
+        return self._cache
 
     def _prepare(self, database: sqlite3.Connection) -> None:
         """Make the table if it may be made, and check that it belongs to the look-up key."""
@@ -264,6 +328,9 @@ class SqliteSubjects:
                 for name in RESERVED:
                     if self._select(database, name) is None:
                         self._add(database, name, "system")
+        if not self.read_only:
+            database.execute(erasures.SCHEMA)
+            self._erasures.create()
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version != _VERSION:
             raise StorageError(f"{self.path}: subject table of version {version}, this program knows {_VERSION}")
@@ -273,6 +340,12 @@ class SqliteSubjects:
                 f"{self.path}: the look-up key is not the one that this subject table was made with",
                 do="Use the keys folder that belongs to this table.",
             )
+
+
+def _remember(cache: dict[str, Subject], id: str, subject: Subject) -> None:
+    if len(cache) >= _CACHE_ENTRIES:
+        del cache[next(iter(cache))]
+    cache[id] = subject
 
 
 def _checked(text: str) -> str:

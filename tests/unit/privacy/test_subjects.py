@@ -137,10 +137,10 @@ def test_odd_ids_survive(table: SqliteSubjects) -> None:
 
 
 def test_file_is_private_and_holds_no_id(table: SqliteSubjects, path: Path) -> None:
-    """The file has mode 0600, no journal stays beside it, and no byte of it shows an id."""
+    """The file has mode 0600, no journal stays beside it (only the count of erasures), and no byte shows an id."""
     table.resolve(USER)
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
-    assert [path.name] == [file.name for file in path.parent.iterdir()]
+    assert [path.name, f"{path.name}.erasures"] == sorted(file.name for file in path.parent.iterdir())
     data = path.read_bytes()
     assert b"example" not in data
     assert b"user@" not in data

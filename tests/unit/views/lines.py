@@ -7,7 +7,7 @@ import json
 import uuid
 from typing import Any
 
-from klingai_audit.privacy.subjects import Subject
+from klingai_audit.privacy.subjects import Erased, Subject
 
 NOW = dt.datetime(2026, 11, 21, 12, 0, tzinfo=dt.UTC)
 ORDER = (
@@ -60,6 +60,7 @@ class People:
     def __init__(self, people: dict[str, int]) -> None:
         self._pseudonyms = {name: pseudonym(number) for name, number in people.items()}
         self.revealed: list[str] = []
+        self.gone: dict[str, Erased] = {}
 
     def resolve(self, id: str, *, kind: str = "person") -> Subject:
         raise AssertionError("a view must not create people")
@@ -77,6 +78,9 @@ class People:
 
     def pseudonyms(self) -> list[str]:
         return sorted(self._pseudonyms.values())
+
+    def erased(self, pseudonym: str) -> Erased | None:
+        return self.gone.get(pseudonym)
 
     def close(self) -> None:
         return None
