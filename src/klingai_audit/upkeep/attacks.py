@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from klingai_audit.ledger.line import parse_members
-from klingai_audit.tlog.merkle import leaf_hash
+from klingai_audit.ledger.line import PURGED_PREFIX, parse_members
+from klingai_audit.ledger.purged import line_hash
 from klingai_audit.tlog.note import format_note, parse_note
 from klingai_audit.upkeep.copy import Impossible, LogCopy, target_of
 from klingai_audit.upkeep.forge import edit_one, edited, forge, rechained
@@ -84,7 +84,8 @@ def _on_lines(change: Callable[[list[bytes], int], None]) -> Callable[[LogCopy],
         def work(lines: list[bytes]) -> None:
             if len(lines) < 4:
                 raise Impossible("no day has four entries")
-            change(lines, min(target_of(lines), len(lines) - 3))
+            at = min(target_of(lines), len(lines) - 3)
+            change(lines, target_of(lines[:-2]) if lines[at].startswith(PURGED_PREFIX) else at)
 
         copy.change_lines(copy.longest_day(), work)
 
@@ -105,7 +106,7 @@ def _edit(lines: list[bytes], index: int) -> None:
 
 def _edit_and_link(lines: list[bytes], index: int) -> None:
     _edit(lines, index)
-    lines[index + 1 :] = rechained(lines[index + 1 :], leaf_hash(lines[index]))
+    lines[index + 1 :] = rechained(lines[index + 1 :], line_hash(lines[index]))
 
 
 def _delete(lines: list[bytes], index: int) -> None:
@@ -234,7 +235,7 @@ def _forge_end(copy: LogCopy) -> None:
         if members is None:
             raise Impossible("the last entry has no ledger members")
         line = edited(lines[-1]).replace(b'"seq":%d,' % members.seq, b'"seq":%d,' % (members.seq + 1))
-        lines.append(rechained([line], leaf_hash(lines[-1]))[0])
+        lines.append(rechained([line], line_hash(lines[-1]))[0])
 
     copy.change_lines(copy.days[-1], work)
 

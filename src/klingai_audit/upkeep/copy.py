@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from klingai_audit.durable import OPS
-from klingai_audit.ledger.line import parse_members
+from klingai_audit.ledger.line import PURGED_PREFIX, parse_members
+from klingai_audit.ledger.sealed import SEALED_SUFFIX, is_sealed, open_day, pack
+from klingai_audit.stores.days import list_days
 from klingai_audit.stores.directory import DirectoryStore
 
 __all__ = ["Impossible", "LogCopy", "target_of"]
@@ -30,7 +32,7 @@ class LogCopy:
         self._touched: set[str] = set()
         for target in (self.whole, self.log):
             shutil.copytree(source, target)
-        self.days = sorted(path.name for path in self.whole.glob("audit-*.jsonl"))
+        self.days = [path.name for path in list_days(self.whole)]
 
     @property
     def store(self) -> DirectoryStore:
@@ -54,8 +56,9 @@ class LogCopy:
         return (self.whole / name).read_bytes()
 
     def lines(self, name: str) -> list[bytes]:
-        """Return the lines of a day file of the whole log, without LF."""
-        return self.read(name).split(b"\n")[:-1]
+        """Return the lines of a day file of the whole log, without LF; of a sealed one what is packed in it."""
+        with open_day(self.whole / name) as file:
+            return file.readall().split(b"\n")[:-1]
 
     def all_lines(self) -> list[tuple[str, bytes]]:
         """Return (file name, line) of every entry in order."""
@@ -94,11 +97,33 @@ class LogCopy:
         """Rewrite a day file of the attacked log after `change` worked on its lines."""
         lines = self.lines(name)
         change(lines)
+        self.put_lines(name, lines)
+
+    def put_lines(self, name: str, lines: Sequence[bytes]) -> None:
+        """Write a day file of the attacked log; in the place of a sealed one that changes, one that is not sealed.
+
+        So nothing but the lines themselves can show what was done: a file that is not sealed has no digest.
+        """
+        if is_sealed(name):
+            if lines == self.lines(name):
+                self.put(name, self.read(name))
+                return
+            self.drop(name)
+            name = name.removesuffix(SEALED_SUFFIX)
         self.put(name, b"".join(line + b"\n" for line in lines))
 
+    def seal(self, name: str, lines: Sequence[bytes]) -> None:
+        """Write a sealed file of the attacked log anew, packed as the log packs."""
+        packed: list[bytes] = []
+        pack(lines, packed.append)
+        self.put(name, b"".join(packed))
+
     def longest_day(self) -> str:
-        """Return the day file with most bytes."""
-        return max(self.days, key=lambda name: (self.whole / name).stat().st_size)
+        """Return the day file with most bytes of entries."""
+        return max(
+            self.days,
+            key=lambda name: sum(len(line) for line in self.lines(name) if not line.startswith(PURGED_PREFIX)),
+        )
 
 
 def target_of(lines: list[bytes]) -> int:

@@ -20,6 +20,7 @@ from klingai_audit.trust.verdict import Finding, Threat, Verdict
 from klingai_audit.trust.verify import verify
 from klingai_audit.upkeep.attacks import ATTACKS, Attack, Eyes
 from klingai_audit.upkeep.copy import Impossible, LogCopy
+from klingai_audit.upkeep.purge_attacks import purge_attacks
 from klingai_audit.upkeep.quantum_attacks import quantum_attacks
 from klingai_audit.upkeep.stamp_attacks import stamp_attacks
 from klingai_audit.upkeep.thefts import thefts
@@ -110,6 +111,7 @@ def all_attacks(keys: KeyFolder, here: Eyes) -> list[Attack]:
     """Return every attack on a log's files in order; `here` is what this machine knows besides the log's key."""
     return [
         *ATTACKS,
+        *purge_attacks(),
         *stamp_attacks(keys),
         *thefts(keys, here),
         *witness_attacks(keys, here),

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from klingai_audit.ledger.line import names_checkpoint
+from klingai_audit.ledger.purged import line_hash
 from klingai_audit.ledger.tree import GrowingTree
 from klingai_audit.tlog.checkpoint import Checkpoint
 from klingai_audit.tlog.cosignature import cosign
-from klingai_audit.tlog.hashing import hash_leaves
 from klingai_audit.tlog.keys import ED25519, SignerKey
-from klingai_audit.tlog.merkle import EMPTY_ROOT, leaf_hash
+from klingai_audit.tlog.merkle import EMPTY_ROOT
 from klingai_audit.tlog.note import Note, format_note, signed_note
 from klingai_audit.upkeep.copy import LogCopy, target_of
 
-__all__ = ["Forgery", "Signers", "edit_one", "edited", "forge", "rechained", "signed"]
+__all__ = ["Forgery", "Signers", "edit_one", "edited", "forge", "hashes_of", "rechained", "signed"]
 
 _LINK: Final = re.compile(rb'"prev_hash":"[0-9a-f]{64}"(?=(?:,"seal":"[A-Za-z0-9_-]{43}")?\}\Z)')
 
@@ -42,13 +42,21 @@ def edited(line: bytes) -> bytes:
 
 
 def rechained(lines: list[bytes], prev: bytes) -> list[bytes]:
-    """Return the entries with every `prev_hash` made to fit, the first one's to `prev` (32 bytes)."""
+    """Return the entries with every `prev_hash` made to fit, the first one's to `prev` (32 bytes).
+
+    What stands for a purged entry keeps the hash that it states: its own link cannot be looked at any more.
+    """
     result = []
     for line in lines:
         fitted = _LINK.sub(b'"prev_hash":"%b"' % prev.hex().encode(), line)
-        prev = leaf_hash(fitted)
+        prev = line_hash(fitted)
         result.append(fitted)
     return result
+
+
+def hashes_of(lines: Iterable[bytes]) -> bytes:
+    """Return the leaf hashes that these lines stand for, joined."""
+    return b"".join(map(line_hash, lines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +89,9 @@ def forge(
     lines = rechained(lines, EMPTY_ROOT)
     for name in copy.days:
         of_day = [line for day, line in zip(days, lines, strict=True) if day == name]
-        copy.put(name, b"".join(line + b"\n" for line in of_day))
+        copy.put_lines(name, of_day)
     growing = GrowingTree()
-    growing.extend(hash_leaves(lines), tuple(seq + 1 for seq, line in enumerate(lines) if names_checkpoint(line)))
+    growing.extend(hashes_of(lines), tuple(seq + 1 for seq, line in enumerate(lines) if names_checkpoint(line)))
     root = growing.root()
     marks, writes = growing.take()
     if tree or signers is not None:

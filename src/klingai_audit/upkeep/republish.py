@@ -13,10 +13,10 @@ from klingai_audit.ledger.countersign import Countersigner
 from klingai_audit.ledger.heads import HeadReader, SignedHead
 from klingai_audit.ledger.keys import KeyFolder
 from klingai_audit.ledger.line import KEPT_INTERVAL, is_rotation, names_checkpoint
+from klingai_audit.ledger.purged import line_hash
 from klingai_audit.ledger.signing import Unpublished
 from klingai_audit.ledger.state import StateFolder
 from klingai_audit.ledger.store import Store
-from klingai_audit.tlog.hashing import hash_leaves
 from klingai_audit.tlog.merkle import CompactRange
 
 __all__ = ["find_head", "republish"]
@@ -80,7 +80,7 @@ def _kept(store: Store, head: SignedHead) -> list[tuple[int, bytes]]:
     tree = CompactRange()
     found: list[tuple[int, bytes]] = []
     for line in store.read_entries(0, head.size):
-        tree.extend(hash_leaves([line]))
+        tree.extend(line_hash(line))
         if is_rotation(line) and tree.size < head.size:
             found.clear()  # those up to here are of earlier epochs, whose keys are gone
         elif names_checkpoint(line) or tree.size % KEPT_INTERVAL == 0:

@@ -8,12 +8,11 @@ from typing import Final
 
 from klingai_audit.ledger.keys import KeyFolder
 from klingai_audit.tlog.checkpoint import Checkpoint
-from klingai_audit.tlog.hashing import hash_leaves
 from klingai_audit.tlog.merkle import EMPTY_ROOT, CompactRange
 from klingai_audit.tlog.note import sign_note
 from klingai_audit.upkeep.attacks import Attack, need
 from klingai_audit.upkeep.copy import Impossible, LogCopy, target_of
-from klingai_audit.upkeep.forge import edited, forge, rechained
+from klingai_audit.upkeep.forge import edited, forge, hashes_of, rechained
 from klingai_audit.upkeep.forged_stamp import forged_stamp
 from klingai_audit.upkeep.thefts import current_keys
 
@@ -105,7 +104,7 @@ def _rewrite(copy: LogCopy, keys: KeyFolder) -> None:
         for size in sizes:
             lines[:size] = rechained(lines[:size], EMPTY_ROOT)
             tree = CompactRange()
-            tree.extend(hash_leaves(lines[:size]))
+            tree.extend(hashes_of(lines[:size]))
             signed[size] = sign_note(Checkpoint(log_key.name, size, tree.root()).text(), log_key, epoch_key)
             old = hashlib.sha256(copy.read(f"checkpoints/{size:020}")).hexdigest().encode()
             new = hashlib.sha256(signed[size]).hexdigest().encode()

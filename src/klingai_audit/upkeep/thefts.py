@@ -11,13 +11,12 @@ from klingai_audit.ledger.handover import handover_text
 from klingai_audit.ledger.keys import KeyFolder, epoch_name
 from klingai_audit.ledger.line import event_type_of, parse_members
 from klingai_audit.ledger.tree import GrowingTree
-from klingai_audit.tlog.hashing import hash_leaves
 from klingai_audit.tlog.keys import ML_DSA_44, SignerKey, VerifierKey
 from klingai_audit.tlog.merkle import EMPTY_ROOT
 from klingai_audit.tlog.note import sign_note
 from klingai_audit.upkeep.attacks import Attack, Eyes, need
 from klingai_audit.upkeep.copy import Impossible, LogCopy, target_of
-from klingai_audit.upkeep.forge import edit_one, edited, forge, rechained
+from klingai_audit.upkeep.forge import edit_one, edited, forge, hashes_of, rechained
 
 __all__ = ["current_epoch_begins", "current_keys", "rewrite_present", "rewrite_under_keys", "thefts"]
 
@@ -222,7 +221,7 @@ def _roll_back(copy: LogCopy) -> None:
     for day in copy.days:
         of_day = [line for index, (name, line) in enumerate(named) if name == day and index < size]
         if of_day:
-            copy.put(day, b"".join(line + b"\n" for line in of_day))
+            copy.put_lines(day, of_day)
         else:
             copy.drop(day)
     for kept in copy.kept():
@@ -263,7 +262,7 @@ def rewrite_under_keys(copy: LogCopy, log_key: SignerKey, *more: SignerKey) -> N
             lines[:index] = rechained(lines[:index], EMPTY_ROOT)
             epochs.append(SignerKey.generate(epoch_name(origin, len(epochs))))
             ends.append(index + 1)
-            lines[index] = _handed_over(line, origin, epochs, hash_leaves(lines[:index]))
+            lines[index] = _handed_over(line, origin, epochs, hashes_of(lines[:index]))
 
     def signers(size: int) -> tuple[SignerKey, ...]:
         return log_key, epochs[sum(end < size for end in ends)], *more

@@ -12,7 +12,6 @@ from klingai_audit.ledger.keys import KeyFolder
 from klingai_audit.ledger.line import event_type_of
 from klingai_audit.tlog.checkpoint import Checkpoint, parse_checkpoint
 from klingai_audit.tlog.cosignature import cosign
-from klingai_audit.tlog.hashing import hash_leaves
 from klingai_audit.tlog.keys import COSIGNATURE, SignerKey
 from klingai_audit.tlog.merkle import EMPTY_ROOT, CompactRange
 from klingai_audit.tlog.note import Note, SignatureLine, format_note, parse_note, sign_note
@@ -20,7 +19,7 @@ from klingai_audit.trust.verdict import ThreatName
 from klingai_audit.trust.witnessed import read_size
 from klingai_audit.upkeep.attacks import Attack, Eyes, need
 from klingai_audit.upkeep.copy import Impossible, LogCopy, target_of
-from klingai_audit.upkeep.forge import edited, rechained
+from klingai_audit.upkeep.forge import edited, hashes_of, rechained
 from klingai_audit.upkeep.thefts import current_epoch_begins, current_keys, rewrite_present
 
 __all__ = ["witness_attacks"]
@@ -181,7 +180,7 @@ def _resign(copy: LogCopy, keys: KeyFolder, here: Eyes, cosigners: _Cosigners) -
                 continue
             lines[:size] = rechained(lines[:size], EMPTY_ROOT)
             tree = CompactRange()
-            tree.extend(hash_leaves(lines[:size]))
+            tree.extend(hashes_of(lines[:size]))
             text = Checkpoint(log_key.name, size, tree.root()).text()
             new = parse_note(sign_note(text, log_key, epoch_key))
             lines[number] = _with_note(lines[number], Note(text, (*new.signatures, *cosigners(new))))

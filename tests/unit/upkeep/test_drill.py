@@ -19,6 +19,7 @@ from klingai_audit.upkeep.copy import LogCopy
 from klingai_audit.upkeep.drill import DrillResult, drill
 from klingai_audit.upkeep.quantum_attacks import quantum_attacks
 from tests.support.bundles import STRANGER, WITNESS, witness
+from tests.support.purged import old_log
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -58,13 +59,17 @@ def test_every_attack_is_caught_or_told_to_be_open(places: Places) -> None:
     assert () == result.missed
     assert UNSEEN == left_open(result)
     skipped = {attack.attack: attack.skipped for attack in result.attacks if attack.skipped}
-    assert {"the log has no time stamps", "no witness is asked for", "the log has no ML-DSA-44 key"} == {
-        str(why).partition(":")[0] for why in skipped.values()
-    }
-    assert 16 == len(skipped)
+    assert {
+        "the log has no time stamps",
+        "no witness is asked for",
+        "the log has no ML-DSA-44 key",
+        "no entry of the log is purged",
+        "no day of the log is sealed",
+    } == {str(why).partition(":")[0] for why in skipped.values()}
+    assert 23 == len(skipped)
     assert (True, len(result.tried)) == (len(result.tried) >= 45, result.caught)
     told = result.to_json()
-    assert (len(result.tried), 16, 3) == (told["mutations"], len(told["skipped"]), len(told["open"]))
+    assert (len(result.tried), 23, 3) == (told["mutations"], len(told["skipped"]), len(told["open"]))
 
 
 def test_forgers_of_ed25519_are_caught_or_told_to_be_open(tmp_path: Path) -> None:
@@ -103,6 +108,22 @@ def test_what_witnesses_cosigned_is_attacked_too(tmp_path: Path) -> None:
         tuple(set(kinds[name]) & {"witness_disagrees", "cosignature_invalid", "quorum_missing"})
         for name in ("rewrite_witnessed", "spoil_cosignature", "strip_demanded")
     ]
+
+
+@pytest.mark.slow
+def test_what_retention_left_is_attacked_too(tmp_path: Path) -> None:
+    """Sealed days and purged entries: nothing is missed, and purging without authority is called that."""
+    log, _ = old_log(tmp_path)
+    result = drill(Places.resolve(log.path, environ={}), others=BUNDLE_ATTACKS)
+    assert () == result.missed
+    kinds = {attack.attack: attack.kinds for attack in result.tried}
+    assert {("purge_unauthorised",)} == {kinds[name] for name in ("purge_unlisted", "purge_more", "purge_in_advance")}
+    assert [("entry_changed",), ("entry_changed",), ("entry_missing",), ("sealed_changed",)] == [
+        kinds[name] for name in ("invent_purged", "change_purged", "drop_purged", "repack_sealed")
+    ]
+    assert {"purge_unauthorised", "sealed_changed"} == set(kinds["purge_sealed"])
+    assert {"thief_replaces_epochs_unseen", "thief_rewrites_present_unseen"} <= set(left_open(result))
+    assert {"delete", "swap", "edit_and_fit_tree", "roll_back", "thief_rewrites_past", "remove_day"} <= set(kinds)
 
 
 def test_a_threat_that_the_verdict_rules_out_is_a_miss(places: Places) -> None:
