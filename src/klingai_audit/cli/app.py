@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "serve-log": ("publishing:serve_log", "Serve the log as C2SP tlog-tiles."),
     "watch": ("watching:watch", "Verify and detect on a schedule, and alert."),
     "timestamp": ("stamping:timestamp", "Have the log time-stamped by an RFC 3161 authority."),
+    "unseal": ("unsealing:unseal", "Open one sealed content, on the record."),
     "drill": ("trusting:drill", "Attack a copy of the log and see what is caught."),
     "backup": ("backing:backup", "Copy the log, while writers run, and verify the copy."),
     "recover": ("writing:recover", "Take the log up again after a crash or a failed sync."),
@@ -78,6 +79,7 @@ KEY_COMMANDS: Final = {
     "try-signer": ("signers:try_signer", "See whether that command signs."),
     "signer": ("signers:signer", "Be such a command: sign one checkpoint."),
     "signer-keygen": ("signers:signer_keygen", "Make a log key on the host that is to sign."),
+    "unseal-init": ("unsealing:unseal_init", "Make the key that opens sealed content."),
     "signer-vkey": ("signers:signer_vkey", "Print the public key of a KMS or card as a vkey."),
 }
 """The commands under `keys`."""
@@ -129,12 +131,17 @@ def build_app() -> App:
             _EVERYWHERE,
             Parameter(help="Its table of people. Default: KLINGAI_AUDIT_SUBJECTS, else <keys>/subjects.sqlite"),
         ] = None,
+        vault: Annotated[
+            str | None,
+            _EVERYWHERE,
+            Parameter(help="Its sealed content. Default: KLINGAI_AUDIT_VAULT, else <log>.vault"),
+        ] = None,
         json: Annotated[bool, _EVERYWHERE, Parameter(negative=(), show_default=False, help="Print JSON.")] = False,
     ) -> Any:
         """Run one command."""
         command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
         if "session" in ignored:
-            bound.arguments["session"] = Session(log, keys, state, subjects, json)
+            bound.arguments["session"] = Session(log, keys, state, subjects, json, vault)
         return command(*bound.args, **bound.kwargs)
 
     return app

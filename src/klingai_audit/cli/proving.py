@@ -110,9 +110,10 @@ def consistency(
 
 
 def check(
-    file: Annotated[Path, Parameter(name="FILE", help="What prove, consistency or bundle wrote.")],
+    file: Annotated[Path | None, Parameter(name="FILE", help="What prove, consistency or bundle wrote.")] = None,
     /,
     *,
+    opening: Annotated[Path | None, Parameter(help="What unseal --opening wrote, in the place of FILE.")] = None,
     key: Key = None,
     entry: Annotated[Path | None, Parameter(help="The entry's bytes, where the proof does not hold them.")] = None,
     old: Annotated[Path | None, Parameter(help="The older checkpoint, for a proof of consistency.")] = None,
@@ -121,7 +122,16 @@ def check(
     ] = None,
     session: SessionArgument,
 ) -> None:
-    """Check a proof or a bundle with a public key; needs no log. Exit 4 if it does not hold."""
+    """Check a proof, an opening or a bundle with a public key; needs no log. Exit 4 if it does not hold."""
+    if opening is not None:
+        from klingai_audit.cli.unsealing import check_opening_file
+
+        if (file, entry, old, witnesses) != (None, None, None, None):
+            raise UsageError("An opening is checked alone, with --key.", do="Leave the others out.")
+        check_opening_file(session, opening, key)
+        return
+    if file is None:
+        raise UsageError("There is nothing to check.", do="Name what prove, consistency, bundle or unseal wrote.")
     if _is_zip(file):
         from klingai_audit.cli.bundling import check_bundle_file
 

@@ -80,17 +80,19 @@ class UnsealKey:
         return _PRIVATE_PREFIX + _encoded(self.raw)
 
 
-def create_unseal_keys(folder: Path, ops: FileOps = OPS) -> UnsealPublic:
+def create_unseal_keys(folder: Path, private: Path | None = None, ops: FileOps = OPS) -> UnsealPublic:
     """Make `unseal.key` (mode 0600) and `unseal.pub` in a keys folder; durable on return.
 
-    What a cut-off run began is completed. Raises: UsageError if the folder has an unseal key, StorageError.
+    `private` is another file for the private half. What a cut-off run began is completed: a private half that is there
+    is taken. Raises: UsageError if the folder has an unseal key, StorageError; UnsafePermissions, Malformed for what is
+    there.
     """
     if (folder / PUBLIC_FILE).exists():
         raise UsageError(
             f"{folder} has an unseal key already.",
             do="To begin with another, move unseal.pub and unseal.key away first; they still open the old files.",
         )
-    private = folder / PRIVATE_FILE
+    private = private or folder / PRIVATE_FILE
     try:
         if private.exists():
             key = read_unseal_key(private)
@@ -99,7 +101,7 @@ def create_unseal_keys(folder: Path, ops: FileOps = OPS) -> UnsealPublic:
             ops.replace(private, f"{key.format()}\n".encode(), mode=PRIVATE_MODE)
         ops.replace(folder / PUBLIC_FILE, f"{key.public.format()}\n".encode())
     except OSError as exc:
-        raise StorageError(f"The unseal key cannot be written to {folder}: {exc.strerror}.") from exc
+        raise StorageError(f"The unseal key cannot be written to {exc.filename or folder}: {exc.strerror}.") from exc
     return key.public
 
 
@@ -125,7 +127,7 @@ def _read(path: Path, prefix: str, do: str) -> bytes:
     except OSError as exc:
         raise StorageError(f"{path} cannot be read: {exc.strerror}.", do=do) from exc
     if data is None:
-        raise LogNotFound(f"There is no {path.name} at {path.parent}.", do=do)
+        raise LogNotFound(f"There is no key at {path}.", do=do)
     text = data.decode("ascii", "replace")
     try:
         raw = base64.b64decode(text.removesuffix("\n").removeprefix(prefix) + "=", b"-_", validate=True)
