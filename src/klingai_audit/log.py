@@ -41,6 +41,7 @@ from klingai_audit.privacy.subjects import SqliteSubjects, SubjectTable
 from klingai_audit.privacy.vault import Vault
 from klingai_audit.trust.quorum import Quorum
 from klingai_audit.views.answers import Answers
+from klingai_audit.views.erasures import redo_erasures
 
 if TYPE_CHECKING:
     from klingai_audit.capture.recorder import Recorder
@@ -100,7 +101,8 @@ class AuditLog(Answers):
         """Open the log at `log` (default: `KLINGAI_AUDIT_LOG`, else `./audit`) for writing.
 
         Creates it only when neither log nor keys exist and `create` is true; a half-finished creation is completed.
-        What a crashed writer left is recovered first. On return `log_opened` is published (or durable: docs/signer.md).
+        What a crashed writer left is recovered first; whom a backup brought back is erased again. On return
+        `log_opened` is published (or durable: docs/signer.md).
 
         Args: `origin` names a new log (default `log.klingai-audit.internal/<32 random hex>`); `post_quantum` gives
         a new one an ML-DSA-44 key, too; `wait` makes every call wait until its entry is `durable` or `published`;
@@ -145,17 +147,16 @@ class AuditLog(Answers):
         door = Door(policy, table, lookup_key, clock=clock.now_ns, vault=sealed)
         audit = cls(places, folder, appender, door, table, reader)
         audit.vault = sealed
-        audit._wait = wait
-        audit._observers = observers
+        audit._wait, audit._observers = wait, observers
         created = own_event("log_created", first_metadata(folder, policy.digest), clock.now_ns())
         appender.open(created=[(created, False)])
         folder.created()
         _OPEN.add(audit)
         if places.log != "memory:":
             OriginMemory(ops=ops).remember(audit.origin, audit.vkey, folder.mldsa_vkey)
-            audit._note_options(
-                OptionsMemory(places.state, ops), {"wait": wait, "text_log": text_log and Path(text_log)}, clock
-            )
+            redo_erasures(reader, table, sealed, places.state, ops)
+            given = {"wait": wait, "text_log": text_log and Path(text_log)}
+            audit._note_options(OptionsMemory(places.state, ops), given, clock)
         return audit
 
     def _note_options(self, memory: OptionsMemory, given: Mapping[str, Any], clock: Clock) -> None:

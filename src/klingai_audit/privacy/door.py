@@ -85,6 +85,7 @@ class Door:
         self._ids_generation = generation()
         self._agents: dict[str, str] = {}
         self._addresses: dict[tuple[str, str], tuple[str, str | UnsetType]] = {}
+        subjects.when_erased(self._forget)
 
     def __repr__(self) -> str:
         return f"Door(policy={self.policy.digest[:16]})"
@@ -154,6 +155,10 @@ class Door:
         """Return 16 hex digits that tell credentials apart and reveal none: HMAC under the look-up key."""
         message = _CREDENTIAL_DOMAIN + credential.encode("utf-8", "surrogatepass")
         return hmac.digest(self._lookup_key, message, "sha256")[:8].hex()
+
+    def _forget(self) -> None:
+        """Drop what is remembered of people: somebody was erased."""
+        self._ids, self._addresses, self._agents = {}, {}, {}
 
     # --- people -----------------------------------------------------------------------------------
 

@@ -40,6 +40,10 @@ class Erased(NamedTuple):
     at: str
     basis: str
 
+    def to_json(self) -> dict[str, object]:
+        """Return entry, time and basis."""
+        return {"seq": self.seq, "at": self.at, "basis": self.basis}
+
     def __str__(self) -> str:
         return f"erased on {self.at[:10]} under {self.basis}"
 

@@ -111,6 +111,19 @@ class SubjectTable(Protocol):
         """Return when and why the person behind a pseudonym was erased, or None. Raises: StorageError."""
         ...
 
+    def when_erased(self, forget: Callable[[], None]) -> None:
+        """Have `forget` called when this process first meets an erasure, its own or another's: it drops memories."""
+        ...
+
+    def destroy_all(self, those: Iterable[Erased]) -> int:
+        """Destroy rows and keys for good; returns of how many anything was left. Running it again completes it.
+
+        On return no file of the table holds key, id or look-up value of those, and no journal is left. Other processes
+        drop what they remember at their next use.
+        Raises: UsageError for a reserved row, AuditUnavailable (what is not destroyed then is so at the next try).
+        """
+        ...
+
     def close(self) -> None:
         """Release the table; a later call opens it again."""
         ...
@@ -227,20 +240,13 @@ class SqliteSubjects:
             return erasures.marked(database, pseudonym)
 
     def when_erased(self, forget: Callable[[], None]) -> None:
-        """Have `forget` called when this process first meets an erasure, its own or another's: it drops memories."""
         self._when_erased.append(forget)
 
     def destroy(self, erased: Erased) -> bool:
-        """Destroy a subject's row and key for good; tells whether there was anything left to destroy.
-
-        On return the file, written anew, holds neither key nor id nor look-up value, and no journal is left. Running
-        it again completes what a crash cut off. Other processes drop what they remember at their next use.
-        Raises: UsageError for a reserved row, AuditUnavailable (what is not destroyed then is so at the next try).
-        """
+        """Destroy one as `destroy_all` does; tells whether there was anything left to destroy."""
         return self.destroy_all([erased]) == 1
 
     def destroy_all(self, those: Iterable[Erased]) -> int:
-        """Destroy several as `destroy` does, writing the file anew once; returns of how many anything was left."""
         with self._file.session(writing=True) as database:
             todo = [one for one in those if erasures.unclean(database, one.pseudonym)]
             if todo:

@@ -211,6 +211,13 @@ class Vault:
         except OSError as exc:
             raise self._unreadable(exc) from exc
 
+    def count(self, pseudonym: str) -> int:
+        """Return how many contents of a subject there are. Raises: UsageError, StorageError."""
+        try:
+            return sum(path.suffix == SEALED_SUFFIX for path in self._listed(self._folder(pseudonym)))
+        except OSError as exc:
+            raise self._unreadable(exc) from exc
+
     def usage(self) -> VaultUsage:
         """Count what the vault holds; every file is looked at, none is opened. Raises: StorageError."""
         contents = size = subjects = 0

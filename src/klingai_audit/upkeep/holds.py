@@ -10,6 +10,7 @@ import datetime as dt
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from klingai_audit.errors import UsageError
@@ -17,6 +18,7 @@ from klingai_audit.event.types import EventType
 from klingai_audit.ledger.receipt import Receipt
 from klingai_audit.log import AuditLog
 from klingai_audit.privacy.subjects import SubjectTable
+from klingai_audit.upkeep.registry import RegistryFile
 from klingai_audit.views.entry import EntryView
 from klingai_audit.views.query import Filter, matcher, query
 from klingai_audit.views.times import format_instant, parse_instant
@@ -86,26 +88,28 @@ def set_hold(
     """
     if _NAME(name) is None:
         raise UsageError(f"{name!r} is no name of a hold.", do="Use letters, digits, '.', '_' and '-', at most 64.")
-    if any(hold.name == name for hold in active_holds(audit)):
-        raise UsageError(f"A hold {name} is in force already.", do="Use another name, or release it first.")
-    given = [what for what in (range, actor, task, query) if what is not None]
-    if len(given) != 1:
-        raise UsageError("A hold covers exactly one thing.", do="Give one of: range, actor, task, query.")
-    if range is not None:
-        covers: dict[str, Any] = {"range": _checked_range(range)}
-    elif actor is not None:
-        covers = {"actor": _pseudonym(audit.subjects, actor)}
-    elif task is not None:
-        covers = _task(audit, task)
-    else:
-        covers = {"selection": _members(query or Filter(), audit.subjects)}
-    return audit.log(
-        EventType.LEGAL_HOLD_SET,
-        resource_type="hold",
-        resource_id=name,
-        action="set",
-        metadata=covers | ({"reason": reason} if reason else {}),
-    ).wait("published")
+    # Nobody is erased between the look at who is meant and the entry.
+    with RegistryFile(Path(audit.places.keys)).locked():
+        if any(hold.name == name for hold in active_holds(audit)):
+            raise UsageError(f"A hold {name} is in force already.", do="Use another name, or release it first.")
+        given = [what for what in (range, actor, task, query) if what is not None]
+        if len(given) != 1:
+            raise UsageError("A hold covers exactly one thing.", do="Give one of: range, actor, task, query.")
+        if range is not None:
+            covers: dict[str, Any] = {"range": _checked_range(range)}
+        elif actor is not None:
+            covers = {"actor": _pseudonym(audit.subjects, actor)}
+        elif task is not None:
+            covers = _task(audit, task)
+        else:
+            covers = {"selection": _members(query or Filter(), audit.subjects)}
+        return audit.log(
+            EventType.LEGAL_HOLD_SET,
+            resource_type="hold",
+            resource_id=name,
+            action="set",
+            metadata=covers | ({"reason": reason} if reason else {}),
+        ).wait("published")
 
 
 def release_hold(audit: AuditLog, name: str, *, reason: str | None = None) -> Receipt:

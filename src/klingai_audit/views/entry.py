@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from klingai_audit.errors import Malformed, StorageError
-from klingai_audit.privacy.subjects import SubjectTable, is_pseudonym, mask_id
+from klingai_audit.privacy.subjects import Erased, SubjectTable, is_pseudonym, mask_id
 
 __all__ = ["ActorStyle", "EntryView", "People"]
 
@@ -66,12 +66,14 @@ def _is_deep(value: Any) -> bool:
 class People:
     """Turns pseudonyms into what a reader may see, with each look-up made once.
 
-    Without a subject table (`subjects` None), with one that cannot be read, and for erased people, pseudonyms stay.
+    Without a subject table (`subjects` None), and with one that cannot be read, pseudonyms stay; beside those of erased
+    people stands when and why.
     """
 
     def __init__(self, subjects: SubjectTable | None = None) -> None:
         self._subjects = subjects
         self._ids: dict[str, str | None] = {}
+        self._erasures: dict[str, Erased | None] = {}
 
     @property
     def readable(self) -> bool:
@@ -90,15 +92,36 @@ class People:
         return self._ids[stored] or stored
 
     def mask(self, stored: str) -> str:
-        """Return the mask (`us***@example.com`) of the person behind `stored`, or `stored` itself."""
+        """Return the mask (`us***@example.com`) of the person behind `stored`, or `stored` itself.
+
+        For an erased person: the pseudonym with `(erased on 2026-11-22 under …)` behind it.
+        """
         raw = self.raw_id(stored)
-        return stored if raw == stored else mask_id(raw)
+        return self._unresolved(stored) if raw == stored else mask_id(raw)
 
     def show(self, stored: str | None, style: ActorStyle = "mask") -> str | None:
         """Render a stored actor id as mask, raw id or pseudonym; None stays None."""
         if stored is None or style == "pseudonym":
             return stored
-        return self.mask(stored) if style == "mask" else self.raw_id(stored)
+        if style == "mask":
+            return self.mask(stored)
+        raw = self.raw_id(stored)
+        return self._unresolved(stored) if raw == stored else raw
+
+    def erased(self, stored: str) -> Erased | None:
+        """Return when and why the person behind `stored` was erased; None if they were not, or nobody can tell."""
+        if self._subjects is None or not is_pseudonym(stored):
+            return None
+        if stored not in self._erasures:
+            try:
+                self._erasures[stored] = self._subjects.erased(stored)
+            except StorageError:
+                self._erasures[stored] = None
+        return self._erasures[stored]
+
+    def _unresolved(self, stored: str) -> str:
+        erased = self.erased(stored)
+        return stored if erased is None else f"{stored} ({erased})"
 
     def _reveal(self, stored: str) -> str | None:
         if self._subjects is None or not is_pseudonym(stored):
@@ -267,10 +290,15 @@ class EntryView:
         return self.resource_id
 
     def resolved_json(self) -> bytes:
-        """Return the stored bytes with one last member `_actor` added: the raw id, or null where it is unknown."""
+        """Return the stored bytes with a last member `_actor` added: the raw id, or null where it is unknown.
+
+        For an erased person `_erased` follows: entry, time and basis.
+        """
         raw_id = None if self.actor_id is None else self._people.raw_id(self.actor_id)
         hidden = raw_id is None or (raw_id == self.actor_id and is_pseudonym(raw_id))
-        return self.raw[:-1] + b',"_actor":' + _ENCODE(None if hidden else raw_id) + b"}"
+        erased = self._people.erased(self.actor_id) if hidden and self.actor_id is not None else None
+        told = b"" if erased is None else b',"_erased":' + _ENCODE(erased.to_json())
+        return self.raw[:-1] + b',"_actor":' + _ENCODE(None if hidden else raw_id) + told + b"}"
 
     def _time(self, text: str) -> dt.datetime:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import uuid
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from klingai_audit.privacy.subjects import Erased, Subject
@@ -81,6 +82,12 @@ class People:
 
     def erased(self, pseudonym: str) -> Erased | None:
         return self.gone.get(pseudonym)
+
+    def when_erased(self, forget: Callable[[], None]) -> None:
+        return None
+
+    def destroy_all(self, those: Iterable[Erased]) -> int:
+        raise AssertionError("a view must not erase people")
 
     def close(self) -> None:
         return None
