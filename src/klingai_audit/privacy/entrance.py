@@ -12,7 +12,7 @@ from klingai_audit.errors import InvalidEvent
 from klingai_audit.event.record import MAX_DEPTH, MAX_INTEGER, pointer_of
 from klingai_audit.privacy.commitment import Sealing, ToCommit, commit, is_commitment, value_bytes
 from klingai_audit.privacy.content import Content
-from klingai_audit.privacy.secrets import REMOVED, generation, is_withheld
+from klingai_audit.privacy.secrets import REMOVED, generation, is_withheld, scrub_text
 from klingai_audit.privacy.shapes import is_secret_name
 
 __all__ = ["Entrance", "Walk"]
@@ -220,7 +220,10 @@ class Walk:
             if name is None:
                 name = next((part for part in reversed(self._path) if isinstance(part, str)), "")
             if entrance.sealed.names(name):
-                self.to_seal.append(Sealing(pointer, stored["commitment"], value_bytes(value, pointer)))
+                raw = value_bytes(value, pointer)
+                text = raw.decode(errors="replace")
+                if scrub_text(text) == text:  # a credential is kept nowhere, not even sealed
+                    self.to_seal.append(Sealing(pointer, stored["commitment"], raw))
         return stored
 
     def _hide(self, value: object, level: int) -> None:
