@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from klingai_audit.tlog.keys import VerifierKey
 
 _SEQ: Final = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
+_LEAF: Final = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII)
 
 Out = Annotated[Path, Parameter(name=("--output", "-o"), help="File to write.")]
 Key = Annotated[str | None, Parameter(help="The log's public key: a vkey, or a file with one.")]
@@ -41,11 +42,13 @@ def prove(
     """Write the proof that one entry is in the log: a C2SP .tlog-proof file that holds the entry, too."""
     from klingai_audit.cli.recording import record_read
     from klingai_audit.config import open_reader, open_subjects
-    from klingai_audit.trust.proofs import prove_entry
+    from klingai_audit.trust.proofs import prove_entry, prove_purged
 
     reader = open_reader(session.places)
     seq = _seq_of(session, reader, escaped(what))
-    proof = prove_entry(reader, seq, cosigned_head(session, reader, witnesses)() if cosigned else None)
+    note = cosigned_head(session, reader, witnesses)() if cosigned else None
+    gone = prove_purged(reader, seq, note)
+    proof = prove_entry(reader, seq, note) if gone is None else gone[0]
     recorded = record_read(
         session, "prove", {"what": what}, reader.size, open_subjects(session.places) if record else None, asked=record
     )
@@ -53,10 +56,18 @@ def prove(
     write_file(output, data)
     told = {"seq": seq, "file": escaped(str(output)), "bytes": len(data), "tree_size": size_of(proof.checkpoint)}
     if session.as_json:
-        session.emit({**told, "recorded": recorded})
+        left = {} if gone is None else {"purged_by": gone[1].by, "leaf": gone[1].leaf.hex()}
+        session.emit({**told, **left, "recorded": recorded})
         return
     session.say(f"Entry {seq} is in the tree of {told['tree_size']:,} entries: {len(proof.proof)} hashes prove it.")
     name = inert(escaped(str(output)))
+    if gone is not None:
+        session.say(
+            "Written to ", (name, "bold"), f". Entry {gone[1].by} had the entry purged: the proof is of its hash."
+        )
+        session.say(f"Whoever kept the entry, or this hash of it, checks it: {gone[1].leaf.hex()}")
+        session.say(("klingai-audit check FILE --key VKEY --entry FILE, or --leaf HASH", "dim"))
+        return
     session.say("Written to ", (name, "bold"), f", {len(data):,} bytes. It holds the entry.")
     session.say(("Anyone with the log's public key checks it: klingai-audit check FILE --key VKEY", "dim"))
 
@@ -116,6 +127,7 @@ def check(
     opening: Annotated[Path | None, Parameter(help="What unseal --opening wrote, in the place of FILE.")] = None,
     key: Key = None,
     entry: Annotated[Path | None, Parameter(help="The entry's bytes, where the proof does not hold them.")] = None,
+    leaf: Annotated[str | None, Parameter(help="The hash of a purged entry that you kept, in hex.")] = None,
     old: Annotated[Path | None, Parameter(help="The older checkpoint, for a proof of consistency.")] = None,
     witnesses: Annotated[
         Path | None, Parameter(help="A policy file with the witnesses you trust (C2SP tlog-policy).")
@@ -126,7 +138,7 @@ def check(
     if opening is not None:
         from klingai_audit.cli.unsealing import check_opening_file
 
-        if (file, entry, old, witnesses) != (None, None, None, None):
+        if (file, entry, leaf, old, witnesses) != (None,) * 5:
             raise UsageError("An opening is checked alone, with --key.", do="Leave the others out.")
         check_opening_file(session, opening, key)
         return
@@ -138,7 +150,13 @@ def check(
         check_bundle_file(session, file, key, witnesses)
         return
     from klingai_audit.tlog.submission import AddCheckpoint
-    from klingai_audit.trust.proofs import check_consistency, check_entry_proof, origin_of_proof
+    from klingai_audit.trust.proofs import (
+        ProvenEntry,
+        check_consistency,
+        check_entry_proof,
+        check_leaf_proof,
+        origin_of_proof,
+    )
 
     data = read_file(file)
     trusted = trusted_log_key(session, origin_of_proof(data), key)
@@ -154,13 +172,17 @@ def check(
     else:
         given = None if entry is None else read_file(entry).removesuffix(b"\n")
         policy = None if witnesses is None else read_demands(witnesses)
-        proven = check_entry_proof(data, [trusted, *(policy.keys if policy else ())], given)
+        keys = [trusted, *(policy.keys if policy else ())]
+        proven = check_entry_proof(data, keys, given) if leaf is None else check_leaf_proof(data, keys, _hash(leaf))
         if policy is not None and not policy.is_satisfied(proven.signed_by):
             raise InvalidSignature(f"The checkpoint of the proof is not cosigned by {policy.describe()}.")
-        line = proven.entry
+        line = proven.entry if isinstance(proven, ProvenEntry) else b""
         names = sorted(signer.name for signer in proven.signed_by if signer != trusted)
         told = {"kind": "inclusion", "seq": proven.index, "tree_size": proven.checkpoint.size, "cosigned_by": names}
         words = f"entry {proven.index} is in the tree of {proven.checkpoint.size:,} entries."
+        if not line:
+            told["leaf"] = (leaf or "").lower()
+            words = f"an entry with this hash is number {proven.index} of {proven.checkpoint.size:,} in the tree."
     told |= {"origin": trusted.name, "key": trusted.format(), "key_id": trusted.key_id.hex(), "valid": True}
     if session.as_json:
         session.emit({**told, **({"entry": line.decode()} if line else {})})
@@ -176,6 +198,12 @@ def check(
     session.say(
         ("Not shown by this: that everybody is shown the same tree; a witness or another reader can tell.", "dim")
     )
+
+
+def _hash(text: str) -> bytes:
+    if _LEAF.fullmatch(text) is None:
+        raise UsageError("--leaf is no leaf hash.", do="Give the 64 hex digits that prove printed, or that you kept.")
+    return bytes.fromhex(text)
 
 
 def _show_entry(session: Session, line: bytes) -> None:

@@ -291,11 +291,10 @@ def drill_log(session: Session, key: str | None = None) -> DrillResult:
 
 def draw_verdict(session: Session, verdict: dict[str, Any]) -> None:
     """Print a verdict (in its JSON form) for people: one line, findings, threats."""
-    from klingai_audit.cli.verdict import custody_lines, finding_lines, headline, threat_table
+    from klingai_audit.cli.verdict import custody_lines, finding_lines, headline, purged_lines, threat_table
 
     session.tell(headline(verdict))
-    findings = finding_lines(verdict)
-    for line in findings:
+    for line in (*finding_lines(verdict), *purged_lines(verdict)):
         session.say("  ", line)
     session.say("")
     session.show(threat_table(verdict))

@@ -13,6 +13,7 @@ from rich.text import Text
 from klingai_audit.trust.verdict import THREAT_WORDS
 from klingai_audit.views.inert import inert
 
+_MOST_PURGES: Final = 12
 _STATES: Final = {
     "ruled_out": ("ruled out", "green"),
     "detected": ("DETECTED", "bold red"),
@@ -104,6 +105,28 @@ def finding_lines(verdict: dict[str, Any]) -> list[Text]:
         )
         for finding in findings
     ]
+
+
+def purged_lines(verdict: dict[str, Any]) -> list[Text]:
+    """Return what is purged, a line for each entry that the purged lines name as their authority."""
+    purged = verdict.get("purged") or []
+    by: dict[int, list[tuple[int, int]]] = {}
+    for run in purged:
+        by.setdefault(run["by"], []).append((run["seq"], run["seq_end"]))
+    checked = "authorised by" if verdict["integrity_ok"] and verdict.get("scope") != "file" else "as they say by"
+    lines = []
+    for seq, runs in sorted(by.items())[:_MOST_PURGES]:
+        count = sum(end - begin for begin, end in runs)
+        what = f"{count:,} {'entry' if count == 1 else 'entries'}"
+        lines.append(
+            Text.assemble(
+                ("purged  ", "cyan"),
+                f"{what} from seq {runs[0][0]} to {runs[-1][1] - 1}, {checked} entry {seq}; their leaf hashes stand.",
+            )
+        )
+    if len(by) > len(lines):
+        lines.append(Text(f"        … and by {len(by) - len(lines):,} more entries: --json names all."))
+    return lines
 
 
 def custody_lines(verdict: dict[str, Any]) -> list[Text]:

@@ -150,9 +150,9 @@ def first_bytes(path: Path, count: int) -> bytes:
         return found
 
 
-def unpacked_size(path: Path) -> int:
+def unpacked_size(path: Path, *, follow: bool = False) -> int:
     """Return how many bytes of lines a day file holds. Raises: OSError."""
-    with open_day(path) as file:
+    with open_day(path, follow=follow) as file:
         return os.fstat(file.fileno()).st_size
 
 

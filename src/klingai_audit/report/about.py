@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
 
+from klingai_audit.ledger.reader import LogReader
 from klingai_audit.report.ask import Asker, iso, named, quoted
 from klingai_audit.report.data import LATEST, shown
 from klingai_audit.report.scope import Scope
+from klingai_audit.upkeep.holds import holds_in
 from klingai_audit.views.entry import People
 
 __all__ = [
@@ -23,11 +26,15 @@ __all__ = [
     "span_days",
 ]
 
+Purged = Iterable[tuple[int, int, int]]
+"""Purged entries `[begin, end)`, with the entry that authorised it."""
+
 _ACCESS: Final = (
     *("log_queried", "log_exported", "report_generated", "log_verified", "verification_failed", "content_unsealed"),
     "subject_erased",
 )
 _PURGES: Final = ("retention_applied", "legal_hold_set", "legal_hold_released", "subject_erased")
+_HOLDS: Final = ("legal_hold_set", "legal_hold_released")
 _OWN_LIFE: Final = ("log_created", "log_opened", "log_closed", "log_recovered", "log_heartbeat", "clock_stepped",
                     "gap_opened", "gap_closed", "signing_key_rotated")  # fmt: skip
 _LATE_S: Final = 5
@@ -104,8 +111,8 @@ def anchors(ask: Asker) -> dict[str, Any]:
     return {"total": sum(row[1] for row in rows), "by_type": named(("event_type", "events", "first", "last"), rows)}
 
 
-def retention(ask: Asker) -> dict[str, Any]:
-    """Tell how far the log reaches back, and what was purged or held."""
+def retention(ask: Asker, reader: LogReader, purged: Purged) -> dict[str, Any]:
+    """Tell how far the log reaches back, what was purged by which entry, and which holds are in force."""
     oldest = ask.ask(
         "Q18", "the first and the last entry of the log",
         "SELECT min(logged_at), max(logged_at) {all}", "all",
@@ -117,8 +124,24 @@ def retention(ask: Asker) -> dict[str, Any]:
         "ORDER BY 1",
         "log",
     )
+    held = ask.ask(
+        "Q29",
+        "entries that set or end holds",
+        f"SELECT seq {{log}} AND event_type IN {quoted(_HOLDS)} ORDER BY seq",
+        "log",
+    )
+    by: dict[int, int] = {}
+    for begin, end, seq in purged:
+        by[seq] = by.get(seq, 0) + end - begin
+    applied = any(row[0] == "retention_applied" for row in acts)
     return {
-        "state": "not configured",
+        "state": "applied" if applied else "not applied yet",
+        "purged": sum(by.values()),
+        "purges": [{"by": seq, "entries": count} for seq, count in sorted(by.items())],
+        "holds": [
+            {"name": hold.name, "seq": hold.seq, "reason": hold.reason}
+            for hold in holds_in(reader.entry(int(seq)) for (seq,) in held)
+        ],
         "oldest": iso(oldest[0][0]),
         "newest": iso(oldest[0][1]),
         "acts": named(("event_type", "events", "last"), acts),
@@ -204,8 +227,8 @@ def coverage(ask: Asker) -> dict[str, Any]:
     }
 
 
-def sequence(ask: Asker) -> dict[str, Any]:
-    """Tell whether every index up to the tree's size has its entry, and how many event ids came twice."""
+def sequence(ask: Asker, purged: Purged) -> dict[str, Any]:
+    """Tell whether every index up to the tree's size has its entry or was purged, and how many event ids came twice."""
     rows = ask.ask(
         "Q24",
         "entries, distinct indexes, the last index, entries whose event id came before",
@@ -213,9 +236,12 @@ def sequence(ask: Asker) -> dict[str, Any]:
         "all",
     )
     entries, distinct, last, repeated = rows[0]
+    size = 0 if last is None else last + 1
+    gone = sum(max(0, min(end, size) - begin) for begin, end, _ in purged)
     return {
         "entries": entries,
-        "missing": max(0, (0 if last is None else last + 1) - distinct),
+        "purged": gone,
+        "missing": max(0, size - distinct - gone),
         "repeated": repeated,
     }
 

@@ -231,13 +231,16 @@ def _retention(found: Mapping[str, Any], scope: Scope) -> Check:
     days = span_days(found["oldest"], scope.until)
     least = found["required"]["min_days"]
     asked = f"; {found['required']['min_days_by']} asks for {least:,} days" if least else ""
-    words = (
-        f"Entries are kept and nothing here deletes them. The oldest is {days:,} "
-        f"{'day' if days == 1 else 'days'} old{asked}."
-    )
+    age = f"{days:,} {'day' if days == 1 else 'days'} old"
     detail = {"oldest_days": days, **found["required"]}
-    brief = f"the oldest entry is {days:,} {'day' if days == 1 else 'days'} old."
-    return Check("S7", "not_configured", words, ("Q18", "Q19"), detail, brief)
+    queries = ("Q18", "Q19", "Q29")
+    if found["state"] != "applied":
+        words = f"Retention was never applied: nothing is purged. The oldest is {age}{asked}."
+        return Check("S7", "not_configured", words, queries, detail, f"the oldest entry is {age}.")
+    purged = _many(found["purged"], "entry is purged", "entries are purged") or "no entry is purged"
+    holds = _many(len(found["holds"]), "hold is in force", "holds are in force") or "no hold is in force"
+    words = f"Retention is applied: {purged}, each by an entry that lists it; {holds}. The oldest is {age}{asked}."
+    return Check("S7", "partly", words, queries, detail, f"{purged}, {holds}.")
 
 
 def _access(found: Mapping[str, Any]) -> Check:

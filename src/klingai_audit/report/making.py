@@ -206,10 +206,10 @@ def _gather(
         "administration": data.administration(ask, people, scope),
         "access": about.access(ask, people, scope),
         "reconciliation": about.reconciliation(ask),
-        "retention": {**about.retention(ask), "required": controls.strictest(scope)},
+        "retention": {**about.retention(ask, reader, verdict.purged), "required": controls.strictest(scope)},
         "life": about.life(ask),
         "coverage": about.coverage(ask),
-        "sequence": about.sequence(ask),
+        "sequence": about.sequence(ask, verdict.purged),
         "anchors": about.anchors(ask),
         "leakage": leakage(reader, ask, scope.size),
     }

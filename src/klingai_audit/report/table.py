@@ -110,7 +110,7 @@ def _lists(data: Mapping[str, Any]) -> Iterator[_Row]:
         yield "access", f"{row['event_type']} {row['actor']}", "events", row["events"], "Q15"
     last = data["reconciliation"]["last"]
     yield "reconciliation", "", "last", "never" if last is None else last["timestamp"], "Q17"
-    for name in ("state", "oldest", "newest"):
+    for name in ("state", "oldest", "newest", "purged"):
         yield "retention", "", name, data["retention"][name], "Q18"
     for row in data["life"]["by_type"]:
         yield "life", row["event_type"], "events", row["events"], "Q20"

@@ -153,7 +153,7 @@ def _retention(data: Mapping[str, Any]) -> Section:
     )
     hot = f"{number(need['hot_days'])} days, by {need['hot_days_by']}" if need["hot_days"] else "none asked for"
     pairs: list[tuple[str, object]] = [
-        ("Retention", "not configured: entries are kept, nothing here deletes them"),
+        ("Retention", _applied(found)),
         ("Oldest entry", moment(found["oldest"])),
         ("Newest entry", moment(found["newest"])),
         ("Longest period asked for", keep),
@@ -163,7 +163,20 @@ def _retention(data: Mapping[str, Any]) -> Section:
             ", ".join(f"{number(row['events'])} {row['event_type']}" for row in found["acts"]) or "none",
         ),
     ]
-    return Section("retention", "Retention", "", [facts("", pairs, source=source_of(data, "Q18", "Q19"))])
+    if found["purges"]:
+        by = ", ".join(f"{number(row['entries'])} by entry {row['by']}" for row in found["purges"])
+        pairs.append(("Purged, and by which entry", shown(by, 400)))
+    if found["holds"]:
+        pairs.append(("Holds in force", shown(", ".join(row["name"] for row in found["holds"]), 400)))
+    return Section("retention", "Retention", "", [facts("", pairs, source=source_of(data, "Q18", "Q19", "Q29"))])
+
+
+def _applied(found: Mapping[str, Any]) -> str:
+    if found["state"] != "applied":
+        return "not applied yet: nothing was purged or sealed"
+    if not found["purged"]:
+        return "applied: days are sealed, nothing was purged"
+    return f"applied: {number(found['purged'])} entries purged, their leaf hashes stand"
 
 
 def _life(data: Mapping[str, Any]) -> Section:

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from klingai_audit.errors import StorageError
+from klingai_audit.ledger.line import seq_of
+from klingai_audit.ledger.purged import parse_purged
+from klingai_audit.ledger.sealed import unpacked_size
 from klingai_audit.trust.assess import assess_file
-from klingai_audit.trust.chunk import Read, Task
+from klingai_audit.trust.chunk import Purged, Read, Task, join_runs
 from klingai_audit.trust.diagnose import Diagnosis, LineReader
 from klingai_audit.trust.expected import Expected
 from klingai_audit.trust.lines import examine
@@ -36,13 +39,14 @@ def verify_file(
 ) -> Verdict:
     """Verify one day file (a path, or its bytes with the `name` they had) and return a verdict of scope `file`.
 
-    Links and form are checked; that the entries were ever signed is not. Raises: StorageError if the file cannot
-    be read.
+    Links and form are checked; that the entries were ever signed is not, nor who authorised what is purged. Of a
+    sealed day the lines are checked, not the packed bytes. Raises: StorageError if the file cannot be read.
     """
     try:
         file, path = _open(source, name)
         scanned = _scan(file, processes or os.cpu_count() or 1, progress)
-        findings = list(_findings(scanned, file))
+        purged: list[Purged] = []
+        findings = list(_findings(scanned, file, purged))
     except OSError as exc:
         raise StorageError(f"The file cannot be read: {exc.strerror}.") from exc
     total = sum(part.report.lines for part in scanned.ranges) + (1 if file.torn else 0)
@@ -58,6 +62,7 @@ def verify_file(
         valid=max(0, total - len(bad)),
         findings=(listed := limited(findings)),
         threats=assess_file(findings, total),
+        purged=tuple(purged),
         unlisted=() if len(listed) == len(findings) else tuple(findings),
     )
 
@@ -73,7 +78,7 @@ def _open(source: str | os.PathLike[str] | bytes, name: str) -> tuple[DayFile, s
         return DayFile(name, day_of(name), read, length, torn), name
     path = Path(source)
     reader: Read = file_reader(str(path), follow=True)
-    length, torn = settle_length(reader, path.stat().st_size)
+    length, torn = settle_length(reader, unpacked_size(path, follow=True))
     return DayFile(path.name, day_of(path.name), reader, length, torn, str(path)), str(path)
 
 
@@ -95,7 +100,8 @@ def _scan(file: DayFile, processes: int, progress: Progress | None) -> Scanned:
     return scanned
 
 
-def _findings(scanned: Scanned, file: DayFile) -> Iterator[Finding]:
+def _findings(scanned: Scanned, file: DayFile, purged: list[Purged]) -> Iterator[Finding]:
+    """Find what is wrong; `purged` gets what is purged, unless no line tells which entries the file holds."""
     if not scanned.ranges and not file.torn:
         yield Finding("file_empty", f"{file.name} is empty.", file=file.name)
         return
@@ -104,21 +110,34 @@ def _findings(scanned: Scanned, file: DayFile) -> Iterator[Finding]:
         if first.base:
             scanned.base, scanned.leaf = first.base, first.first_prev
         if scanned.is_whole():
+            purged += scanned.purged() if _base(scanned) is not None else ()
             return
     found = Diagnosis(_ANY_SIZE)
     reader = LineReader(found, Expected(_ANY_SIZE, file_reader(None), file_reader(None)))
     scanned.settle()
+    reader.last.place = _base(scanned) or 0
     for part in scanned.ranges:
         for line in scanned.read(part):
             reader.take(line)
     for line in scanned.torn(file):
         reader.take(line)
+    purged += join_runs(sorted(set(found.purged)))
     order = order_runs(found.items, None, None)
     yield from reader.findings()
     for gap in order.gaps:
         yield from _gap(gap)
     days = {file.name: file.day} if file.day else {name: min(seen) for name, seen in reader.days.items()}
     yield from moved_findings(order, days, reader.days if file.day else {})
+
+
+def _base(scanned: Scanned) -> int | None:
+    """The index of the file's first line, by the first one that states its own; None if none does."""
+    lines = (line for part in scanned.ranges for line in scanned.read(part))
+    for number, line in enumerate(lines):
+        if parse_purged(line.data) is None:
+            seq = seq_of(line.data)
+            return None if seq is None or seq < number else seq - number
+    return None
 
 
 def _gap(gap: Gap) -> Iterator[Finding]:

@@ -14,21 +14,25 @@ from typing import Final
 
 from klingai_audit.errors import InvalidProof, UsageError
 from klingai_audit.event.record import decode_event
+from klingai_audit.ledger.purged import Purged, parse_purged
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.tlog.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.tlog.merkle import verify_consistency
 from klingai_audit.tlog.note import parse_note
-from klingai_audit.tlog.proof import TlogProof, parse_proof, verify_proof
+from klingai_audit.tlog.proof import TlogProof, parse_proof, verify_leaf_proof, verify_proof
 from klingai_audit.tlog.submission import AddCheckpoint
 
 __all__ = [
     "ProvenEntry",
+    "ProvenLeaf",
     "check_consistency",
     "check_entry_proof",
+    "check_leaf_proof",
     "origin_of_proof",
     "prove_consistency",
     "prove_entry",
+    "prove_purged",
     "stated_seq",
 ]
 
@@ -48,6 +52,16 @@ class ProvenEntry:
     signed_by: tuple[VerifierKey, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ProvenLeaf:
+    """A 32-byte leaf hash that was proven to stand at `index` of a log; the rest as in `ProvenEntry`."""
+
+    leaf: bytes
+    index: int
+    checkpoint: Checkpoint
+    signed_by: tuple[VerifierKey, ...]
+
+
 def prove_entry(reader: LogReader, seq: int, note: bytes | None = None) -> TlogProof:
     """Return the proof of entry `seq` under the published checkpoint, the entry's bytes as its extra data.
 
@@ -55,6 +69,17 @@ def prove_entry(reader: LogReader, seq: int, note: bytes | None = None) -> TlogP
     are read, no entry but this one. Raises: UsageError if the checkpoint does not cover it.
     """
     return replace(reader.prove(seq, note), extra=reader.entry(seq))
+
+
+def prove_purged(reader: LogReader, seq: int, note: bytes | None = None) -> tuple[TlogProof, Purged] | None:
+    """Return the proof of a purged entry, which holds no entry, and what stands in its place; None if it is whole.
+
+    It proves the leaf hash: whoever has the entry's bytes, or kept its hash, checks it with that. `note` as in
+    `prove_entry`. Raises: UsageError if the checkpoint does not cover it.
+    """
+    proof = reader.prove(seq, note)
+    purged = next(map(parse_purged, reader.lines(seq, seq + 1)), None)
+    return None if purged is None else (proof, purged)
 
 
 def prove_consistency(reader: LogReader, old: int) -> AddCheckpoint:
@@ -85,13 +110,28 @@ def check_entry_proof(data: bytes, keys: Sequence[VerifierKey], entry: bytes | N
     proof = parse_proof(data)
     proven = proof.extra if entry is None else entry
     if proven is None:
-        raise UsageError("The proof does not hold its entry.", do="Name the entry's bytes with --entry FILE.")
+        raise UsageError(
+            "The proof does not hold its entry.",
+            do="Name its bytes with --entry FILE; of a purged one, its hash with --leaf.",
+        )
     origin = keys[0].name
     checkpoint = verify_proof(proof, proven, origin, keys)
     _, _, signed = open_checkpoint(proof.checkpoint, origin, keys)
     if stated_seq(proven) != proof.index:
         raise InvalidProof(f"The entry proven at index {proof.index} states another seq.")
     return ProvenEntry(proven, proof.index, checkpoint, signed)
+
+
+def check_leaf_proof(data: bytes, keys: Sequence[VerifierKey], leaf: bytes) -> ProvenLeaf:
+    """Verify a `.tlog-proof` file for a 32-byte leaf hash that the caller kept or computed from an entry's bytes.
+
+    The hash must not come from the one who gives the proof: it would then say nothing about what the entry was.
+    `keys` as in `check_entry_proof`. Raises: Malformed, InvalidSignature, InvalidProof.
+    """
+    proof = parse_proof(data)
+    checkpoint = verify_leaf_proof(proof, leaf, keys[0].name, keys)
+    _, _, signed = open_checkpoint(proof.checkpoint, keys[0].name, keys)
+    return ProvenLeaf(leaf, proof.index, checkpoint, signed)
 
 
 def stated_seq(entry: bytes) -> int | None:

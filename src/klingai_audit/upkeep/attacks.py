@@ -167,7 +167,7 @@ for _name, _words, _expects, _change in (
     ("double_member", "adds a second outcome to an entry", {"entry_changed", "duplicate_member"}, _double_member),
     ("reformat", "adds a space where JSON allows one", {"entry_changed", "entry_malformed"}, _space),
     ("line_ends", "turns line ends into CR LF", {"entry_changed", "entry_malformed"}, _carriage_returns),
-    ("cut_day", "removes the last entry of a day", {"entry_missing", "tail_cut"}, _cut_tail),
+    ("cut_day", "removes the last entry of a day", {"entry_missing", "tail_cut", "file_missing"}, _cut_tail),
 ):
     _attack(_name, _words, *_expects)(_on_lines(_change))
 

@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from klingai_audit.config import Places, open_reader, open_store
-from klingai_audit.durable import OPS, PRIVATE_MODE, FileOps
+from klingai_audit.durable import OPS, PRIVATE_MODE, FileOps, open_regular
 from klingai_audit.errors import InvalidSignature, LogDamaged, StorageError, UnsupportedStorage, UsageError
 from klingai_audit.event.own import own_event
 from klingai_audit.ledger.clock import SYSTEM_CLOCK
 from klingai_audit.ledger.keys import KeyFolder, read_public_key
+from klingai_audit.ledger.reader import LogReader
+from klingai_audit.ledger.sealed import is_sealed
 from klingai_audit.ledger.state import StateFolder
 from klingai_audit.ledger.store import LogFile, Store
 from klingai_audit.log import AuditLog
+from klingai_audit.stores.days import count_lines
 from klingai_audit.tlog.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from klingai_audit.tlog.note import parse_note
 from klingai_audit.trust.verify import verify
@@ -31,6 +34,7 @@ from klingai_audit.trust.verify import verify
 __all__ = ["Backup", "Progress", "Succession", "back_up", "succeed"]
 
 _CHUNK: Final = 1 << 20
+_TURNS: Final = 10
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _HASH: Final = 32
 _PRIVATE_FOLDER: Final = 0o700
@@ -75,13 +79,9 @@ def back_up(
         raise UsageError(f"{folder} is there already.", do="Name a new folder: a backup is never written over.")
     part = folder.with_name(folder.name + ".part")
     key = read_public_key(places.keys / "log.pub")
-    note = reader.checkpoint_note()
-    checkpoint = parse_checkpoint(parse_note(note).text)
     try:
-        if part.exists():
-            shutil.rmtree(part)
-        ops.make_folder(part, _PRIVATE_FOLDER if keys else 0o755)
-        copied = _copy_log(reader.store, part / "audit", checkpoint, note, ops, progress)
+        note, copied = _copy_still(reader, part, _PRIVATE_FOLDER if keys else 0o755, ops, progress)
+        checkpoint = parse_checkpoint(parse_note(note).text)
         if keys:
             copied += _copy_keys(places, part, note, ops)
         copy = open_store(Places.resolve(part / "audit"))
@@ -148,6 +148,36 @@ def _known(data: bytes, key: Any) -> int:
         raise InvalidSignature("A checkpoint given as known is not signed by the restored log's key.") from exc
 
 
+def _copy_still(reader: LogReader, part: Path, mode: int, ops: FileOps, progress: Progress | None) -> tuple[bytes, int]:
+    """Copy the log into `part`/audit, while no day is being sealed; return its checkpoint and bytes copied.
+
+    A sealed day may hold purged entries whose authority came after the checkpoint that was read: then once more.
+    """
+    for turn in range(_TURNS):
+        before = _sealed(reader.store)
+        note = reader.checkpoint_note()
+        if part.exists():
+            shutil.rmtree(part)
+        ops.make_folder(part, mode)
+        try:
+            copied = _copy_log(
+                reader.store, part / "audit", parse_checkpoint(parse_note(note).text), note, ops, progress
+            )
+        except FileNotFoundError:
+            if turn == _TURNS - 1 or before == _sealed(reader.store):
+                raise
+            continue
+        if before == _sealed(reader.store):
+            return note, copied
+    raise StorageError(
+        "Days were sealed again and again while the log was copied.", do="Try again when retention apply is done."
+    )
+
+
+def _sealed(store: Store) -> list[tuple[str, object]]:
+    return [(file.name, file.identity) for file in store.inspect() if is_sealed(file.name)]
+
+
 def _copy_log(
     store: Store, target: Path, checkpoint: Checkpoint, note: bytes, ops: FileOps, progress: Progress | None
 ) -> int:
@@ -162,6 +192,15 @@ def _copy_log(
     for file in days:
         if left == 0:
             break
+        if is_sealed(file.name) and file.path is not None:
+            packed, lines = _copy_sealed(file.path, target / file.name, ops)
+            copied, left = copied + packed, left - lines
+            if left < 0:
+                raise LogDamaged(
+                    f"{file.name} was sealed with entries that no checkpoint covers.",
+                    kind_of_damage="checkpoint_behind",
+                )
+            continue
         with _Written(target / file.name, ops) as out:
             for piece, lines in _lines_of(file, left):
                 out.write(piece)
@@ -180,6 +219,16 @@ def _copy_log(
                 copied += len(data)
     ops.replace(target / "checkpoint", note)
     return copied + len(note)
+
+
+def _copy_sealed(source: Path, target: Path, ops: FileOps) -> tuple[int, int]:
+    """Copy a sealed day as it is; return its bytes and the lines in it, both of the copy."""
+    length = 0
+    with open_regular(source, follow=False) as file, _Written(target, ops) as out:
+        while piece := file.read(_CHUNK):
+            out.write(piece)
+            length += len(piece)
+    return length, count_lines(target)
 
 
 def _lines_of(file: LogFile, most: int) -> Iterator[tuple[bytes, int]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+
 import pytest
 
 from klingai_audit.errors import StorageError
+from klingai_audit.ledger.purged import purged_line
 from klingai_audit.trust.file import verify_file
-from tests.support.logsmith import Smith
+from tests.support.logsmith import Smith, leaf_hash
 from tests.unit.trust.attacks import broken, detected, join, split
 
 SMITH = Smith().create().work(400)
@@ -126,3 +129,53 @@ def test_file_that_cannot_be_read_is_a_storage_error(tmp_path):
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(StorageError):
             verify_file(path)
+
+
+def purge(*indexes):
+    def change(lines):
+        for index in indexes:
+            lines[index] = purged_line(leaf_hash(lines[index]), 700)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "indexes, spans",
+    [
+        ((50, 51, 60), [(50, 52), (60, 61)]),
+        ((0, 1, 2), [(0, 3)]),
+        (range(300), [(0, 300)]),
+        (range(302), None),  # no line is left that tells which entries these were
+    ],
+)
+def test_purged_lines_are_told_and_links_go_on_across_them(indexes, spans):
+    """What stands for a purged entry counts as its line, at the start of a file, too."""
+    verdict = verify_file(attacked(purge(*indexes)), name=SECOND)
+    assert ([], 302, 302) == (broken(verdict), verdict.total, verdict.valid)
+    assert [(BASE + begin, BASE + end, 700) for begin, end in spans or ()] == [tuple(run) for run in verdict.purged]
+
+
+def test_damage_behind_purged_lines_is_where_it_is():
+    """The first line that states its index tells what the purged ones before it stand for."""
+
+    def change(lines):
+        purge(0, 1, 52)(lines)
+        lines[50] = lines[50].replace(b"studio-", b"studiO-")
+        del lines[100]
+
+    verdict = verify_file(attacked(change), name=SECOND)
+    assert [("entry_missing", BASE + 100, BASE + 101), ("link_broken", BASE + 50, BASE + 52)] == sorted(
+        found[:3] for found in broken(verdict)
+    )
+    assert [(BASE, BASE + 2, 700), (BASE + 52, BASE + 53, 700)] == [tuple(run) for run in verdict.purged]
+
+
+def test_a_sealed_day_is_unpacked(tmp_path):
+    """Its lines are checked as if they were not packed; one that does not unpack cannot be read."""
+    path = tmp_path / (SECOND + ".gz")
+    path.write_bytes(gzip.compress(attacked(edit), mtime=0))
+    verdict = verify_file(path)
+    assert ("link_broken", BASE + 50, BASE + 52, path.name, 52) == broken(verdict)[0]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(StorageError):
+        verify_file(path)
