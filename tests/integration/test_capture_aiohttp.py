@@ -11,7 +11,7 @@ import pytest
 
 from klingai_audit import acting
 from tests.unit.kling.wires import proxy, tls_in_front_of
-from tests.unit.kling.world import AUTHORIZED, KEY, LIFE, POLL, SAID, STARTED, make_world
+from tests.unit.kling.world import AUTHORIZED, KEY, LIFE, POLL, SAID, SEEN, STARTED, make_world
 
 PATH = "/v1/videos/text2video"
 BODY = {"model_name": "kling-v2-6", "prompt": "a lake"}
@@ -20,7 +20,7 @@ BODY = {"model_name": "kling-v2-6", "prompt": "a lake"}
 @pytest.fixture
 def world(tmp_path):
     """Give a log and a simulator, with someone acting."""
-    with make_world(tmp_path) as made, acting("tester"):
+    with make_world(tmp_path, speed=SEEN) as made, acting("tester"):
         yield made
 
 

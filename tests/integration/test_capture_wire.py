@@ -15,7 +15,7 @@ from klingai_audit import acting
 from klingai_audit.capture.httpx import attach_client, audited_transport
 from klingai_audit.kling import errors
 from tests.unit.kling.wires import proxy, tls_in_front_of
-from tests.unit.kling.world import AUTHORIZED, LIFE, POLL, SAID, STARTED, make_world
+from tests.unit.kling.world import AUTHORIZED, LIFE, POLL, SAID, SEEN, STARTED, make_world
 
 ways = pytest.mark.parametrize("way", ["sync", "async"])
 libraries = pytest.mark.parametrize("library", [httpx2, httpx], ids=["httpx2", "httpx"])
@@ -24,7 +24,7 @@ libraries = pytest.mark.parametrize("library", [httpx2, httpx], ids=["httpx2", "
 @pytest.fixture
 def world(tmp_path):
     """Give a log and a simulator, with someone acting."""
-    with make_world(tmp_path) as made, acting("tester"):
+    with make_world(tmp_path, speed=SEEN) as made, acting("tester"):
         yield made
 
 

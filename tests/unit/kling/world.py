@@ -20,6 +20,8 @@ PAIR = {"access_key": "sim-access-key", "secret_key": "sim-secret-key-0123456789
 FAST = Retries(attempts=4, first=0.01, cap=0.02)
 POLL = 0.02
 AUTHORIZED = {"authorization": f"Bearer {KEY}"}
+SEEN = 60
+"""Speed of a simulator whose tasks are seen on their way, also by a busy machine: half a second of rendering."""
 SAID = ("prompt_submitted", "success")
 STARTED = ("video_generation_started", "success")
 LIFE = [
