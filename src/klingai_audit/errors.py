@@ -3,6 +3,7 @@
 ::
 
     KlingAuditError                 1  something failed; the base of all below
+    ├── AccessDenied                1  policy wants another role, or a second person's approval
     ├── UsageError                  2  the caller's input is off; nothing was written
     │   ├── InvalidEvent            2  an event that the log cannot hold as given
     │   │   ├── UnknownEventType    2
@@ -12,6 +13,7 @@
     │   ├── UnsafePermissions       2  a private file is readable by too many
     │   ├── NoTrustedKey            2  verification was asked for without a key to trust
     │   └── MissingExtra            2  an optional dependency is not installed
+    ├── UnderHold                   1  a legal hold stands against an erasure
     ├── StorageError                3  disk, database or network
     │   ├── AuditUnavailable        3  the act cannot be recorded, so it must not happen
     │   │   └── SignerUnavailable   3  entries are durable; the signer of the log key does not sign over them
@@ -31,6 +33,7 @@ No message of these carries event content, credentials, raw e-mail or IP address
 from __future__ import annotations
 
 __all__ = [
+    "AccessDenied",
     "ActorConflict",
     "AuditUnavailable",
     "EventTooLarge",
@@ -48,6 +51,7 @@ __all__ = [
     "NoTrustedKey",
     "SignerUnavailable",
     "StorageError",
+    "UnderHold",
     "UnknownEventType",
     "UnsafePermissions",
     "UnsupportedStorage",
@@ -89,6 +93,10 @@ def _rebuild(cls: type[KlingAuditError], state: dict[str, object]) -> KlingAudit
     return error
 
 
+class AccessDenied(KlingAuditError):
+    """The policy lets this person do this not at all, or not alone; an `access_denied` entry says so."""
+
+
 class UsageError(KlingAuditError, ValueError):
     """The caller's input is wrong; nothing was written."""
 
@@ -125,6 +133,10 @@ class NoTrustedKey(UsageError):
 
 class MissingExtra(UsageError):
     """An optional dependency is missing; the message names the extra to install."""
+
+
+class UnderHold(KlingAuditError):
+    """A legal hold stands against an erasure; nothing was changed. The message names the hold."""
 
 
 class StorageError(KlingAuditError):

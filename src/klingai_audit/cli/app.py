@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "check": ("proving:check", "Check a proof or a bundle with nothing but a public key."),
     "bundle": ("bundling:bundle", "Hand out entries as evidence that checks itself in a browser."),
     "serve-log": ("publishing:serve_log", "Serve the log as C2SP tlog-tiles."),
+    "status": ("status:status", "Show the checklist: what is evident, what is missing, what mends it."),
     "watch": ("watching:watch", "Verify and detect on a schedule, and alert."),
     "timestamp": ("stamping:timestamp", "Have the log time-stamped by an RFC 3161 authority."),
     "unseal": ("unsealing:unseal", "Open one sealed content, on the record."),
@@ -45,6 +46,8 @@ COMMANDS: Final = {
     "hold release": ("keeping:hold_release", "End a hold."),
     "hold list": ("keeping:hold_list", "List the holds in force."),
     "import": ("importing:import_files", "Take over logs that the two published recipes wrote."),
+    "erase": ("erasing:erase", "Erase a person; every proof still holds."),
+    "subject export": ("erasing:subject_export", "Write everything that the log holds about a person."),
     "users add": ("admin:users_add", "Declare a user."),
     "users remove": ("admin:users_remove", "Declare that a user is gone."),
     "users list": ("admin:users_list", "List the declared users."),
@@ -68,6 +71,7 @@ GROUPS: Final = {
     "retention": "How long entries are kept, and what goes when that is over.",
     "hold": "Legal holds: what is neither purged nor erased.",
     "witness": "Other people who see the log's checkpoints and say so.",
+    "subject": "The people in the log, and their rights.",
     "api-key": "Credentials for Kling: declarations, each an entry.",
 }
 """First word of commands of two words → what they are about."""

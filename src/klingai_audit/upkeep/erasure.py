@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from klingai_audit.durable import OPS, FileOps
-from klingai_audit.errors import AuditUnavailable, KlingAuditError, UsageError
+from klingai_audit.errors import AuditUnavailable, UnderHold, UsageError
 from klingai_audit.event.record import Draft, decode_event
 from klingai_audit.event.types import EventType
 from klingai_audit.log import AuditLog
@@ -25,24 +25,13 @@ from klingai_audit.upkeep.registry import RegistryFile
 from klingai_audit.views.entry import EntryView
 from klingai_audit.views.erasures import ErasureMemory, redo_erasures
 
-__all__ = ["MAX_BASIS", "Certificate", "Held", "about_person", "erase_subject", "names_in_log"]
+__all__ = ["MAX_BASIS", "Certificate", "about_person", "erase_subject", "names_in_log"]
 
 MAX_BASIS: Final = 200
 """Most characters of a basis."""
 
 _MAX_TYPES: Final = 100
 _REMAINS: Final = ("times", "event types", "models and settings", "charges", "coarse address masks", "product names")
-
-
-class Held(KlingAuditError):
-    """A legal hold stands against an erasure; nothing was changed. `hold` is the first that does."""
-
-    def __init__(self, hold: Hold) -> None:
-        super().__init__(
-            f"Nobody was erased: the legal hold {hold.name} (entry {hold.seq}) covers this person.",
-            do=f"It has to be released first: klingai-audit hold release {hold.name}",
-        )
-        self.hold = hold
 
 
 @dataclass(frozen=True)
@@ -80,8 +69,8 @@ def erase_subject(audit: AuditLog, actor: str, *, basis: str, verify: bool = Tru
     On return the entry is published, row, key and sealed content are destroyed, and the log was verified (unless
     `verify` is False). Who was erased already: what was left is completed, nothing is written. Who acts comes from
     `acting(…)`.
-    Raises: UsageError (nobody by this id, no person, a basis that is empty, too long or names somebody), Held, with
-    nothing changed; AuditUnavailable, StorageError: try again, what the entry says is completed then.
+    Raises: UsageError (nobody by this id, no person, a basis that is empty, too long or names somebody), UnderHold:
+    nothing was changed. AuditUnavailable, StorageError: try again, what the entry says is completed then.
     """
     with RegistryFile(Path(audit.places.keys), ops).locked():
         audit.flush("published")
@@ -142,7 +131,7 @@ def _checked_basis(audit: AuditLog, pseudonym: str, basis: str) -> str:
 
 
 def _record(audit: AuditLog, pseudonym: str, basis: str) -> int:
-    """Write the certificate, published on return. Raises: Held, AuditUnavailable."""
+    """Write the certificate, published on return. Raises: UnderHold, AuditUnavailable."""
     checkpoint = audit.reader.checkpoint()
     about = _gather(audit, pseudonym, checkpoint.size)
     told = {
@@ -174,11 +163,11 @@ class _About:
 
 
 def _gather(audit: AuditLog, pseudonym: str, size: int) -> _About:
-    """Look at the person's entries among the first `size`. Raises: Held."""
+    """Look at the person's entries among the first `size`. Raises: UnderHold."""
     holds = active_holds(audit)
     for hold in holds:
         if pseudonym in (hold.covers.get("actor"), _selected(hold)):
-            raise Held(hold)
+            raise _held(hold)
     tests = [(hold, hold.test()) for hold in holds]
     names = names_in_log(audit, pseudonym)
     about = _About(Counter(), opaque=len(names) > 1)
@@ -188,11 +177,18 @@ def _gather(audit: AuditLog, pseudonym: str, size: int) -> _About:
             continue
         for hold, test in tests:
             if test(line):
-                raise Held(hold)
+                raise _held(hold)
         about.types[entry.event_type] += 1
         about.first = entry.seq if about.first is None else about.first
         about.last = entry.seq
     return about
+
+
+def _held(hold: Hold) -> UnderHold:
+    return UnderHold(
+        f"Nobody was erased: the legal hold {hold.name} (entry {hold.seq}) covers this person.",
+        do=f"It has to be released first: klingai-audit hold release {hold.name}",
+    )
 
 
 def _selected(hold: Hold) -> str | None:

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from klingai_audit import AuditLog, acting
-from klingai_audit.errors import UsageError
+from klingai_audit.errors import UnderHold, UsageError
 from klingai_audit.event.record import decode_event
 from klingai_audit.privacy.commitment import check_opening, opening
 from klingai_audit.privacy.erasures import Erased
 from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.trust.proofs import check_entry_proof, prove_entry
-from klingai_audit.upkeep.erasure import Held, erase_subject
+from klingai_audit.upkeep.erasure import erase_subject
 from klingai_audit.upkeep.holds import release_hold, set_hold
 from klingai_audit.views.erasures import ErasureMemory
 from klingai_audit.views.query import Filter
@@ -241,13 +241,13 @@ def test_holds_stop_it(folder: Path) -> None:
             name = f"case-{number}"
             set_hold(audit, name, **covers)  # type: ignore[arg-type]
             size = audit.reader.size
-            with pytest.raises(Held, match=f"legal hold {name} "):
+            with pytest.raises(UnderHold, match=f"legal hold {name} "):
                 erase_subject(audit, USER, basis=BASIS)
             assert size == audit.reader.size
             release_hold(audit, name)
         set_hold(audit, "other", actor=OTHER)
         assert erase_subject(audit, USER, basis=BASIS).verified
-        with pytest.raises(Held):
+        with pytest.raises(UnderHold):
             erase_subject(audit, OTHER, basis=BASIS)
 
 
