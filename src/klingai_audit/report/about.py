@@ -26,7 +26,7 @@ __all__ = [
     "span_days",
 ]
 
-Purged = Iterable[tuple[int, int, int]]
+_Purged = Iterable[tuple[int, int, int]]
 """Purged entries `[begin, end)`, with the entry that authorised it."""
 
 _ACCESS: Final = (
@@ -111,7 +111,7 @@ def anchors(ask: Asker) -> dict[str, Any]:
     return {"total": sum(row[1] for row in rows), "by_type": named(("event_type", "events", "first", "last"), rows)}
 
 
-def retention(ask: Asker, reader: LogReader, purged: Purged) -> dict[str, Any]:
+def retention(ask: Asker, reader: LogReader, purged: _Purged) -> dict[str, Any]:
     """Tell how far the log reaches back, what was purged by which entry, and which holds are in force."""
     oldest = ask.ask(
         "Q18", "the first and the last entry of the log",
@@ -227,7 +227,7 @@ def coverage(ask: Asker) -> dict[str, Any]:
     }
 
 
-def sequence(ask: Asker, purged: Purged) -> dict[str, Any]:
+def sequence(ask: Asker, purged: _Purged) -> dict[str, Any]:
     """Tell whether every index up to the tree's size has its entry or was purged, and how many event ids came twice."""
     rows = ask.ask(
         "Q24",
