@@ -61,6 +61,9 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         "klingai_audit.report:build",
         "klingai_audit.report:Report",
         "klingai_audit.report:Rendered",
+        "klingai_audit.report.status:take_status",
+        "klingai_audit.report.status:Status",
+        "klingai_audit.report.lines:Line",
     ),
     "api-verify": (
         "klingai_audit.trust.verify:verify",
@@ -79,6 +82,11 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         "klingai_audit.privacy.commitment:check_opening",
         "klingai_audit.privacy.subjects:SubjectTable",
         "klingai_audit.privacy.subjects:Subject",
+        "klingai_audit.privacy.erasures:Erased",
+        "klingai_audit.upkeep.erasure:erase_subject",
+        "klingai_audit.upkeep.erasure:Certificate",
+        "klingai_audit.bundle.person:export_subject",
+        "klingai_audit.bundle.person:PersonExport",
     ),
     "api-admin": (
         "klingai_audit.upkeep.admin:Administration",

@@ -39,19 +39,20 @@ _COLUMNS: Final = (
 )
 
 
-def leakage(reader: LogReader, ask: Asker, size: int) -> dict[str, Any]:
-    """Return how many of the first `size` entries hold a credential or an address, or a prompt as text."""
+def leakage(reader: LogReader, ask: Asker, size: int, *, begin: int = 0) -> dict[str, Any]:
+    """Return how many of the entries `[begin, size)` hold a credential or an address, or a prompt as text."""
+    newest = f" AND seq >= {begin}" if begin else ""
     suspects = ask.ask(
         "Q25",
         "entries in which something may look like a credential or an address, before a closer look",
-        f"SELECT seq {{all}} AND regexp_matches(concat_ws(' ', {_COLUMNS}), '{SUSPICIOUS}') ORDER BY seq "
+        f"SELECT seq {{all}}{newest} AND regexp_matches(concat_ws(' ', {_COLUMNS}), '{SUSPICIOUS}') ORDER BY seq "
         f"LIMIT {MAX_SUSPECTS + 1}",
         "all",
     )
     prompts = ask.ask(
         "Q26",
         "entries in which a prompt stands as text",
-        "SELECT count(*) {all} AND contains(CAST(metadata AS VARCHAR), 'prompt') AND (json_type(metadata, "
+        f"SELECT count(*) {{all}}{newest} AND contains(CAST(metadata AS VARCHAR), 'prompt') AND (json_type(metadata, "
         "'$.prompt') = "
         "'VARCHAR' OR json_type(metadata, '$.negative_prompt') = 'VARCHAR')",
         "all",
@@ -60,7 +61,7 @@ def leakage(reader: LogReader, ask: Asker, size: int) -> dict[str, Any]:
         {"seq": int(seq), "what": what} for (seq,) in suspects[:MAX_SUSPECTS] for what in _inspect(reader, int(seq))
     ]
     return {
-        "entries": size,
+        "entries": size - begin,
         "suspects": min(len(suspects), MAX_SUSPECTS),
         "too_many": len(suspects) > MAX_SUSPECTS,
         "total": len({leak["seq"] for leak in found}),
