@@ -9,13 +9,8 @@ from tools.docs_pages import escape, table
 __all__ = ["CALLERS", "LATER", "aliases", "codes", "types"]
 
 LATER = (
-    "content_unsealed",
     "gap_opened",
-    "legal_hold_released",
-    "legal_hold_set",
     "log_migrated",
-    "retention_applied",
-    "subject_erased",
 )
 """Types that nothing in this version writes; registered so that their names and meanings are settled."""
 
