@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from klingai_audit.capture.facts import FAILURE_CLASS
 from klingai_audit.privacy.policy import (
     EVENT_CLASSES,
+    AccessPolicy,
     FailurePolicy,
     Policy,
     PrivacyPolicy,
@@ -31,6 +32,7 @@ TABLES = {
     "watch": WatchPolicy,
     "retention": RetentionPolicy,
     "vault": VaultPolicy,
+    "access": AccessPolicy,
 }
 """Table of the file -> the struct that reads it."""
 
@@ -89,10 +91,10 @@ def _values(hint: Any) -> str:
         return ", ".join(f"`{_toml(value)}`" for value in get_args(hint))
     if get_origin(hint) is tuple and get_origin(get_args(hint)[0]) is Literal:
         return f"a list of {_values(get_args(hint)[0])}"
-    return {bool: "`true`, `false`", str: "a text"}.get(hint, "a list of names")
+    return {bool: "`true`, `false`", str: "a text", int: "a number"}.get(hint, "a list of names")
 
 
 def _toml(value: object) -> str:
     if isinstance(value, tuple):
         return str(list(value))
-    return str(value).lower() if isinstance(value, bool) else f'"{value}"'
+    return str(value).lower() if isinstance(value, bool | int) else f'"{value}"'

@@ -30,15 +30,21 @@ def users_add(
     user: _User,
     /,
     *,
-    role: Annotated[str, Parameter(help="What the user may be: user, admin, … (one word)")] = "user",
+    role: Annotated[
+        str, Parameter(help="What the user may be: viewer, auditor, privacy_officer, admin, or another word")
+    ] = "user",
     team: Annotated[str | None, Parameter(help="Team of the user.")] = None,
+    approver_key: Annotated[
+        str | None, Parameter(help="Their public key for approvals: users approver-keygen, on their machine.")
+    ] = None,
     reason: _Reason = None,
     actor: _Actor = None,
     session: SessionArgument,
 ) -> None:
     """Declare that someone may use Kling: an entry user_added."""
     with _administration(session, actor) as admin:
-        _told(session, admin.add_user(user, role=role, team=team, reason=reason), "user", "The user is declared")
+        made = admin.add_user(user, role=role, team=team, approver_key=approver_key, reason=reason)
+        _told(session, made, "user", "The user is declared")
 
 
 def users_remove(user: _User, /, *, reason: _Reason = None, actor: _Actor = None, session: SessionArgument) -> None:
@@ -55,7 +61,14 @@ def users_list(*, resolve: Resolve = False, session: SessionArgument) -> None:
     people = People(open_subjects(session.places))
     style: ActorStyle = "id" if resolve else "mask"
     rows = [
-        {"user": stored, "shown": people.show(stored, style), "role": user.role, "team": user.team, "since": user.since}
+        {
+            "user": stored,
+            "shown": people.show(stored, style),
+            "role": user.role,
+            "team": user.team,
+            "approves": user.approver_key is not None,
+            "since": user.since,
+        }
         for stored, user in _registry(session).users.items()
     ]
     _list(session, "users", rows, "No user is declared.")
@@ -174,8 +187,12 @@ def _list(session: Session, name: str, rows: list[dict[str, Any]], nothing: str)
     heads = [head for head in rows[0] if head != "user"]
     table = Table(*heads, box=None, header_style="dim")
     for row in rows:
-        table.add_row(*(inert(str(row[head] or "-")) for head in heads))
+        table.add_row(*(inert(_cell(row[head])) for head in heads))
     session.show(table)
+
+
+def _cell(value: object) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value or "-")
 
 
 def _secret(variable: str | None, ask: Callable[[str], str] = getpass.getpass) -> str:

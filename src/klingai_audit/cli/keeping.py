@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.approving import Approvals
 from klingai_audit.cli.options import Selection
 from klingai_audit.cli.progress import progress_bar
 from klingai_audit.cli.recording import reader_id
@@ -42,19 +43,28 @@ def retention_plan(
 
     policy = Policy.load(session.places.keys / "policy.toml")
     with progress_bar(session, "reading", "entries") as progress:
-        plan = plan_retention(open_reader(session.places), policy, _day(on), progress=progress)
+        plan = plan_retention(open_reader(session.places), policy, day_of(on), progress=progress)
     if session.as_json:
         session.emit(_plan_json(plan))
         return
     _draw_plan(session, plan, days=days)
 
 
-def retention_apply(*, actor: _Actor = None, session: SessionArgument) -> None:
+def retention_apply(
+    *,
+    on: Annotated[str | None, Parameter(help="Purge what was due on this day (UTC), not after today.")] = None,
+    approval: Approvals = None,
+    actor: _Actor = None,
+    session: SessionArgument,
+) -> None:
     """Verify the log, seal old days and purge what is due. What an earlier run left is completed."""
     from klingai_audit.upkeep.retention import apply_retention
 
+    day = day_of(on)
+    if day > day_of(None):
+        raise UsageError("--on is a day to come.", do="What will be due then: klingai-audit retention plan --on DAY")
     with _acting(session, actor) as audit, progress_bar(session, "sealing", "days") as progress:
-        done = apply_retention(audit, progress=progress)
+        done = apply_retention(audit, today=day, approval=approval, progress=progress)
     if session.as_json:
         session.emit({"purged": done.purged, "sealed": done.sealed, "authorised_by": done.authorised_by})
         return
@@ -140,7 +150,8 @@ def _acting(session: Session, actor: str | None) -> Iterator[AuditLog]:
         yield audit
 
 
-def _day(text: str | None) -> dt.date:
+def day_of(text: str | None) -> dt.date:
+    """Read a day (UTC); today for None. Raises: UsageError."""
     if text is None:
         return dt.datetime.now(dt.UTC).date()
     try:
@@ -176,6 +187,7 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
     return {
         "today": plan.today.isoformat(),
         "due": plan.due,
+        "digest": plan.digest,
         "to_seal": plan.to_seal,
         "holds": [hold.name for hold in plan.holds],
         "days": [_day_json(day) for day in plan.days],
@@ -226,4 +238,6 @@ def _draw_plan(session: Session, plan: Plan, *, days: bool) -> None:
         cells = [inert(kind), f"{entries:,}", f"{due:,}", f"{held:,}", "never" if later is None else str(later), why]
         table.add_row(*([day_] if days else []), *cells)
     session.show(table)
+    if plan.due:
+        session.say((f"Digest of what is due, for who approves it: {plan.digest}", "dim"))
     session.say(("The newest day belongs to writers and is not looked at. Do it: klingai-audit retention apply", "dim"))

@@ -6,8 +6,11 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
+from cyclopts import Parameter
+
+from klingai_audit.cli.approving import Approvals
 from klingai_audit.cli.session import SessionArgument, open_log
 
 if TYPE_CHECKING:
@@ -64,9 +67,22 @@ def show(*, session: SessionArgument) -> None:
         session.say((f"  SHA-256 {key.sha256}", "dim"))
 
 
-def rotate(*, session: SessionArgument) -> None:
+def rotate(
+    *,
+    approval: Approvals = None,
+    actor: Annotated[
+        str | None, Parameter(help="Who does it. Default: KLINGAI_AUDIT_ACTOR, else the login name")
+    ] = None,
+    session: SessionArgument,
+) -> None:
     """End the current epoch now: today's keys can no longer sign what was signed before."""
-    with open_log(session) as audit:
+    from klingai_audit.cli.recording import reader_id
+    from klingai_audit.event.context import acting
+    from klingai_audit.upkeep.approval_file import rotate_target
+    from klingai_audit.upkeep.approvals import require_approval
+
+    with open_log(session) as audit, acting(actor or reader_id(), actor_type="admin"):
+        require_approval(audit, "rotate", rotate_target(describe_keys(session.places.keys).number), approval)
         audit.rotate_keys()
     keys = describe_keys(session.places.keys)
     if session.as_json:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.approving import Approvals
 from klingai_audit.cli.files import read_file, write_file
 from klingai_audit.cli.session import Session, SessionArgument, escaped, open_log
 from klingai_audit.errors import UsageError
@@ -63,6 +64,7 @@ def unseal(
         Path | None, Parameter(help="Also write the content to a file that proves it to others: check --opening")
     ] = None,
     raw: Annotated[bool, Parameter(help="Print the content's bytes and nothing else.")] = False,
+    approval: Approvals = None,
     session: SessionArgument,
 ) -> None:
     """Open one sealed content. An entry says who opened it and why before it is shown; it is kept nowhere."""
@@ -72,7 +74,9 @@ def unseal(
     if raw and session.as_json:
         raise UsageError("--raw and --json exclude each other.", do="Leave one out.")
     with open_log(session) as audit:
-        done = open_sealed(audit, seq, field, reason=reason, actor=reader_id(), unseal_key=unseal_key)
+        done = open_sealed(
+            audit, seq, field, reason=reason, actor=reader_id(), unseal_key=unseal_key, approval=approval
+        )
     if opening is not None:
         write_file(opening, done.opening)
     if raw:

@@ -92,6 +92,7 @@ class EventType(enum.StrEnum):
     RETENTION_APPLIED = "retention_applied"
     LEGAL_HOLD_SET = "legal_hold_set"
     LEGAL_HOLD_RELEASED = "legal_hold_released"
+    APPROVAL_USED = "approval_used"
     GAP_OPENED = "gap_opened"
     GAP_CLOSED = "gap_closed"
     RECONCILED = "reconciled"
@@ -137,7 +138,8 @@ def _registry() -> dict[str, EventInfo]:
     auth, operations, user, admin, security, log = CATEGORIES
     add(auth, t.API_KEY_USED, _API, "A credential was used.", "first call with a key in a process and hour")
     add(auth, t.API_KEY_ROTATED, _ENTITY, "A credential was replaced.", "api-key rotate, or a caller's own log()")
-    add(auth, t.ACCESS_DENIED, _API, "The provider refused the caller.", "codes 1000 to 1004, 1103 and 1304")
+    denied = "codes 1000 to 1004, 1103 and 1304; acts that the policy refuses"
+    add(auth, t.ACCESS_DENIED, _API, "The provider, or the policy, refused the caller.", denied)
     add(auth, t.AUTH_EVENT, _LOGON, "Someone logged on, off, or failed to.", "a caller's own log()")
     for medium in ("video", "image", "audio"):
         started, completed, failed = (t(f"{medium}_generation_{end}") for end in ("started", "completed", "failed"))
@@ -214,6 +216,10 @@ def _registry() -> dict[str, EventInfo]:
     add(log, t.RETENTION_APPLIED, _LOG, "Entries past their period were purged.", "retention")
     add(log, t.LEGAL_HOLD_SET, _LOG, "A legal hold began.", "hold", "resource_id")
     add(log, t.LEGAL_HOLD_RELEASED, _LOG, "A legal hold ended.", "hold", "resource_id")
+    add(
+        log, t.APPROVAL_USED, _LOG, "A second person's approval let an act happen.", "acts under the two-person rule",
+        "resource_id", "action",
+    )  # fmt: skip
     own(t.GAP_OPENED, _LOG, "Events could not be recorded from here on.", "the recorder, by policy")
     own(t.GAP_CLOSED, _LOG, "Recording works again; states the count.", "the recorder, by policy")
     add(log, t.RECONCILED, _COMPLIANCE, "The log was compared with the provider's records.", "reconcile")

@@ -86,6 +86,7 @@ _LOG_RULES: Final = {
     "retention_applied": Rule(2, 3, 3),
     "legal_hold_set": Rule(OTHER, 2),
     "legal_hold_released": Rule(OTHER, 2),
+    "approval_used": Rule(OTHER, 2),
     "gap_opened": Rule(10, 5, 5),
     "gap_closed": Rule(9, 2),
     "log_migrated": Rule(OTHER, 2),

@@ -16,11 +16,13 @@ from typing import Any, ClassVar, Final, Literal
 import msgspec
 
 from klingai_audit.errors import InvalidPolicy, StorageError, UnknownEventType, UsageError
+from klingai_audit.privacy.access_policy import AccessPolicy
 from klingai_audit.privacy.retention import RetentionPolicy
 from klingai_audit.privacy.vault_policy import VaultPolicy
 
 __all__ = [
     "EVENT_CLASSES",
+    "AccessPolicy",
     "FailurePolicy",
     "Policy",
     "PrivacyPolicy",
@@ -71,6 +73,18 @@ seal = []
 max_bytes = 262144
 # true: the whole IP address of each act, too.
 addresses = false
+
+[access]
+# Acts that nobody does alone: unseal, erase, purge (retention apply), rotate (keys rotate).
+two_person = []
+# In which roles (users add --role) a second person may approve: viewer, auditor, privacy_officer, admin.
+approvers = ["privacy_officer", "admin"]
+# 1: somebody else approves. 2: two people do, so that nobody need believe who runs the command.
+signatures = 1
+# How long an approval is good. Each is good once.
+max_age = "24h"
+# "enforced": only a privacy_officer unseals and erases, only an admin purges and rotates. "recorded": anybody.
+roles = "recorded"
 
 [failure]
 # What happens to an act that cannot be recorded: "refuse" (it does not happen) or "warn" (it happens, is counted,
@@ -231,6 +245,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     watch: WatchPolicy = WatchPolicy()
     retention: RetentionPolicy = RetentionPolicy()
     vault: VaultPolicy = VaultPolicy()
+    access: AccessPolicy = AccessPolicy()
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,6 +262,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     witness: WitnessRules = WitnessRules()
     watch: WatchPolicy = WatchPolicy()
     vault: VaultPolicy = VaultPolicy()
+    access: AccessPolicy = AccessPolicy()
 
     @classmethod
     def default(cls) -> Policy:
@@ -291,6 +307,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
                 raise InvalidPolicy(f"{name}: privacy.commit: names are lowercase letters, digits and _, `*` in front")
         try:
             _ = file.timestamp.span, file.witness.span
+            parse_span(file.access.max_age, "access.max_age")
             for setting in _WATCH_SPANS:
                 file.watch.span(setting)
             file.retention.check()
@@ -306,6 +323,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             watch=file.watch,
             retention=file.retention,
             vault=file.vault,
+            access=file.access,
             digest=hashlib.sha256(data).hexdigest(),
         )
 

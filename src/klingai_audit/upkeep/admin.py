@@ -28,6 +28,7 @@ from klingai_audit.ledger.receipt import Receipt
 from klingai_audit.log import AuditLog
 from klingai_audit.privacy import secrets
 from klingai_audit.privacy.policy import Policy
+from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.upkeep.policy_text import Setting, change_setting, read_setting
 from klingai_audit.upkeep.registry import DeclaredBudget, DeclaredKey, DeclaredUser, Registry, RegistryFile
 
@@ -79,16 +80,28 @@ class Administration:
         return self._file.read()
 
     def add_user(
-        self, user: str, *, role: str = "user", team: str | None = None, reason: str | None = None
+        self,
+        user: str,
+        *,
+        role: str = "user",
+        team: str | None = None,
+        approver_key: str | None = None,
+        reason: str | None = None,
     ) -> Declared:
-        """Declare that someone may use Kling; an entry `user_added`."""
+        """Declare that someone may use Kling; an entry `user_added`.
+
+        `approver_key` is the public key (a vkey) with which they approve acts of others under the two-person rule.
+        Raises: Malformed if it is none; else as the class says.
+        """
         _check_word(role, "role")
+        if approver_key is not None:
+            VerifierKey.parse(approver_key)
         draft = Draft(
             event_type=EventType.USER_ADDED,
             resource_type="user",
             resource_id=user,
             action="add",
-            metadata=_given(role=role, team=team, reason=reason),
+            metadata=_given(role=role, team=team, approver_key=approver_key, reason=reason),
         )
         return self._declare(draft, self._added)
 
@@ -108,7 +121,10 @@ class Administration:
         user, details = event.get("resource_id") or "", event.details
         if user in registry.users:
             raise UsageError("This user is declared already.", do="Remove the user first to change role or team.")
-        declared = DeclaredUser(role=details["role"], team=details.get("team"), since=event.timestamp)
+        key = details.get("approver_key")
+        if key is not None and any(other.approver_key == key for other in registry.users.values()):
+            raise UsageError("Somebody else has this key.", do="Each person makes their own: users approver-keygen")
+        declared = DeclaredUser(role=details["role"], team=details.get("team"), approver_key=key, since=event.timestamp)
         return _Change(None, declared.role, replace(registry, users={**registry.users, user: declared}))
 
     @staticmethod

@@ -25,10 +25,14 @@ VERSION: Final = 1
 
 
 class DeclaredUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Someone who was given access: in which role, in which team, since when (the entry's `timestamp`)."""
+    """Someone who was given access: in which role, in which team, since when (the entry's `timestamp`).
+
+    `approver_key` is the vkey with which they approve what others do (docs/how-to/two-people.md).
+    """
 
     role: str
     team: str | None = None
+    approver_key: str | None = None
     since: str
 
 

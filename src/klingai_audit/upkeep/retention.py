@@ -12,8 +12,9 @@ import datetime as dt
 import hashlib
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from klingai_audit.errors import AuditUnavailable, VerificationError
@@ -25,6 +26,8 @@ from klingai_audit.ledger.reader import LogReader
 from klingai_audit.ledger.store import PreparedDay, StoredDay
 from klingai_audit.log import AuditLog
 from klingai_audit.privacy.policy import Policy
+from klingai_audit.upkeep.approval_file import purge_target
+from klingai_audit.upkeep.approvals import require_approval
 from klingai_audit.upkeep.holds import Hold, active_holds, holds_in
 
 __all__ = ["Applied", "Authorised", "DayPlan", "Plan", "PlanRow", "apply_retention", "authorised_in", "plan_retention"]
@@ -75,6 +78,16 @@ class Plan:
     def due(self) -> int:
         """Entries that would be purged."""
         return sum(len(day.due) for day in self.days)
+
+    @property
+    def target(self) -> str:
+        """What a second person approves: these entries and no others (`approval_file.purge_target`)."""
+        return purge_target(seq for day in self.days for seq in day.due)
+
+    @property
+    def digest(self) -> str:
+        """The last part of `target`: 64 hex digits."""
+        return self.target.rpartition(" ")[2]
 
     @property
     def to_seal(self) -> int:
@@ -186,14 +199,19 @@ def _due_on(policy: Policy, kind: str, day: dt.date) -> dt.date | None:
 
 
 def apply_retention(
-    audit: AuditLog, *, today: dt.date | None = None, progress: Callable[[int, int], None] | None = None
+    audit: AuditLog,
+    *,
+    today: dt.date | None = None,
+    approval: Path | Sequence[Path] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Applied:
     """Seal old days and purge what is due; complete what an earlier run began. Durable on return.
 
-    The log is verified first. `progress` gets days done and the number of all. One process at a time.
-    Raises: VerificationError (the log is broken: nothing is touched), AuditUnavailable, StorageError.
+    The log is verified first. Where policy wants a second person (`access.two_person`), `approval` is the file that
+    approves what is due on `today`. `progress` gets days done and the number of all. One process at a time.
+    Raises: VerificationError (the log is broken: nothing is touched), AccessDenied, AuditUnavailable, StorageError.
     """
-    run = _Run(audit, today or dt.datetime.now(dt.UTC).date(), progress)
+    run = _Run(audit, today or dt.datetime.now(dt.UTC).date(), progress, approval)
     verdict = audit.verify()
     if not verdict.integrity_ok:
         raise VerificationError(
@@ -205,8 +223,15 @@ def apply_retention(
 class _Run:
     """One run of `apply_retention`."""
 
-    def __init__(self, audit: AuditLog, today: dt.date, progress: Callable[[int, int], None] | None) -> None:
+    def __init__(
+        self,
+        audit: AuditLog,
+        today: dt.date,
+        progress: Callable[[int, int], None] | None,
+        approval: Path | Sequence[Path] | None,
+    ) -> None:
         self._audit = audit
+        self._approval = approval
         self._today = today
         self._progress = progress
         self.done = Applied()
@@ -233,11 +258,13 @@ class _Run:
 
     def _authorise(self, plan: Plan) -> None:
         """Write the entries that list what goes; published on return. Then read anew what is under hold."""
-        for part in _parts(_ranges([seq for day in plan.days for seq in day.due])):
-            self.done.authorised_by.append(self._list(part))
+        if plan.due:
+            granted = require_approval(self._audit, "purge", plan.target, self._approval)
+            for part in _parts(_ranges([seq for day in plan.days for seq in day.due])):
+                self.done.authorised_by.append(self._list(part, granted))
         self._holds = [hold.test() for hold in active_holds(self._audit)]
 
-    def _list(self, ranges: list[tuple[int, int]]) -> int:
+    def _list(self, ranges: list[tuple[int, int]], granted: Mapping[str, Any]) -> int:
         reader, kinds, leaves = self._audit.reader, Counter[str](), hashlib.sha256()
         for first, last in ranges:
             for line in reader.lines(first, last + 1):
@@ -250,6 +277,7 @@ class _Run:
             "leaves": leaves.hexdigest(),
             "types": dict(sorted(kinds.items())),
             "policy": self._audit.policy.digest,
+            **granted,
         }
         event = Draft(event_type=EventType.RETENTION_APPLIED, resource_type="log", action="purge", metadata=told)
         seq = self._audit.record(event).wait("published").seq

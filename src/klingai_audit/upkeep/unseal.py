@@ -7,7 +7,7 @@ opened is returned and kept nowhere. See docs/how-to/sealed-prompts.md.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -23,9 +23,11 @@ from klingai_audit.privacy.subjects import Subject
 from klingai_audit.privacy.unseal_key import PRIVATE_FILE, UnsealPublic, create_unseal_keys, read_unseal_key
 from klingai_audit.trust.openings import commitments_in, format_opening
 from klingai_audit.trust.proofs import prove_entry
+from klingai_audit.upkeep.approval_file import unseal_target
+from klingai_audit.upkeep.approvals import require_approval
 from klingai_audit.views.entry import EntryView
 
-__all__ = ["MAX_REASON", "Unsealed", "make_unseal_key", "unseal"]
+__all__ = ["MAX_REASON", "Unsealed", "content_of", "make_unseal_key", "unseal"]
 
 MAX_REASON: Final = 1000
 """Longest reason for opening something, in characters."""
@@ -76,16 +78,19 @@ def unseal(
     reason: str,
     actor: str | None = None,
     unseal_key: Path | None = None,
+    approval: Path | Sequence[Path] | None = None,
 ) -> Unsealed:
     """Open the sealed content `name` of entry `seq`, on the record.
 
     `name` is the name under which it stands (`prompt`), or a JSON pointer (`/metadata/prompt`); `actor` is who opens,
-    unless bound by `acting`; `unseal_key` is the file with the private half, by default in the keys folder.
-    Raises: UsageError (no reason, no such entry or content; it was purged, its person erased, nothing is sealed; it is
-    another unseal key), LogNotFound (no unseal key), UnsafePermissions, AuditUnavailable (it cannot be recorded, so it
-    is not opened), VerificationError (the sealed file was changed), StorageError.
+    unless bound by `acting`; `unseal_key` is the file with the private half, by default in the keys folder;
+    `approval` is a second person's approval, where policy `access.two_person` asks for one.
+    Raises: AccessDenied (the policy refuses it), UsageError (no reason, no such entry or content; it was purged, its
+    person erased, nothing is sealed; it is another unseal key), LogNotFound (no unseal key), UnsafePermissions,
+    AuditUnavailable (it cannot be recorded, so it is not opened), VerificationError (the sealed file was changed),
+    StorageError.
     """
-    attempt = _Attempt(audit, seq, name, _checked(reason), actor)
+    attempt = _Attempt(audit, seq, name, _checked(reason), actor, approval)
     try:
         return attempt.run(unseal_key or audit.places.keys / PRIVATE_FILE)
     except KlingAuditError as exc:
@@ -96,17 +101,26 @@ def unseal(
 class _Attempt:
     """One attempt to open something; `why` is the short word for what stands in its way, None for a slip."""
 
-    def __init__(self, audit: AuditLog, seq: int, name: str, reason: str, actor: str | None) -> None:
+    def __init__(
+        self,
+        audit: AuditLog,
+        seq: int,
+        name: str,
+        reason: str,
+        actor: str | None,
+        approval: Path | Sequence[Path] | None,
+    ) -> None:
         self._audit = audit
         self._seq = seq
         self._field = name
         self._reason = reason
         self._actor = actor
+        self._approval = approval
         self._why: str | None = None
 
     def run(self, key_file: Path) -> Unsealed:
         entry = self._entry()
-        pointer, stored = self._content(entry)
+        pointer, stored = content_of(entry, self._field)
         self._field = pointer
         self._why = "no_key"
         key = read_unseal_key(key_file)
@@ -117,8 +131,12 @@ class _Attempt:
                 f"Nothing is sealed for {pointer} of entry {self._seq}.",
                 do="The policy of its time did not name it, it was longer than vault.max_bytes, or --vault is another.",
             )
+        self._why = None  # the gate records its own refusals
+        granted = require_approval(
+            self._audit, "unseal", unseal_target(self._seq, pointer), self._approval, self._actor
+        )
         self._why = "not_recorded"
-        recorded = self._announce(entry, subject)
+        recorded = self._announce(entry, subject, granted)
         self._why = "does_not_open"
         value = self._audit.vault.open(subject, entry.event_id, pointer, stored, key)
         return Unsealed(
@@ -149,21 +167,6 @@ class _Attempt:
                 )
         return EntryView(self._audit.reader.entry(self._seq))
 
-    def _content(self, entry: EntryView) -> tuple[str, Mapping[str, Any]]:
-        """Return pointer and commitment of what is meant."""
-        found = commitments_in(entry.metadata)
-        if self._field.startswith("/"):
-            meant = [self._field] if self._field in found else []
-        else:
-            end = "/" + self._field.replace("~", "~0").replace("/", "~1")
-            meant = [pointer for pointer in found if pointer.endswith(end)]
-        if len(meant) == 1:
-            return meant[0], found[meant[0]]
-        if meant:
-            raise UsageError(f"Entry {self._seq} holds several of that name.", do=f"Name one: {', '.join(meant)}")
-        held = ", ".join(found) or "none"
-        raise UsageError(f"Entry {self._seq} holds no such content.", do=f"Its commitments: {held}.")
-
     def _subject(self, entry: EntryView) -> Subject:
         self._why = "erased"
         subjects, actor = self._audit.subjects, entry.actor_id or ""
@@ -175,7 +178,7 @@ class _Attempt:
             )
         return subject
 
-    def _announce(self, entry: EntryView, subject: Subject) -> int | None:
+    def _announce(self, entry: EntryView, subject: Subject, granted: Mapping[str, Any]) -> int | None:
         """Record what is about to be opened; published on return, unless policy lets it happen all the same."""
         audit = self._audit
         told = {
@@ -184,6 +187,7 @@ class _Attempt:
             "field": self._field,
             "reason": self._reason,
             "subject": subject.pseudonym,
+            **granted,
         }
         event = audit.admit(self._draft(EventType.CONTENT_UNSEALED, "success", told))
         warn = audit.policy.failure.unseal == "warn"
@@ -218,6 +222,22 @@ class _Attempt:
         salt = opening(subject.key, entry.event_id, pointer)
         proof = prove_entry(self._audit.reader, self._seq)
         return format_opening(proof, entry.event_id, pointer, str(stored["commitment"]), salt, value)
+
+
+def content_of(entry: EntryView, name: str) -> tuple[str, Mapping[str, Any]]:
+    """Return pointer and commitment of what `name`, a name or a JSON pointer, means in an entry. Raises: UsageError."""
+    found = commitments_in(entry.metadata)
+    if name.startswith("/"):
+        meant = [name] if name in found else []
+    else:
+        end = "/" + name.replace("~", "~0").replace("/", "~1")
+        meant = [pointer for pointer in found if pointer.endswith(end)]
+    if len(meant) == 1:
+        return meant[0], found[meant[0]]
+    if meant:
+        raise UsageError(f"Entry {entry.seq} holds several of that name.", do=f"Name one: {', '.join(meant)}")
+    held = ", ".join(found) or "none"
+    raise UsageError(f"Entry {entry.seq} holds no such content.", do=f"Its commitments: {held}.")
 
 
 def _checked(reason: str) -> str:

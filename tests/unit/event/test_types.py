@@ -31,6 +31,7 @@ BY_CATEGORY = {
         "log_created log_opened log_closed log_recovered log_heartbeat clock_stepped signing_key_rotated "
         "checkpoint_witnessed checkpoint_timestamped log_verified verification_failed log_queried log_exported "
         "report_generated content_unsealed subject_erased retention_applied legal_hold_set legal_hold_released "
+        "approval_used "
         "gap_opened gap_closed reconciled log_migrated log_imported"
     ),
 }

@@ -15,7 +15,7 @@ from klingai_audit.privacy.policy import EVENT_CLASSES, Policy
 def test_default_text_is_the_default() -> None:
     """Every setting of the default text is written out, and leaving it out gives the same."""
     written, empty = Policy.default(), Policy.parse(b"")
-    names = ["privacy", "vault", "failure", "verify", "timestamp", "witness", "watch", "retention"]
+    names = ["privacy", "vault", "access", "failure", "verify", "timestamp", "witness", "watch", "retention"]
     assert [getattr(written, name) for name in names] == [getattr(empty, name) for name in names]
     tables = tomllib.loads(Policy.DEFAULT_TEXT)
     assert names == list(tables)
@@ -110,3 +110,12 @@ def test_own_list_of_names_replaces_the_default() -> None:
     """A list of one's own is taken as it is, the empty one too."""
     assert ("brief", "*_brief") == Policy.parse(b"[privacy]\ncommit = ['brief', '*_brief']").privacy.commit
     assert () == Policy.parse(b"[privacy]\ncommit = []").privacy.commit
+
+
+def test_access() -> None:
+    """Acts and roles are those that exist, and an approval's age is a span of time."""
+    access = Policy.parse(b'[access]\ntwo_person = ["unseal", "purge"]\nsignatures = 2\nmax_age = "30m"').access
+    assert (("unseal", "purge"), 2, "recorded") == (access.two_person, access.signatures, access.roles)
+    for line in (b'two_person = ["read"]', b'approvers = ["boss"]', b"signatures = 3", b'max_age = "soon"'):
+        with pytest.raises(InvalidPolicy, match=r"access\."):
+            Policy.parse(b"[access]\n" + line)
