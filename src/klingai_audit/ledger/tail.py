@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Final
 
+from klingai_audit.ledger.sealed import is_sealed
 from klingai_audit.ledger.store import Store
 
 __all__ = ["MAX_LOOK", "Tail"]
@@ -14,6 +15,7 @@ MAX_LOOK: Final = 4 << 20
 
 _MAX_TORN: Final = 1 << 17
 _NAME: Final = "audit-{}.jsonl"
+_MEMORY: Final = "memory:"
 
 
 class Tail:
@@ -26,7 +28,9 @@ class Tail:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._name, self._offset = "", 0
-        self._start()
+        self._seq = sum(1 for _ in store.read_entries(0)) if store.url == _MEMORY else None
+        if self._seq is None:
+            self._start()
 
     def _start(self) -> None:
         for name in self._names(""):
@@ -38,7 +42,11 @@ class Tail:
 
     def look(self) -> list[bytes]:
         """Return the lines that were appended since the last look, without LF. Raises: OSError."""
-        lines: list[bytes] = []
+        if self._seq is not None:  # a view of a store without files would be put together each time
+            lines = list(self._store.read_entries(self._seq))
+            self._seq += len(lines)
+            return lines
+        lines = []
         for name in self._names(self._name):
             if name != self._name:
                 self._name, self._offset = name, 0
@@ -57,4 +65,5 @@ class Tail:
         """The file that is known and those of later days; a look at the folder is spared while the day lasts."""
         if known and known >= _NAME.format(dt.datetime.now(dt.UTC).date().isoformat()):
             return [known]
-        return [file.name for file in self._store.inspect() if file.kind == "entries" and file.name >= known]
+        names = (file.name for file in self._store.inspect() if file.kind == "entries")
+        return [name for name in names if name >= known and not is_sealed(name)]

@@ -45,10 +45,8 @@ def test_every_line_once(store, day: dt.date) -> None:
     assert append(store, 2, 1, day) == end.look()
     assert [] == end.look()
     new = append(store, 3, 2, day) + append(store, 5, 2, LATER)
-    # On its day a file is the last that is looked for.
-    found = end.look()
-    assert found == (new if day != TODAY else new[:2])
-    assert new[len(found) :] == [] or day == TODAY
+    # On its day a file is the last that is looked for; a log in memory has none.
+    assert end.look() == (new if day != TODAY or store.url == "memory:" else new[:2])
 
 
 def test_an_empty_log(store) -> None:
