@@ -1,4 +1,4 @@
-"""`python -m bench [append] [overhead] [verify] [memory] [index] [proofs]`: all by default; tables, and a JSON file."""
+"""`python -m bench [append] [overhead] [verify] [memory] [index] [proofs] [erasure]`: default all; tables, JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import naive, overhead, proofs, questions
+from bench import erasure, naive, overhead, proofs, questions
 from klingai_audit import AuditLog
 
 CALLERS = 64
@@ -193,7 +193,9 @@ def bench_memory(base: Path, count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("cases", nargs="*", default=["append", "overhead", "verify", "memory", "index", "proofs"])
+    parser.add_argument(
+        "cases", nargs="*", default=["append", "overhead", "verify", "memory", "index", "proofs", "erasure"]
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--entries", type=int, default=200_000)
     parser.add_argument("--million", type=int, default=1_000_000, help="entries of the memory, index and proofs cases")
@@ -219,6 +221,10 @@ def main() -> None:
             found = proofs.measure(base / "proofs", options.million, options.rounds)
             proofs.report(found)
             keep({"bench": "proofs", **found})
+        if "erasure" in options.cases:
+            found = erasure.measure(base / "erasure", options.rounds)
+            erasure.report(found)
+            keep({"bench": "erasure", **found})
     finally:
         shutil.rmtree(base)
 
