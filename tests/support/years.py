@@ -20,7 +20,7 @@ from typing import Final
 import pytest
 
 from klingai_audit import AuditLog, acting
-from klingai_audit.errors import UsageError
+from klingai_audit.errors import UnderHold, UsageError
 from klingai_audit.event.types import category_of
 from klingai_audit.ledger.purged import line_hash, parse_purged
 from klingai_audit.testing import HandClock
@@ -30,6 +30,7 @@ from klingai_audit.tlog.merkle import leaf_hash, verify_consistency
 from klingai_audit.tlog.proof import TlogProof, verify_leaf_proof
 from klingai_audit.trust.proofs import prove_entry
 from klingai_audit.upkeep.backup import back_up
+from klingai_audit.upkeep.erasure import erase_subject
 from klingai_audit.upkeep.holds import active_holds, release_hold, set_hold
 from klingai_audit.upkeep.retention import apply_retention
 from klingai_audit.upkeep.unseal import make_unseal_key, unseal
@@ -176,7 +177,8 @@ class Years:
             self.hold: 3,
             self.release: 3,
             self.save: 2,
-            self.put_back: 2,
+            self.put_back: 3,
+            self.erase: 4,
             self.look: 3,
             self.look_in_vain: 2,
             self.rotate: 2,
@@ -235,10 +237,10 @@ class Years:
         self._number += 1
         model, name, size = self.model, f"case-{self._number}", len(self.model.entries)
         kind = self.random.choice(["range", "actor", "task", "query"])
-        known = sorted(model.table.values())
+        known = sorted(model.table)
         tasks = sorted({entry.task for entry in model.whole() if entry.task is not None})
         if kind == "actor" and known:
-            person = self.random.choice(known)
+            person = model.table[self.random.choice(known)]
             set_hold(self.audit, name, actor=person)
             model.held_people[name] = person
             model.holds[name] = lambda entry: person in entry.names
@@ -279,6 +281,7 @@ class Years:
 
     def put_back(self) -> None:
         """Table of people and vault are put back from a backup: this brings back nobody who was erased."""
+        self._learn()
         if not self.model.saved:
             return
         saved = self.random.choice(self.model.saved)
@@ -289,6 +292,28 @@ class Years:
             shutil.copytree(saved.folder / "audit.vault", places.vault, dirs_exist_ok=True)
         self.audit = self._open()
         self.model.table = {name: who for name, who in saved.table.items() if who not in self.model.erased}
+
+    def erase(self) -> None:
+        """Somebody is erased, unless a hold stands against it; who was erased already stays so."""
+        self._learn()
+        model = self.model
+        if not model.table:
+            return
+        name = self.random.choice(sorted(model.table))
+        pseudonym = model.table[name]
+        if model.protected(pseudonym):
+            with pytest.raises(UnderHold):
+                erase_subject(self.audit, name, basis="Art. 17")
+            return
+        key = self.audit.subjects.get(pseudonym).key
+        about = [entry.seq for entry in model.whole() if pseudonym in entry.names]
+        told = erase_subject(self.audit, name, basis="Art. 17")
+        assert (pseudonym, len(about), True) == (told.pseudonym, told.entries, told.verified)
+        assert (about[0], about[-1]) == (told.first, told.last) if about else told.first is None
+        model.erased[pseudonym] = key
+        del model.table[name]
+        again = erase_subject(self.audit, pseudonym, basis="Art. 17")
+        assert (True, told.seq) == (again.again, again.seq)
 
     def look(self) -> None:
         """Sealed content is opened: it is what was given."""
