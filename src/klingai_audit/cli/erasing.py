@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.approving import Approvals
 from klingai_audit.cli.files import write_file
 from klingai_audit.cli.recording import reader_id
 from klingai_audit.cli.session import Session, SessionArgument, escaped, open_log
@@ -26,6 +27,7 @@ def erase(
     /,
     *,
     basis: Annotated[str, Parameter(help="On what ground, such as an article and a case number; names nobody.")],
+    approval: Approvals = None,
     by: _By = None,
     session: SessionArgument,
 ) -> int:
@@ -37,7 +39,7 @@ def erase(
     from klingai_audit.upkeep.erasure import erase_subject
 
     with open_log(session) as audit, acting(by or reader_id(), actor_type="admin"):
-        made = erase_subject(audit, subject, basis=basis)
+        made = erase_subject(audit, subject, basis=basis, approval=approval)
     if session.as_json:
         session.emit(made.to_json())
     else:

@@ -20,6 +20,8 @@ from klingai_audit.event.record import Draft, decode_event
 from klingai_audit.event.types import EventType
 from klingai_audit.log import AuditLog
 from klingai_audit.privacy.subjects import RESERVED, Erased, normalise_id
+from klingai_audit.upkeep.approval_file import erase_target
+from klingai_audit.upkeep.approvals import require_approval
 from klingai_audit.upkeep.holds import Hold, active_holds
 from klingai_audit.upkeep.registry import RegistryFile
 from klingai_audit.views.entry import EntryView
@@ -63,21 +65,31 @@ class Certificate:
         return {**vars(self), "remains": list(self.remains)}
 
 
-def erase_subject(audit: AuditLog, actor: str, *, basis: str, verify: bool = True, ops: FileOps = OPS) -> Certificate:
+def erase_subject(
+    audit: AuditLog,
+    actor: str,
+    *,
+    basis: str,
+    approval: Path | Sequence[Path] | None = None,
+    verify: bool = True,
+    ops: FileOps = OPS,
+) -> Certificate:
     """Erase the person behind `actor`, a raw id or a pseudonym; `basis` says on what ground, such as an article.
 
     On return the entry is published, row, key and sealed content are destroyed, and the log was verified (unless
     `verify` is False). Who was erased already: what was left is completed, nothing is written. Who acts comes from
-    `acting(…)`.
-    Raises: UsageError (nobody by this id, no person, a basis that is empty, too long or names somebody), UnderHold:
-    nothing was changed. AuditUnavailable, StorageError: try again, what the entry says is completed then.
+    `acting(…)`; `approval` is a second person's, where policy `access.two_person` asks for one.
+    Raises: AccessDenied (the policy refuses it), UsageError (nobody by this id, no person, a basis that is empty, too
+    long or names somebody), UnderHold: nothing was changed. AuditUnavailable, StorageError: try again, what the entry
+    says is completed then.
     """
     with RegistryFile(Path(audit.places.keys), ops).locked():
         audit.flush("published")
         earlier = {one.pseudonym: one for one in ErasureMemory(audit.reader, audit.places.state, ops).look()}
         pseudonym = _who(audit, actor, earlier)
         done = earlier.get(pseudonym)
-        seq = _record(audit, pseudonym, _checked_basis(audit, pseudonym, basis)) if done is None else done.seq
+        ground = "" if done else _checked_basis(audit, pseudonym, basis)
+        seq = done.seq if done else _record(audit, pseudonym, ground, approval)
         redo_erasures(audit.reader, audit.subjects, audit.vault, audit.places.state, ops)
     verified = audit.verify().integrity_ok if verify else None
     return _certificate(EntryView(audit.reader.entry(seq)), again=done is not None, verified=verified)
@@ -130,10 +142,11 @@ def _checked_basis(audit: AuditLog, pseudonym: str, basis: str) -> str:
     return text
 
 
-def _record(audit: AuditLog, pseudonym: str, basis: str) -> int:
-    """Write the certificate, published on return. Raises: UnderHold, AuditUnavailable."""
+def _record(audit: AuditLog, pseudonym: str, basis: str, approval: Path | Sequence[Path] | None) -> int:
+    """Write the certificate, published on return. Raises: UnderHold, AccessDenied, AuditUnavailable."""
     checkpoint = audit.reader.checkpoint()
     about = _gather(audit, pseudonym, checkpoint.size)
+    granted = require_approval(audit, "erase", erase_target(pseudonym), approval)
     told = {
         "basis": basis,
         "entries": about.types.total(),
@@ -142,6 +155,7 @@ def _record(audit: AuditLog, pseudonym: str, basis: str) -> int:
         "checkpoint": {"size": checkpoint.size, "root": checkpoint.root.hex()},
         "vault_files": audit.vault.count(pseudonym),
         "remains": [*_REMAINS, *(["ids that policy keeps as they are"] if about.opaque else [])],
+        **granted,
     }
     draft = Draft(
         event_type=EventType.SUBJECT_ERASED, resource_type="user", resource_id=pseudonym, action="erase", metadata=told

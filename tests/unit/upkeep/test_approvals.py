@@ -15,6 +15,7 @@ import pytest
 from klingai_audit import AuditLog, acting
 from klingai_audit.durable import FileOps
 from klingai_audit.errors import AccessDenied, AuditUnavailable, Malformed, UnsafePermissions, UsageError
+from klingai_audit.testing import HandClock
 from klingai_audit.tlog.keys import SignerKey
 from klingai_audit.tlog.note import sign_note
 from klingai_audit.upkeep.admin import Administration
@@ -22,18 +23,22 @@ from klingai_audit.upkeep.approval_file import (
     MAX_REASON,
     Approval,
     current_epoch,
+    erase_target,
     make_approver_key,
     parse_approval,
     purge_target,
     sign_approval,
 )
 from klingai_audit.upkeep.approvals import require_approval
+from klingai_audit.upkeep.erasure import erase_subject
+from klingai_audit.upkeep.retention import apply_retention, plan_retention
+from tests.support.faulty import QuickOps
 
 BOSS, OTHER, THIRD, LAYMAN = (f"{name}@example.com" for name in ("boss", "other", "third", "layman"))
 ROLES = {BOSS: "admin", OTHER: "privacy_officer", THIRD: "admin", LAYMAN: "viewer"}
 POLICY = """
 [access]
-two_person = ["rotate", "purge"]
+two_person = ["rotate", "purge", "erase"]
 {more}
 """
 
@@ -132,9 +137,9 @@ def test_nothing_is_needed_by_default(tmp_path: Path) -> None:
 
 def test_an_approval_that_is_not_needed_is_checked_all_the_same(world: World) -> None:
     """Whoever gives one wants it to count."""
-    bad = world.approve(OTHER, act="erase", target="person p_x")
+    bad = world.approve(OTHER, act="unseal", target="entry 1 /metadata/prompt")
     with pytest.raises(AccessDenied):
-        require_approval(world.audit, "erase", "person p_y", bad, BOSS)
+        require_approval(world.audit, "unseal", "entry 2 /metadata/prompt", bad, BOSS)
 
 
 def test_missing(world: World) -> None:
@@ -266,7 +271,7 @@ def test_roles_enforced(tmp_path: Path) -> None:
     world = World(tmp_path, 'roles = "enforced"')
     assert "role" == world.refused(world.approve(THIRD), actor=OTHER)
     assert world.require(world.approve(OTHER))
-    assert {} == require_approval(world.audit, "erase", "person p_x", None, OTHER)
+    assert {} == require_approval(world.audit, "unseal", "entry 1 /metadata/prompt", None, OTHER)
     with pytest.raises(AccessDenied, match="privacy_officer"):
         require_approval(world.audit, "unseal", "entry 1 /metadata/prompt", None, BOSS)
     world.audit.close()
@@ -299,6 +304,61 @@ def test_a_use_that_cannot_be_recorded_opens_nothing(tmp_path: Path) -> None:
     ops.full = False
     assert world.require(path)
     world.audit.close()
+
+
+def test_an_erasure_by_two(world: World) -> None:
+    """Refused before anything is destroyed; then the certificate names who approved it."""
+    with acting("user@example.com"):
+        world.audit.log("x_any").wait()
+    user = world.pseudonym("user@example.com")
+    with acting(BOSS, actor_type="admin"):
+        with pytest.raises(AccessDenied):
+            erase_subject(world.audit, user, basis="GDPR Art. 17(1)(b)")
+        assert [] == world.entries("subject_erased")
+        assert "user@example.com" == world.audit.subjects.reveal(user)
+        path = world.approve(OTHER, act="erase", target=erase_target(user))
+        done = erase_subject(world.audit, user, basis="GDPR Art. 17(1)(b)", approval=path)
+        assert done.seq == erase_subject(world.audit, user, basis="GDPR Art. 17(1)(b)").seq
+    (entry,) = world.entries("subject_erased")
+    assert [world.pseudonym(OTHER)] == entry["metadata"]["approvers"]
+    assert done.verified
+
+
+def test_a_purge_by_two(tmp_path: Path) -> None:
+    """Exactly what was approved is purged: a day later more is due, and the approval does not cover it."""
+    clock = HandClock(dt.datetime(2026, 1, 5, 12, tzinfo=dt.UTC))
+    policy = '[retention]\nminimum = "1d"\nmaximum = "30d"\n[retention.classes]\nx_brief = { minimum = "1d", '
+    world = World(tmp_path, policy + 'maximum = "3d" }')
+    world.audit.close()
+    world.audit = audit = AuditLog.open(tmp_path / "late", clock=clock, ops=QuickOps())
+    (tmp_path / "late.keys" / "registry.json").unlink(missing_ok=True)
+    with acting("root@example.com", actor_type="admin"):
+        for user, role in ROLES.items():
+            key = SignerKey.parse(world.key(user).read_text().strip()).verifier.format()
+            Administration(audit).add_user(user, role=role, approver_key=key)
+    text = (tmp_path / "audit.keys" / "policy.toml").read_bytes()
+    audit.close()
+    (tmp_path / "late.keys" / "policy.toml").write_bytes(text)
+    world.audit = audit = AuditLog.open(tmp_path / "late", clock=clock, ops=QuickOps())
+    with acting(BOSS, actor_type="admin"):
+        for _ in range(3):
+            audit.log("x_brief").wait()
+            clock.advance(24 * 3600)
+        audit.log("x_brief").wait()
+        day = dt.date(2026, 1, 9)
+        plan = plan_retention(audit.reader, audit.policy, day)
+        assert plan.target == purge_target([seq for one in plan.days for seq in one.due])
+        path = world.approve(OTHER, act="purge", target=plan.target)
+        with pytest.raises(AccessDenied, match="Something else"):
+            apply_retention(audit, today=day + dt.timedelta(days=1), approval=path)
+        with pytest.raises(AccessDenied, match="second person"):
+            apply_retention(audit, today=day)
+        assert 1 == plan.due == apply_retention(audit, today=day, approval=path).purged
+        assert 0 == apply_retention(audit, today=day).purged
+    (entry,) = [one for one in world.entries("retention_applied") if one["action"] == "purge"]
+    assert [world.pseudonym(OTHER)] == entry["metadata"]["approvers"]
+    assert audit.verify(now=clock.now).integrity_ok
+    audit.close()
 
 
 # --- files ---------------------------------------------------------------------------------------------
