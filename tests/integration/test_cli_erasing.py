@@ -79,6 +79,19 @@ def test_erase_is_told_by_other_commands(cli: Run) -> None:
     assert {"seq": made["seq"], "at": made["at"], "basis": BASIS} == json.loads(line)["_erased"]
 
 
+def test_verify_names_erasures(cli: Run) -> None:
+    """The verdict says how many were erased and by which entries; before, it says nothing of it."""
+    code, before, _ = cli("verify", "--json")
+    assert (0, False) == (code, "erased" in json.loads(before))
+    made = [as_json(cli("erase", who, "--basis", BASIS, "--json")) for who in (USER, OTHER)]
+    told = as_json(cli("verify", "--json"))["erased"]
+    assert [(one["pseudonym"], one["seq"], BASIS) for one in made] == [
+        (one["pseudonym"], one["seq"], one["basis"]) for one in told
+    ]
+    words = f"2 subjects erased (entries {made[0]['seq']}, {made[1]['seq']})"
+    assert words.encode() in cli("verify")[1]
+
+
 def test_a_hold_beats_it(cli: Run, log: Path) -> None:
     """Exit 1, the hold by name, and nothing changed."""
     with AuditLog.open(log) as audit, acting(OTHER):

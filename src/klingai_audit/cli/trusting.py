@@ -77,6 +77,8 @@ def verify(
     if record:
         verdict = verdict.with_recorded(_record(session, verdict))
     told = verdict.to_json()
+    if verdict.integrity_ok and (erased := _erased(session)):
+        told["erased"] = erased
     if session.as_json:
         session.emit(told)
     else:
@@ -291,10 +293,17 @@ def drill_log(session: Session, key: str | None = None) -> DrillResult:
 
 def draw_verdict(session: Session, verdict: dict[str, Any]) -> None:
     """Print a verdict (in its JSON form) for people: one line, findings, threats."""
-    from klingai_audit.cli.verdict import custody_lines, finding_lines, headline, purged_lines, threat_table
+    from klingai_audit.cli.verdict import (
+        custody_lines,
+        erased_lines,
+        finding_lines,
+        headline,
+        purged_lines,
+        threat_table,
+    )
 
     session.tell(headline(verdict))
-    for line in (*finding_lines(verdict), *purged_lines(verdict)):
+    for line in (*finding_lines(verdict), *purged_lines(verdict), *erased_lines(verdict)):
         session.say("  ", line)
     session.say("")
     session.show(threat_table(verdict))
@@ -313,6 +322,19 @@ def _verify_file(session: Session, file: Path) -> int:
     else:
         draw_verdict(session, verdict.to_json())
     return verdict.exit_code
+
+
+def _erased(session: Session) -> list[dict[str, Any]]:
+    """Return who was erased, by the entries of a log that holds: pseudonym, entry, time and basis."""
+    from klingai_audit.config import open_reader
+    from klingai_audit.errors import KlingAuditError
+    from klingai_audit.views.erasures import ErasureMemory
+
+    try:
+        found = ErasureMemory(open_reader(session.places), session.places.state).look(remember=False)
+    except (KlingAuditError, OSError):
+        return []
+    return [{"pseudonym": one.pseudonym, **one.to_json()} for one in found]
 
 
 def _record(session: Session, verdict: Verdict) -> bool:

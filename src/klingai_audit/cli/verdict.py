@@ -129,6 +129,18 @@ def purged_lines(verdict: dict[str, Any]) -> list[Text]:
     return lines
 
 
+def erased_lines(verdict: dict[str, Any]) -> list[Text]:
+    """Return how many people were erased, and by which entries; nothing if nobody was."""
+    erased = verdict.get("erased") or []
+    if not erased:
+        return []
+    shown = ", ".join(str(one["seq"]) for one in erased[:_MOST_PURGES])
+    more = f" and {len(erased) - _MOST_PURGES:,} more" if len(erased) > _MOST_PURGES else ""
+    noun, entries = ("subject", "entry") if len(erased) == 1 else ("subjects", "entries")
+    words = f"{len(erased):,} {noun} erased ({entries} {shown}{more}); their entries stand, and lead to nobody."
+    return [Text.assemble(("erased  ", "cyan"), words)]
+
+
 def custody_lines(verdict: dict[str, Any]) -> list[Text]:
     """Return where each private key lies, empty if the verdict does not say."""
     from klingai_audit.ledger.custody import Custody

@@ -63,13 +63,16 @@ class ErasureMemory:
         self._path = state / "erased.json"
         self._ops = ops
 
-    def look(self) -> list[Erased]:
-        """Return all erasures under the published checkpoint, in order. Raises: Malformed, StorageError."""
+    def look(self, *, remember: bool = True) -> list[Erased]:
+        """Return all erasures under the published checkpoint, in order; a reader writes nothing (`remember` False).
+
+        Raises: Malformed, StorageError.
+        """
         size, known = self._reader.size, self._recall()
         begin = 0 if known is None else known.size
         erased = [] if known is None else known.erased
         more = erasures_in(self._reader.entries(begin, size)) if begin < size else []
-        if size - begin >= _REMEMBER_EVERY or (more and size >= _WORTH_A_FILE):
+        if remember and (size - begin >= _REMEMBER_EVERY or (more and size >= _WORTH_A_FILE)):
             self._remember(size, [*erased, *more])
         return [*erased, *more]
 
