@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,15 @@ from pathlib import Path
 from typing import Final, Literal
 
 from klingai_audit.durable import OPS, FileOps
-from klingai_audit.errors import LogDamaged, LogNotFound, Malformed, NoTrustedKey, StorageError, UsageError
+from klingai_audit.errors import (
+    LogDamaged,
+    LogNotFound,
+    Malformed,
+    NoTrustedKey,
+    StorageError,
+    UnsafePermissions,
+    UsageError,
+)
 from klingai_audit.ledger.keys import KeyFolder, read_public_key
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.ledger.state import FAILED_SYNC, OriginMemory, StateFolder
@@ -29,6 +38,7 @@ __all__ = [
     "KeySource",
     "Places",
     "TrustedKey",
+    "check_modes",
     "known_mldsa_key",
     "must_create",
     "open_reader",
@@ -196,13 +206,32 @@ def state_folder(places: Places, ops: FileOps = OPS) -> StateFolder:
     return StateFolder(places.state, ops)
 
 
+def check_modes(places: Places) -> None:
+    """Refuse to write where others may write, too, or where they may enter the vault. Private files check themselves.
+
+    Who comes in neither as owner nor by the group is "others"; what the group may do is its owner's decision.
+    Raises: UnsafePermissions, with the command that mends it.
+    """
+    log = [] if places.log == "memory:" else [("log folder", Path(places.log), 0o002, "w")]
+    folders = (("keys folder", places.keys, 0o002, "w"), ("state folder", places.state, 0o002, "w"),
+               ("vault", places.vault, 0o007, "rwx"))  # fmt: skip
+    for what, path, bits, letters in (*log, *folders):
+        with contextlib.suppress(OSError):  # what is not there or out of reach fails where it is used
+            mode = path.stat().st_mode
+            if stat.S_ISDIR(mode) and mode & bits:
+                verb = "be written" if letters == "w" else "be entered"
+                raise UnsafePermissions(f"The {what} {path} may {verb} by others.", do=f"Run: chmod o-{letters} {path}")
+
+
 def must_create(
     places: Places, keys: KeyFolder, state: StateFolder, *, exists: Callable[[], bool], create: bool
 ) -> bool:
     """Decide whether a writer makes a new log; another process may be about to make it.
 
     Raises: LogNotFound: a log without its keys, or none where `create` is false. LogDamaged: keys without their log.
+    UnsafePermissions: a place is open to others.
     """
+    check_modes(places)
     if _is_pending(keys):
         return True
     found = exists()
