@@ -117,12 +117,15 @@ def _unpack(file: io.FileIO, path: Path) -> BinaryIO:
     return copy
 
 
-def _unpacked(file: io.FileIO, path: Path) -> Iterator[bytes]:
-    """Yield what is packed in a sealed day. Raises: OSError (EINVAL) if it is not one whole gzip member."""
+def _unpacked(file: io.FileIO, path: Path, most: int = _CHUNK) -> Iterator[bytes]:
+    """Yield what is packed in a sealed day, at most `most` bytes at a time, however much little may unpack to.
+
+    Raises: OSError (EINVAL) if it is not one whole gzip member.
+    """
     unpacker = zlib.decompressobj(wbits=31)
     try:
-        while not unpacker.eof and (chunk := file.read(_CHUNK)):
-            yield unpacker.decompress(chunk)
+        while not unpacker.eof and (chunk := unpacker.unconsumed_tail or file.read(min(most, _CHUNK))):
+            yield unpacker.decompress(chunk, most)
     except zlib.error as exc:
         raise _damaged(path) from exc
     if not unpacker.eof or unpacker.unused_data or file.read(1):
@@ -143,7 +146,7 @@ def first_bytes(path: Path, count: int) -> bytes:
         if not sealed:
             return os.pread(file.fileno(), count, 0)
         found = b""
-        for chunk in _unpacked(file, path):
+        for chunk in _unpacked(file, path, min(count, _CHUNK)):
             found += chunk[: count - len(found)]
             if len(found) == count:
                 break

@@ -36,6 +36,8 @@ _CLAIM_BYTES: Final = 256
 DAY_FILE: Final = re.compile(r"audit-([0-9]{4}-[0-9]{2}-[0-9]{2})\.jsonl(?:\.gz)?")
 _CHUNK: Final = 1 << 20
 _MAX_FIRST_LINE: Final = 1 << 17
+_REMEMBERED: Final = 10_000
+_FIRSTS: Final[dict[tuple[int, ...], int | None]] = {}
 _MAX_FIRST_LINES: Final = 1 << 24
 
 
@@ -59,8 +61,20 @@ def list_days(folder: Path) -> list[Path]:
 def first_seq(path: Path) -> int | None:
     """Return the index that the file's first line claims; behind purged lines, what the first other one makes it.
 
-    None if no line in the file's first 16 MiB claims one.
+    None if no line in the file's first 16 MiB claims one. Of sealed days it is remembered: they are never written to.
     """
+    if not is_sealed(path):
+        return _first_seq(path)
+    info = path.stat()
+    key = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
+    if key not in _FIRSTS:
+        if len(_FIRSTS) >= _REMEMBERED:
+            _FIRSTS.clear()
+        _FIRSTS[key] = _first_seq(path)
+    return _FIRSTS[key]
+
+
+def _first_seq(path: Path) -> int | None:
     line = first_bytes(path, _MAX_FIRST_LINE).partition(b"\n")[0]
     if not line.startswith(PURGED_PREFIX):
         return claimed_seq(line)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import itertools
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -108,8 +109,13 @@ class Authorised:
     """What `retention_applied` entries list: inclusive ranges of `seq`, each with the entry that authorises it."""
 
     def __init__(self, ranges: Iterable[tuple[int, int, int]]) -> None:
-        self._ranges = sorted(ranges)
+        self._ranges: list[tuple[int, int, int]] = []
+        for first, last, by in sorted(ranges):  # what a stopped run listed is listed again
+            begin = max(first, self._ranges[-1][1] + 1) if self._ranges else first
+            if begin <= last:
+                self._ranges.append((begin, last, by))
         self._firsts = [first for first, _, _ in self._ranges]
+        self._before = [0, *itertools.accumulate(last + 1 - first for first, last, _ in self._ranges)]
 
     def by(self, seq: int) -> int | None:
         """Return the entry that authorised the purge of entry `seq`, None if none did."""
@@ -119,10 +125,13 @@ class Authorised:
         _, last, by = self._ranges[at]
         return by if seq <= last else None
 
-    def in_range(self, begin: int, end: int) -> bool:
-        """Tell whether anything in `[begin, end)` is authorised."""
-        at = bisect_right(self._firsts, end - 1) - 1
-        return at >= 0 and self._ranges[at][1] >= begin
+    def count(self, begin: int, end: int) -> int:
+        """Return how many of the entries `[begin, end)` are authorised."""
+        return self._below(end) - self._below(begin)
+
+    def _below(self, seq: int) -> int:
+        at = bisect_right(self._firsts, seq - 1)
+        return self._before[at] - max(0, self._ranges[at - 1][1] + 1 - seq) if at else 0
 
 
 def authorised_in(lines: Iterable[bytes]) -> Authorised:
@@ -266,10 +275,13 @@ class _Run:
 
     def _list(self, ranges: list[tuple[int, int]], granted: Mapping[str, Any]) -> int:
         reader, kinds, leaves = self._audit.reader, Counter[str](), hashlib.sha256()
+        at = ranges[0][0]
+        lines = reader.lines(at, ranges[-1][1] + 1)
         for first, last in ranges:
-            for line in reader.lines(first, last + 1):
+            for line in itertools.islice(lines, first - at, last + 1 - at):
                 kinds[event_type_of(line)] += 1
                 leaves.update(line_hash(line))
+            at = last + 1
         told = {
             "action": "purge",
             "entries": kinds.total(),
@@ -292,8 +304,8 @@ class _Run:
         """Tell whether there is anything to do to a day: not sealed yet, or lines that are listed and still whole."""
         if day.seal and not day.day.sealed:
             return True
-        if not allowed.in_range(day.day.begin, day.day.end):
-            return False
+        if allowed.count(day.day.begin, day.day.end) == day.purged:
+            return False  # the log verified: what is purged is what was listed
         lines = enumerate(self._audit.reader.lines(day.day.begin, day.day.end), day.day.begin)
         return any(allowed.by(seq) is not None and self._goes(line) for seq, line in lines)
 

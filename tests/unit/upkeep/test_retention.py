@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.tlog.proof import verify_leaf_proof
 from klingai_audit.trust.proofs import prove_entry
 from klingai_audit.upkeep.holds import active_holds, release_hold, set_hold
-from klingai_audit.upkeep.retention import apply_retention, plan_retention
+from klingai_audit.upkeep.retention import Authorised, apply_retention, plan_retention
 from klingai_audit.views.query import Filter
 from tests.support.faulty import QuickOps
 
@@ -310,6 +311,19 @@ def test_stopped_at_every_step(tmp_path):
             break
         stops, at = stops + 1, at + 1
     assert stops > 10
+
+
+def test_what_is_listed_twice_is_authorised_once():
+    """A stopped run's ranges and those of the next one overlap as they like: every listed entry has an authority."""
+    luck = random.Random(3)
+    for _ in range(300):
+        ranges = [(at, at + luck.randrange(12), 100 + n) for n in range(5) for at in [luck.randrange(40)]]
+        allowed = Authorised(ranges)
+        listed = {seq for first, last, _ in ranges for seq in range(first, last + 1)}
+        assert listed == {seq for seq in range(60) if allowed.by(seq) is not None}
+        assert all(any(f <= seq <= last and by == allowed.by(seq) for f, last, by in ranges) for seq in listed)
+        begin, end = sorted((luck.randrange(60), luck.randrange(60)))
+        assert len(listed & set(range(begin, end))) == allowed.count(begin, end)
 
 
 # --- what is no purge -------------------------------------------------------------------------------------
