@@ -21,6 +21,7 @@ from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.trust.proofs import check_entry_proof, prove_entry
 from klingai_audit.upkeep.erasure import erase_subject
 from klingai_audit.upkeep.holds import release_hold, set_hold
+from klingai_audit.upkeep.unseal import make_unseal_key
 from klingai_audit.views.erasures import ErasureMemory
 from klingai_audit.views.query import Filter
 
@@ -261,6 +262,26 @@ def test_a_restored_backup_brings_nobody_back(folder: Path) -> None:
     with AuditLog.open(folder / "audit") as audit:
         assert (None, None) == (audit.subjects.reveal(made.pseudonym), audit.subjects.find(USER))
         assert (made.seq, BASIS) == (audit.subjects.erased(made.pseudonym) or (0, 0, 0, 0))[1::2]
+
+
+def test_sealed_content_goes_too(tmp_path: Path) -> None:
+    """What the vault holds of the person is counted, removed, and removed again where a backup brings it back."""
+    AuditLog.open(tmp_path / "audit").close()
+    make_unseal_key(tmp_path / "audit.keys")
+    (tmp_path / "audit.keys" / "policy.toml").write_text('[vault]\nseal = ["prompt"]\n')
+    with AuditLog.open(tmp_path / "audit") as audit:
+        for who in (USER, OTHER):
+            with acting(who):
+                audit.log("prompt_submitted", action="text_to_video", prompt=PROMPT)
+                audit.log("prompt_submitted", action="text_to_video", prompt="another")
+        assert 4 == audit.vault.usage().contents
+    shutil.copytree(tmp_path / "audit.vault", tmp_path / "backup")
+    with AuditLog.open(tmp_path / "audit") as audit:
+        made = erase_subject(audit, USER, basis=BASIS)
+        assert (2, 2, 0) == (made.vault_files, audit.vault.usage().contents, audit.vault.count(made.pseudonym))
+    shutil.copytree(tmp_path / "backup", tmp_path / "audit.vault", dirs_exist_ok=True)
+    with AuditLog.open(tmp_path / "audit") as audit:
+        assert (2, 0) == (audit.vault.usage().contents, audit.vault.count(made.pseudonym))
 
 
 def test_views_say_erased(folder: Path) -> None:
