@@ -49,7 +49,7 @@ OTHERS = {
     "credentials": "`api-key rotate` and `Administration.rotate_api_key`",
     "admin": "`users`, `budget` and `policy`, and the other methods of `Administration`",
     "export": "exports and reports, where they are to be recorded: with `--record`, or by `privacy.reads`",
-    "unseal": "nothing in this version: opening sealed content comes with a later one",
+    "unseal": "opening sealed content, on the command line and in `upkeep.unseal`",
     "log": "nothing: an event of your own that cannot be written always raises, and its caller decides",
 }
 """Classes that no call to Kling belongs to -> what they decide about."""

@@ -16,6 +16,7 @@ from klingai_audit.errors import LogDamaged, UsageError
 from klingai_audit.log import AuditLog
 from klingai_audit.trust.verify import verify
 from klingai_audit.upkeep.backup import back_up, succeed
+from klingai_audit.upkeep.unseal import make_unseal_key, unseal
 from klingai_audit.views.query import Filter, query
 
 
@@ -43,6 +44,23 @@ def test_a_copy_verifies_and_holds_what_was_signed(tmp_path: Path) -> None:
     assert (True, 302) == (told.integrity_ok, done.size)
     assert {"audit"} == {path.name for path in (tmp_path / "copy").iterdir()}
     assert not (tmp_path / "copy.part").exists()
+
+
+def test_what_is_sealed_is_copied_when_asked_for(tmp_path: Path) -> None:
+    """And opens in the copy, with the keys; without `vault` there is none of it."""
+    AuditLog.open(tmp_path / "audit").close()
+    make_unseal_key(tmp_path / "audit.keys")
+    (tmp_path / "audit.keys" / "policy.toml").write_text("[vault]\nseal = ['prompt']\n")
+    with AuditLog.open(tmp_path / "audit") as audit:
+        seq = audit.log("prompt_submitted", "user@example.com", metadata={"prompt": "a lake"}).wait("published").seq
+        back_up(places(tmp_path), tmp_path / "without", keys=True)
+        back_up(places(tmp_path), tmp_path / "with", keys=True, vault=True)
+    assert (False, 0o700) == (
+        (tmp_path / "without" / "audit.vault").exists(),
+        (tmp_path / "with" / "audit.vault").stat().st_mode & 0o777,
+    )
+    with AuditLog.open(tmp_path / "with" / "audit") as copy:
+        assert unseal(copy, seq or 0, "prompt", reason="a look", actor="officer@example.com").text == "a lake"
 
 
 def open_store(folder: Path):

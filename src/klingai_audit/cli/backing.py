@@ -22,13 +22,14 @@ def backup(
     keys: Annotated[
         bool, Parameter(help="Also keys, people and the remembered head: a copy that a thief would like to have.")
     ] = False,
+    with_vault: Annotated[bool, Parameter(help="Also what is sealed beside the log.")] = False,
     session: SessionArgument,
 ) -> None:
     """Copy the log up to its checkpoint, while writers run, and verify the copy."""
     from klingai_audit.upkeep.backup import back_up
 
     with progress_bar(session, "copying", "bytes") as progress:
-        done = back_up(session.places, folder, keys=keys, progress=progress)
+        done = back_up(session.places, folder, keys=keys, vault=with_vault, progress=progress)
     name = escaped(str(done.folder))
     if session.as_json:
         session.emit({"folder": name, "tree_size": done.size, "bytes": done.bytes, "keys": done.keys, "verified": True})

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from klingai_audit.config import Places, open_reader, open_store
-from klingai_audit.durable import OPS, PRIVATE_MODE, FileOps, open_regular
+from klingai_audit.durable import OPS, PRIVATE_MODE, FileOps, open_regular, read_optional
 from klingai_audit.errors import InvalidSignature, LogDamaged, StorageError, UnsupportedStorage, UsageError
 from klingai_audit.event.own import own_event
 from klingai_audit.ledger.clock import SYSTEM_CLOCK
@@ -26,6 +26,8 @@ from klingai_audit.ledger.sealed import is_sealed
 from klingai_audit.ledger.state import StateFolder
 from klingai_audit.ledger.store import LogFile, Store
 from klingai_audit.log import AuditLog
+from klingai_audit.privacy.vault import SEALED_SUFFIX
+from klingai_audit.privacy.vault_policy import MAX_SEALED_BYTES
 from klingai_audit.stores.days import count_lines
 from klingai_audit.tlog.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from klingai_audit.tlog.note import parse_note
@@ -65,14 +67,21 @@ class Succession:
 
 
 def back_up(
-    places: Places, folder: Path, *, keys: bool = False, ops: FileOps = OPS, progress: Progress | None = None
+    places: Places,
+    folder: Path,
+    *,
+    keys: bool = False,
+    vault: bool = False,
+    ops: FileOps = OPS,
+    progress: Progress | None = None,
 ) -> Backup:
     """Copy the log up to its published checkpoint into `folder`/audit, and verify the copy; durable on return.
 
     Writers may go on: what they append after the checkpoint was read is left out. With `keys` the keys folder, the
-    table of people and the remembered head are copied too, closed to others. The copy appears under its name only
-    when it is whole. Raises: UsageError (the folder is there already), LogDamaged (the copy does not verify:
-    nothing is left), LogNotFound, UnsupportedStorage, StorageError.
+    table of people and the remembered head are copied too, closed to others; with `vault` what is sealed beside the
+    log. The copy appears under its name only when it is whole.
+    Raises: UsageError (the folder is there already), LogDamaged (the copy does not verify: nothing is left),
+    LogNotFound, UnsupportedStorage, StorageError.
     """
     reader = open_reader(places)
     if folder.exists():
@@ -84,6 +93,8 @@ def back_up(
         checkpoint = parse_checkpoint(parse_note(note).text)
         if keys:
             copied += _copy_keys(places, part, note, ops)
+        if vault:
+            copied += _copy_vault(places.vault, part / "audit.vault", ops)
         copy = open_store(Places.resolve(part / "audit"))
         with closing(copy):
             verdict = verify(copy, key=key.format(), key_source="keys folder", remembered=note, patience=0)
@@ -298,6 +309,20 @@ def _copy_keys(places: Places, part: Path, note: bytes, ops: FileOps) -> int:
     state = StateFolder(part / "audit.state", ops)
     state.create()
     state.write_head(note)
+    return copied
+
+
+def _copy_vault(source: Path, target: Path, ops: FileOps) -> int:
+    """Copy what is sealed, as it is; what is erased meanwhile is left out."""
+    copied = 0
+    ops.make_folder(target, _PRIVATE_FOLDER)
+    for path in sorted(source.glob(f"*/*/*{SEALED_SUFFIX}")):
+        data = read_optional(path, limit=2 * MAX_SEALED_BYTES, follow=False)
+        if data is not None:
+            place = target / path.relative_to(source)
+            ops.make_folder(place.parent, _PRIVATE_FOLDER)
+            ops.replace(place, data, mode=PRIVATE_MODE)
+            copied += len(data)
     return copied
 
 
