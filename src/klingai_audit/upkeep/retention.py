@@ -245,6 +245,7 @@ class _Run:
         self._progress = progress
         self.done = Applied()
         self._holds: list[Callable[[bytes], bool]] = []
+        self._seals: dict[str, Any] = {}
 
     def all(self) -> Applied:
         audit = self._audit
@@ -252,7 +253,9 @@ class _Run:
         plan = plan_retention(audit.reader, audit.policy, self._today)
         with audit.reader.store.keeper(audit.places.state / _SCRATCH) as keeper:
             self._authorise(plan)
-            allowed = self._authorised()
+            acts = [line for line in audit.reader.entries() if line.startswith(_ABOUT[2], _TYPE_AT)]
+            allowed = authorised_in(acts)
+            self._seals = _newest_seals(acts)
             todo = [day for day in plan.days if self._is_open(day, allowed)]
             for number, day in enumerate(todo):
                 prepared = keeper.prepare(day.day, self._change(allowed))
@@ -297,9 +300,6 @@ class _Run:
             raise AuditUnavailable("It is not known which entry authorises the purge.")
         return seq
 
-    def _authorised(self) -> Authorised:
-        return authorised_in(entry.raw for entry in self._audit.query(event_type=EventType.RETENTION_APPLIED))
-
     def _is_open(self, day: DayPlan, allowed: Authorised) -> bool:
         """Tell whether there is anything to do to a day: not sealed yet, or lines that are listed and still whole."""
         if day.seal and not day.day.sealed:
@@ -328,17 +328,20 @@ class _Run:
         if prepared.sha256 is None:
             return
         told: dict[str, Any] = {"action": "seal", "file": prepared.name, "sha256": prepared.sha256}
-        known = [
-            entry.metadata.get("sha256")
-            for entry in self._audit.query(event_type=EventType.RETENTION_APPLIED)
-            if entry.metadata.get("file") == prepared.name
-        ]
-        if known[-1:] == [prepared.sha256]:
+        if self._seals.get(prepared.name) == prepared.sha256:
             return
         told |= {"bytes": prepared.size, "first": prepared.day.begin, "last": prepared.day.end - 1}
         self._audit.log(EventType.RETENTION_APPLIED, resource_type="log", action="seal", metadata=told).wait(
             "published"
         )
+
+
+def _newest_seals(lines: Iterable[bytes]) -> dict[str, Any]:
+    """Return the digest that the newest entry among these states for each sealed file."""
+    from klingai_audit.views.entry import EntryView
+
+    told = (EntryView(line).metadata for line in lines)
+    return {str(one.get("file")): one.get("sha256") for one in told if one.get("action") == "seal"}
 
 
 def _ranges(seqs: Sequence[int]) -> Iterator[tuple[int, int]]:
