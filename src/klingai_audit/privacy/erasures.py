@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -109,9 +110,9 @@ def unclean(database: sqlite3.Connection, pseudonym: str) -> bool:
     return found is not None
 
 
-def set_clean(database: sqlite3.Connection) -> None:
-    """Note that the file was written anew since the last erasure."""
-    database.execute("UPDATE erased SET clean = 1 WHERE clean = 0")
+def set_clean(database: sqlite3.Connection, those: Iterable[Erased]) -> None:
+    """Note that the file was written anew since these erasures."""
+    database.executemany("UPDATE erased SET clean = 1 WHERE pseudonym = ?", [(one.pseudonym,) for one in those])
 
 
 def _is_there(database: sqlite3.Connection) -> bool:

@@ -257,7 +257,7 @@ class SqliteSubjects:
                     self._erasures.advance()
                 database.execute("VACUUM")
                 with self._file.transaction(database):
-                    erasures.set_clean(database)
+                    erasures.set_clean(database, todo)
         if todo:
             self._current()
         return len(todo)

@@ -32,6 +32,7 @@ from klingai_audit.stores.days import count_lines
 from klingai_audit.tlog.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from klingai_audit.tlog.note import parse_note
 from klingai_audit.trust.verify import verify
+from klingai_audit.views.erasures import erasures_in
 
 __all__ = ["Backup", "Progress", "Succession", "back_up", "succeed"]
 
@@ -114,9 +115,9 @@ def succeed(restored: Places, successor: Places, known: Sequence[bytes] = (), re
     """Begin a log that follows a restored one; the restored one is not written to.
 
     `known` are later checkpoints of the old log that somebody kept (signed notes). The new log has keys and an
-    origin of its own (an ML-DSA-44 key if the old one had); people keep their pseudonyms. Its first entry after
-    `log_created` and `log_opened` is `log_recovered` with the old log's last checkpoint, the known ones, and the
-    range of entries that is lost.
+    origin of its own (an ML-DSA-44 key if the old one had); people keep their pseudonyms, but whom the restored log
+    names as erased is not among them. Its first entry after `log_created` and `log_opened` is `log_recovered` with
+    the old log's last checkpoint, the known ones, and the range of entries that is lost.
     Raises: LogNotFound; UsageError (there is something at the new places); InvalidSignature (a known checkpoint is
     not of the old log); StorageError.
     """
@@ -148,6 +149,7 @@ def succeed(restored: Places, successor: Places, known: Sequence[bytes] = (), re
         vault=successor.vault,
         post_quantum=second,
     ) as audit:
+        audit.subjects.destroy_all(erasures_in(reader.entries(0, last.size)))  # the table may be older than the log
         audit.append(own_event("log_recovered", told, SYSTEM_CLOCK.now_ns())).wait("published")
         return Succession(audit.origin, last.origin, last.size, most)
 

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from klingai_audit import AuditLog, acting
+from klingai_audit.config import Places
 from klingai_audit.errors import UnderHold, UsageError
 from klingai_audit.event.record import decode_event
 from klingai_audit.privacy.commitment import check_opening, opening
 from klingai_audit.privacy.erasures import Erased
 from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.trust.proofs import check_entry_proof, prove_entry
+from klingai_audit.upkeep.backup import succeed
 from klingai_audit.upkeep.erasure import erase_subject
 from klingai_audit.upkeep.holds import release_hold, set_hold
 from klingai_audit.upkeep.unseal import make_unseal_key
@@ -262,6 +264,29 @@ def test_a_restored_backup_brings_nobody_back(folder: Path) -> None:
     with AuditLog.open(folder / "audit") as audit:
         assert (None, None) == (audit.subjects.reveal(made.pseudonym), audit.subjects.find(USER))
         assert (made.seq, BASIS) == (audit.subjects.erased(made.pseudonym) or (0, 0, 0, 0))[1::2]
+
+
+def test_a_successor_has_nobody_who_was_erased(folder: Path) -> None:
+    """A log that follows a restored one takes its people over from an older table, but not the erased ones."""
+    shutil.copytree(folder / "audit.keys", folder / "keys.backup")
+    with AuditLog.open(folder / "audit") as audit:
+        made = erase_subject(audit, USER, basis=BASIS)
+    for what in ("subjects.sqlite", "subjects.sqlite.erasures"):
+        shutil.copy(folder / "keys.backup" / what, folder / "audit.keys" / what)
+    succeed(Places.resolve(folder / "audit"), Places.resolve(folder / "new"))
+    with AuditLog.open(folder / "new") as audit:
+        assert (None, None) == (audit.subjects.reveal(made.pseudonym), audit.subjects.find(USER))
+        assert audit.subjects.find(OTHER) is not None
+
+
+def test_who_erases_can_be_erased(folder: Path) -> None:
+    """The officer's own entries do not stand against it, and the entry that says so is under their pseudonym."""
+    with AuditLog.open(folder / "audit") as audit:
+        erase_subject(audit, USER, basis=BASIS)
+        made = erase_subject(audit, OFFICER, basis=BASIS)
+        assert made.verified
+        entry = next(audit.query(event_type="subject_erased", resource=made.pseudonym))
+        assert f"{made.pseudonym} (erased on {made.at[:10]} under {BASIS})" == entry.actor()
 
 
 def test_sealed_content_goes_too(tmp_path: Path) -> None:
