@@ -154,7 +154,8 @@ def make_report(session: Session, verdict: Verdict, **terms: Any) -> Report:
     reader = open_reader(session.places)
     try:
         with contextlib.closing(open_index(session, reader)) as index:
-            return compose(reader, verdict, index.rows, open_subjects(session.places), **terms)
+            subjects = open_subjects(session.places)
+            return compose(reader, verdict, index.rows, subjects, places=session.places, **terms)
     except UsageError:
         raise
     except (KlingAuditError, OSError) as exc:

@@ -145,7 +145,7 @@ def _prompts(found: Evidence) -> Line:
                  "klingai-audit report --framework gdpr -o gdpr.html")  # fmt: skip
     if leaks["total"]:
         first = leaks["found"][0]["seq"]
-        said.say("red", f"{_many(leaks['total'], 'entry holds', 'entries hold')} a credential or an e-mail or IP "
+        said.say("red", f"{_many(leaks['total'], 'entry holds', 'entries hold')} a credential or an e-mail "
                  f"address, the first is {first}", f"klingai-audit show {first}")  # fmt: skip
     if leaks["too_many"]:
         said.say("yellow", "too many entries look suspicious to look at each")

@@ -16,7 +16,9 @@ from klingai_audit.ledger.reader import LogReader
 from klingai_audit.report import about, controls, data, integrity
 from klingai_audit.report.ask import Asker, Rows
 from klingai_audit.report.checks import run_checks
+from klingai_audit.report.inventory import inventory
 from klingai_audit.report.leaks import leakage
+from klingai_audit.report.processing import FRAMEWORK, processing
 from klingai_audit.report.scope import FORMATS, Format, People, Scope, instant, make_scope
 from klingai_audit.report.summary import summarise
 from klingai_audit.tlog.merkle import root_at
@@ -24,6 +26,7 @@ from klingai_audit.tlog.tile import node_reader
 from klingai_audit.views import entry
 
 if TYPE_CHECKING:
+    from klingai_audit.config import Places
     from klingai_audit.log import AuditLog
     from klingai_audit.privacy.subjects import SubjectTable
     from klingai_audit.trust.verdict import Verdict
@@ -138,6 +141,7 @@ def build(
         high_risk=high_risk,
         people=people,
         now=now,
+        places=audit.places,
     )
 
     def note(metadata: Mapping[str, Any]) -> None:
@@ -160,10 +164,11 @@ def compose(
     high_risk: bool = False,
     people: People = "mask",
     now: dt.datetime | None = None,
+    places: Places | None = None,
 ) -> Report:
     """Make a report from its parts: a reader, a verdict on the whole log, the index, the table of people or None.
 
-    Arguments as for `build`.
+    `places` are searched for the records of processing, where `gdpr` is named. Other arguments as for `build`.
     """
     moment = now or dt.datetime.now(dt.UTC)
     scope = make_scope(
@@ -180,6 +185,8 @@ def compose(
     )
     facts = _gather(reader, verdict, rows, entry.People(subjects), scope)
     machine = None if at is not None else _machine(verdict, moment, subjects is not None)
+    if machine is not None and places is not None and FRAMEWORK in scope.frameworks:
+        machine["processing"] = inventory(places, subjects)
     return Report(scope, facts, machine)
 
 
@@ -213,6 +220,8 @@ def _gather(
         "anchors": about.anchors(ask),
         "leakage": leakage(reader, ask, scope.size),
     }
+    if FRAMEWORK in scope.frameworks:
+        sections["processing"] = processing(reader, ask, people, scope, sections)
     checks = run_checks(scope, sections)
     events = data.by_name(totals["by_type"])
     rows_of_controls = controls.judge(scope, checks, events, sections["coverage"], sections["retention"]["oldest"])

@@ -55,6 +55,8 @@ def _rows(data: Mapping[str, Any]) -> Iterator[_Row]:
     yield from _activity(data)
     yield from _money(data)
     yield from _lists(data)
+    if "processing" in data:
+        yield from _processing(data["processing"])
     yield from _quality(data)
 
 
@@ -116,6 +118,23 @@ def _lists(data: Mapping[str, Any]) -> Iterator[_Row]:
         yield "life", row["event_type"], "events", row["events"], "Q20"
     for name, count in data["coverage"]["fields"].items():
         yield "coverage", name, "entries", count, "Q23"
+
+
+def _processing(found: Mapping[str, Any]) -> Iterator[_Row]:
+    for row in found["data"]:
+        for name in ("form", "where", "purpose", "entries", "distinct"):
+            yield "personal_data", row["what"], name, row[name], "Q29"
+    for row in found["purposes"]:
+        for name in ("purpose", "entries"):
+            yield "purpose", row["category"], name, row[name], "Q30"
+    for row in found["recipients"]:
+        yield "recipient", f"{row['event_type']} {row['actor']} {row['destination']}", "entries", row["entries"], "Q31"
+    for row in found["acts"]:
+        yield "act", f"{row['event_type']} {row['about'] or ''}", "seq", row["seq"], "Q32"
+    for name, value in found["scan"].items():
+        yield "scan", "entries", name, str(value).lower() if isinstance(value, bool) else value, "Q25"
+    for words in found["needs_human"]:
+        yield "needs_human", words, "state", "needs_human", ""
 
 
 def _quality(data: Mapping[str, Any]) -> Iterator[_Row]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any, Final
 
-from klingai_audit.report import charts
+from klingai_audit.report import charts, records
 from klingai_audit.report.blocks import (
     MAX_ROWS,
     Block,
@@ -60,6 +60,7 @@ def make_sections(data: Mapping[str, Any]) -> list[Section]:
         _administration(data),
         _retention(data),
         _life(data),
+        *([records.section(data)] if "processing" in data else []),
         _checks(data),
         _controls(data),
         _questions(data),
@@ -336,4 +337,5 @@ def _machine(machine: Mapping[str, Any]) -> Section:
         ("SHA-256 without this section", Mono(machine.get("sha256_without_this_section", ""))),
     ]
     lead = "What rests on the machine and the moment, and is therefore left out when the report is made again."
-    return Section("machine", "This machine", lead, [facts("", pairs)])
+    more = records.places(machine["processing"]) if "processing" in machine else []
+    return Section("machine", "This machine", lead, [facts("", pairs), *more])
