@@ -25,14 +25,14 @@ __all__ = ["CALLS", "OTHERS", "TABLES", "classes", "default_file", "settings"]
 
 TABLES = {
     "privacy": PrivacyPolicy,
+    "vault": VaultPolicy,
+    "access": AccessPolicy,
     "failure": FailurePolicy,
     "verify": VerifyPolicy,
     "timestamp": TimestampPolicy,
     "witness": WitnessRules,
     "watch": WatchPolicy,
     "retention": RetentionPolicy,
-    "vault": VaultPolicy,
-    "access": AccessPolicy,
 }
 """Table of the file -> the struct that reads it."""
 

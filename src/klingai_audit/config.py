@@ -212,15 +212,22 @@ def check_modes(places: Places) -> None:
     Who comes in neither as owner nor by the group is "others"; what the group may do is its owner's decision.
     Raises: UnsafePermissions, with the command that mends it.
     """
-    log = [] if places.log == "memory:" else [("log folder", Path(places.log), 0o002, "w")]
-    folders = (("keys folder", places.keys, 0o002, "w"), ("state folder", places.state, 0o002, "w"),
-               ("vault", places.vault, 0o007, "rwx"))  # fmt: skip
-    for what, path, bits, letters in (*log, *folders):
-        with contextlib.suppress(OSError):  # what is not there or out of reach fails where it is used
-            mode = path.stat().st_mode
-            if stat.S_ISDIR(mode) and mode & bits:
-                verb = "be written" if letters == "w" else "be entered"
-                raise UnsafePermissions(f"The {what} {path} may {verb} by others.", do=f"Run: chmod o-{letters} {path}")
+    log = [] if places.log == "memory:" else [("log folder", Path(places.log))]
+    for what, path in (*log, ("keys folder", places.keys), ("state folder", places.state)):
+        if _lets_others(path, 0o002):
+            raise UnsafePermissions(f"The {what} {path} may be written by others.", do=f"Run: chmod o-w {path}")
+    if _lets_others(places.vault, 0o007):
+        raise UnsafePermissions(f"The vault {places.vault} may be entered by others.",
+                                do=f"Run: chmod o-rwx {places.vault}")  # fmt: skip
+
+
+def _lets_others(folder: Path, bits: int) -> bool:
+    """Tell whether a folder has one of these bits; what is not there or out of reach fails where it is used."""
+    try:
+        mode = folder.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISDIR(mode) and bool(mode & bits)
 
 
 def must_create(

@@ -7,10 +7,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.files import read_file
 from klingai_audit.cli.options import Resolve
 from klingai_audit.cli.recording import reader_id
 from klingai_audit.cli.session import Session, SessionArgument, open_log
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from klingai_audit.upkeep.admin import Administration, Declared
     from klingai_audit.upkeep.registry import Registry
     from klingai_audit.views.entry import ActorStyle
+
+_MAX_VKEY: Final = 1024
 
 _Actor = Annotated[str | None, Parameter(help="Who does it. Default: KLINGAI_AUDIT_ACTOR, else the login name")]
 _Reason = Annotated[str | None, Parameter(help="Why; kept in the entry.")]
@@ -35,13 +39,15 @@ def users_add(
     ] = "user",
     team: Annotated[str | None, Parameter(help="Team of the user.")] = None,
     approver_key: Annotated[
-        str | None, Parameter(help="Their public key for approvals: users approver-keygen, on their machine.")
+        str | None, Parameter(help="Their public key for approvals, or a file with it: users approver-keygen")
     ] = None,
     reason: _Reason = None,
     actor: _Actor = None,
     session: SessionArgument,
 ) -> None:
     """Declare that someone may use Kling: an entry user_added."""
+    if approver_key is not None and Path(approver_key).is_file():
+        approver_key = read_file(Path(approver_key), _MAX_VKEY, "public key").decode("utf-8", "replace").strip()
     with _administration(session, actor) as admin:
         made = admin.add_user(user, role=role, team=team, approver_key=approver_key, reason=reason)
         _told(session, made, "user", "The user is declared")

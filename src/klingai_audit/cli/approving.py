@@ -39,7 +39,7 @@ def approver_keygen(*, output: _Out, session: SessionArgument) -> None:
     if session.as_json:
         session.emit({"vkey": vkey, "file": escaped(str(output))})
         return
-    session.say(("Public key, for whoever declares you (users add --approver-key):", "dim"))
+    session.remark("Public key, for whoever declares you (users add --approver-key):")
     session.say(vkey)
 
 
