@@ -47,7 +47,8 @@ def make(folder: Path, people: int = 20) -> Made:
         subject = audit.subjects.find(USER)
         assert subject is not None
         sealed = audit.vault.file(subject.pseudonym, COMMITMENT)
-        sealed.parent.mkdir(parents=True)
+        for place in (audit.vault.path, sealed.parent.parent, sealed.parent):
+            place.mkdir(0o750)
         sealed.write_bytes(b"sealed content")
     database = sqlite3.connect(folder / "audit.keys" / "subjects.sqlite")
     wanted = "SELECT key, sealed, lookup FROM subjects WHERE pseudonym = ?"

@@ -7,6 +7,7 @@ import hmac
 import itertools
 import shutil
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.trust.proofs import check_entry_proof, prove_entry
 from klingai_audit.upkeep.backup import succeed
 from klingai_audit.upkeep.erasure import erase_subject
-from klingai_audit.upkeep.holds import release_hold, set_hold
+from klingai_audit.upkeep.holds import active_holds, release_hold, set_hold
+from klingai_audit.upkeep.registry import RegistryFile
 from klingai_audit.upkeep.unseal import make_unseal_key
 from klingai_audit.views.erasures import ErasureMemory
 from klingai_audit.views.query import Filter
@@ -252,6 +254,24 @@ def test_holds_stop_it(folder: Path) -> None:
         assert erase_subject(audit, USER, basis=BASIS).verified
         with pytest.raises(UnderHold):
             erase_subject(audit, OTHER, basis=BASIS)
+
+
+def test_a_hold_and_an_erasure_exclude_each_other(folder: Path) -> None:
+    """While somebody is being erased no hold comes into force, so none can be overlooked."""
+    with AuditLog.open(folder / "audit") as audit:
+
+        def act() -> None:
+            with acting(OFFICER):
+                set_hold(audit, "case-1", actor=OTHER)
+
+        setting = threading.Thread(target=act)
+        with RegistryFile(folder / "audit.keys").locked():
+            setting.start()
+            setting.join(0.1)
+            assert setting.is_alive()
+            assert [] == active_holds(audit)
+        setting.join(30)
+        assert ["case-1"] == [hold.name for hold in active_holds(audit)]
 
 
 def test_a_restored_backup_brings_nobody_back(folder: Path) -> None:
