@@ -256,6 +256,7 @@ def test_what_cannot_be_recorded_is_not_opened(tmp_path: Path) -> None:
         world.audit.close()
 
 
+@pytest.mark.slow
 def test_a_policy_that_seals_needs_a_key_first(tmp_path: Path) -> None:
     """Opening the log and setting the policy say so; with a key both go, and other logs are told of no vault."""
     AuditLog.open(tmp_path / "audit").close()
