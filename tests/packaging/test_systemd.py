@@ -32,7 +32,7 @@ KNOWN = {
 }  # fmt: skip
 """Section of a unit -> settings that systemd knows there, as far as ours have them."""
 
-UNITS = ("backup.service", "backup.timer", "watch.service", "witness.service")
+UNITS = ("backup.service", "backup.timer", "retention.service", "retention.timer", "watch.service", "witness.service")
 
 
 def folder(repository: Path) -> Path:
@@ -68,7 +68,8 @@ def test_each_command_is_one_that_we_understand(repository: Path, name: str) -> 
     found = list(command_lines(text))
     assert 1 == len(found)
     command, bound, _ = build_app().parse_args(found[0], exit_on_error=False, print_error=False)
-    assert name.partition(".")[0] in {"watch", "backup"} & {command.__name__} or "serve" == command.__name__
+    names = {"watch": "watch", "backup": "backup", "retention": "retention_apply", "witness": "serve"}
+    assert names[name.partition(".")[0]] == command.__name__
     assert bound.arguments or command.__name__ == "watch"
     for setting in HARDENING:
         assert f"\n{setting}" in text, setting
@@ -98,7 +99,7 @@ def test_each_line_is_a_setting_of_its_section(repository: Path, name: str) -> N
             assert setting in KNOWN[section], f"{setting} in {section}"
             assert value or setting == "CapabilityBoundingSet"
     assert sections in (["[Unit]", kind, "[Install]"] for kind in ("[Service]", "[Timer]")) or (
-        ["[Unit]", "[Service]"] == sections and name == "backup.service"
+        ["[Unit]", "[Service]"] == sections and name in ("backup.service", "retention.service")
     )
 
 
