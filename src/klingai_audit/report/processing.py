@@ -94,7 +94,7 @@ def processing(reader: LogReader, ask: Asker, people: People, scope: Scope, fact
 
 def _data(ask: Asker) -> list[dict[str, Any]]:
     columns = ", ".join(f"count(*) FILTER ({test}), count(DISTINCT {who}) FILTER ({test})" for *_, test, who in _KINDS)
-    row = ask.ask("Q29", "entries that hold each kind of personal data, and of how many people",
+    row = ask.ask("Q40", "entries that hold each kind of personal data, and of how many people",
                   f"SELECT {columns} {{all}}", "all")[0]  # fmt: skip
     return [
         {"what": what, "form": form, "where": "entries", "purpose": purpose, "entries": row[2 * place],
@@ -104,7 +104,7 @@ def _data(ask: Asker) -> list[dict[str, Any]]:
 
 
 def _purposes(ask: Asker) -> list[dict[str, Any]]:
-    rows = ask.ask("Q30", "entries by category", "SELECT category, count(*) {all} GROUP BY category ORDER BY 1", "all")
+    rows = ask.ask("Q41", "entries by category", "SELECT category, count(*) {all} GROUP BY category ORDER BY 1", "all")
     counts = dict(rows)
     return [
         {"category": name, "entries": counts.get(name, 0), "purpose": purpose or None, "needs_human": True}
@@ -115,7 +115,7 @@ def _purposes(ask: Asker) -> list[dict[str, Any]]:
 def _recipients(ask: Asker, people: People, scope: Scope) -> list[dict[str, Any]]:
     """Return who got data, as far as entries tell: exports, bundles, reports, unsealed content."""
     rows = ask.ask(
-        "Q31",
+        "Q42",
         "exports, reports and unsealed content, by kind, actor and destination",
         "SELECT event_type, actor_id, left(coalesce(json_extract_string(metadata, '$.to'), "
         "json_extract_string(metadata, '$.format'), json_extract_string(metadata, '$.command')), 200) AS destination, "
@@ -129,7 +129,7 @@ def _recipients(ask: Asker, people: People, scope: Scope) -> list[dict[str, Any]
 def _acts(ask: Asker, people: People, scope: Scope) -> list[dict[str, Any]]:
     """Return erasures, holds and purges, newest first; `about` is a pseudonym, a hold's name or a number of entries."""
     rows = ask.ask(
-        "Q32",
+        "Q43",
         "erasures, holds and purges, newest first",
         "SELECT seq, timestamp, event_type, actor_id, resource_id AS about, "
         "left(coalesce(json_extract_string(metadata, '$.basis'), json_extract_string(metadata, '$.reason'), action), "
@@ -162,7 +162,7 @@ def _measures(facts: Mapping[str, Any]) -> list[dict[str, str]]:
 def _addresses(reader: LogReader, ask: Asker) -> dict[str, Any]:
     """Return in how many entries a whole network address stands, masks not counted."""
     rows = ask.ask(
-        "Q33",
+        "Q44",
         "entries in which something may look like a network address, before a closer look",
         f"SELECT seq {{all}} AND regexp_matches(concat_ws(' ', {_COLUMNS}), '{_ADDRESS}') ORDER BY seq "
         f"LIMIT {MAX_SUSPECTS + 1}",

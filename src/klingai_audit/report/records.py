@@ -36,7 +36,7 @@ def _data(data: Mapping[str, Any]) -> Block:
         for row in data["processing"]["data"]
     ]  # fmt: skip
     names = ["Personal data", "Form", "Why (proposed)", "Entries>", "Distinct>"]
-    return table("Personal data in entries", names, rows, source=source_of(data, "Q29"), widths=(24, 28, 26, 11, 11))
+    return table("Personal data in entries", names, rows, source=source_of(data, "Q40"), widths=(24, 28, 26, 11, 11))
 
 
 def _purposes(data: Mapping[str, Any]) -> Block:
@@ -45,7 +45,7 @@ def _purposes(data: Mapping[str, Any]) -> Block:
         for row in data["processing"]["purposes"]
     ]
     names = ["Category", "Entries>", "Purpose (proposed)", "Confirm"]
-    return table("Purposes by category", names, rows, source=source_of(data, "Q30"))
+    return table("Purposes by category", names, rows, source=source_of(data, "Q41"))
 
 
 def _scan(data: Mapping[str, Any]) -> Block:
@@ -57,7 +57,7 @@ def _scan(data: Mapping[str, Any]) -> Block:
     names = ("e_mail_addresses", "network_addresses", "credentials", "prompts")
     rows = [[cell(name.replace("_", " ").replace("e mail", "e-mail")), told(scan[name])] for name in names]
     return table("Search of the entries for plain personal data", ["Sought", "Result"], rows,
-                 source=source_of(data, "Q25", "Q26", "Q33"))  # fmt: skip
+                 source=source_of(data, "Q25", "Q26", "Q44"))  # fmt: skip
 
 
 def _recipients(data: Mapping[str, Any]) -> Block:
@@ -69,7 +69,7 @@ def _recipients(data: Mapping[str, Any]) -> Block:
     ]  # fmt: skip
     names = ["Act", "By", "To, or as", "Entries>", "Last (UTC)"]
     empty = "No export, report or opening is on record. What left by other means leaves no entry."
-    return table("Recipients on record", names, rows, source=source_of(data, "Q31"), total=len(found), empty=empty)
+    return table("Recipients on record", names, rows, source=source_of(data, "Q42"), total=len(found), empty=empty)
 
 
 def _acts(data: Mapping[str, Any]) -> Block:
@@ -80,7 +80,7 @@ def _acts(data: Mapping[str, Any]) -> Block:
         for row in found[:MAX_ROWS]
     ]  # fmt: skip
     names = ["Entry>", "Time (UTC)", "Act", "Whom or what", "Basis or reason", "Entries touched>"]
-    return table("Erasures, holds, purges", names, rows, source=source_of(data, "Q32"), total=len(found),
+    return table("Erasures, holds, purges", names, rows, source=source_of(data, "Q43"), total=len(found),
                  empty="None on record.")  # fmt: skip
 
 

@@ -123,14 +123,14 @@ def _lists(data: Mapping[str, Any]) -> Iterator[_Row]:
 def _processing(found: Mapping[str, Any]) -> Iterator[_Row]:
     for row in found["data"]:
         for name in ("form", "where", "purpose", "entries", "distinct"):
-            yield "personal_data", row["what"], name, row[name], "Q29"
+            yield "personal_data", row["what"], name, row[name], "Q40"
     for row in found["purposes"]:
         for name in ("purpose", "entries"):
-            yield "purpose", row["category"], name, row[name], "Q30"
+            yield "purpose", row["category"], name, row[name], "Q41"
     for row in found["recipients"]:
-        yield "recipient", f"{row['event_type']} {row['actor']} {row['destination']}", "entries", row["entries"], "Q31"
+        yield "recipient", f"{row['event_type']} {row['actor']} {row['destination']}", "entries", row["entries"], "Q42"
     for row in found["acts"]:
-        yield "act", f"{row['event_type']} {row['about'] or ''}", "seq", row["seq"], "Q32"
+        yield "act", f"{row['event_type']} {row['about'] or ''}", "seq", row["seq"], "Q43"
     for name, value in found["scan"].items():
         yield "scan", "entries", name, str(value).lower() if isinstance(value, bool) else value, "Q25"
     for words in found["needs_human"]:

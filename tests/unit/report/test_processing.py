@@ -39,6 +39,8 @@ def test_only_who_names_gdpr_gets_the_records(report, log):
         made = build(audit, days=10, until=UNTIL, frameworks=["gdpr"])
     assert KEYS == list(made.facts["processing"])
     assert made.machine is not None
+    ids = [query["id"] for query in made.facts["queries"]]
+    assert sorted(set(ids)) == sorted(ids)
     told = made.machine["processing"]
     assert ["log", "subjects", "keys", "index", "state", "vault"] == [row["place"] for row in told["places"]]
     assert [0] * 6 == [row["e_mail_addresses"] + row["ids_of_people"] for row in told["places"]]
