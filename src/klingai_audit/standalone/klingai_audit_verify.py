@@ -28,6 +28,7 @@ import stat
 import subprocess
 import sys
 import time
+import zlib
 
 __all__ = [
     "Alignment",
@@ -49,6 +50,7 @@ __all__ = [
     "StoredLevel",
     "StoredTree",
     "Tree",
+    "Unpacked",
     "Unusable",
     "Verdict",
     "Verifier",
@@ -75,8 +77,11 @@ __all__ = [
     "inert",
     "is_day",
     "is_quiet",
+    "join_purged",
+    "joins",
     "key_argument",
     "lines_of",
+    "listed_ranges",
     "main",
     "moment",
     "node",
@@ -92,6 +97,7 @@ __all__ = [
     "stamp_fault",
     "stamp_time",
     "subtract",
+    "uncovered",
     "verify_log",
     "witnessed_sizes",
 ]
@@ -230,6 +236,7 @@ BROKEN = {
     "seal_missing": ("insert",),
     "entry_missing": ("delete",),
     "file_missing": ("delete",),
+    "purge_unauthorised": ("delete",),
     "file_empty": ("delete",),
     "entry_moved": ("reorder",),
     "file_renamed": ("reorder",),
@@ -252,6 +259,7 @@ BROKEN = {
     "tree_short": (),
     "tree_long": (),
     "file_unreadable": (),
+    "sealed_changed": (),
     "entry_malformed": (),
     "entry_too_large": (),
     "duplicate_member": (),
@@ -279,10 +287,13 @@ BROKEN = {
 }
 """Kinds of findings that make the exit code 4, and the threats that each shows."""
 
+GONE = ("entry_missing", "file_missing", "head_cut", "tail_cut")
+"""What nobody can tell of a log that cannot be read as a whole."""
+
 UNFINISHED = {
     "unsigned_tail", "torn_tail", "file_unexpected", "checkpoint_missing", "checkpoint_behind", "kept_unexpected",
     "kept_missing", "tree_short", "tree_long", "tree_changed", "seal_missing", "entry_changed", "tail_cut", "rollback",
-    "file_empty", "checkpoint_malformed",
+    "file_empty", "checkpoint_malformed", "purge_unauthorised", "sealed_changed",
 }  # fmt: skip
 """What a writer at work can look like for a moment."""
 
@@ -736,7 +747,8 @@ def _members_fault(found, ended):
 # The folder (section 1): only regular files are opened, whatever their name is; reading is in small pieces
 # =====================================================================================================================
 
-_DAY = re.compile(r"audit-([0-9]{4}-[0-9]{2}-[0-9]{2})\.jsonl\Z")
+_DAY = re.compile(r"audit-([0-9]{4}-[0-9]{2}-[0-9]{2})\.jsonl(?:\.gz)?\Z")
+_PURGED = re.compile(rb'\{"purged":"([0-9a-f]{64})","by":(0|[1-9][0-9]{0,15})\}\Z')
 _KEPT = re.compile(r"checkpoints/([0-9]{20})\Z")
 _STAMP = re.compile(r"checkpoints/([0-9]{20})\.tsr\Z")
 _TREE = re.compile(r"tree/(0|[1-9][0-9]*)\Z")
@@ -760,13 +772,54 @@ def is_day(text):
     return True
 
 
+class Unpacked:
+    """What is packed in a sealed day, to be read in order; OSError if that is not one whole gzip member.
+
+    `digest` takes in the packed bytes.
+    """
+
+    def __init__(self, file, digest=None):
+        self.file, self.digest, self.unpacker = file, digest or hashlib.sha256(), zlib.decompressobj(31)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def _packed(self, length):
+        data = self.file.read(length)
+        self.digest.update(data)
+        return data
+
+    def read(self, length):
+        """Return at most so many bytes, none at the end."""
+        while not self.unpacker.eof:
+            data = self.unpacker.unconsumed_tail or self._packed(1 << 16)
+            try:
+                found = self.unpacker.decompress(data, length)
+            except zlib.error:
+                raise OSError("it does not unpack") from None
+            if found:
+                return found
+            if not data and not self.unpacker.eof:
+                raise OSError("it is cut off")
+        if self.unpacker.unused_data or self._packed(1):
+            raise OSError("something follows what is packed")
+        return b""
+
+
 class Folder:
-    """The files of a log by kind: `days` (in order), `kept` (size → name), `tree` (level → name), `strays`."""
+    """The files of a log by kind: `days` (in order), `kept` (size → name), `tree` (level → name), `strays`.
+
+    `sealed` are the days that are packed (name → SHA-256 of the bytes), `beside` those that lie beside the file that
+    counts; these are strays, too.
+    """
 
     def __init__(self, path):
         self.path = path
         self.days, self.kept, self.tree, self.strays, self.lengths, self.stamps = [], {}, {}, [], {}, {}
-        self.odd, self.unreadable, self.has_checkpoint = [], [], False
+        self.odd, self.unreadable, self.has_checkpoint, self.sealed, self.beside = [], [], False, {}, {}
         try:
             entries = list(os.scandir(path))
         except OSError as exc:
@@ -780,6 +833,36 @@ class Folder:
                     self.unreadable.append(entry.name)
             else:
                 self._take(entry.name, entry)
+        for name in [name for name in self.days if name + ".gz" in self.days]:
+            self.days.remove(name + ".gz")
+            self.strays.append(name + ".gz")
+            self.beside[name + ".gz"] = ""
+
+    def unpack(self):
+        """Look into the sealed days once: what does not unpack is none of the days from now on, but unreadable."""
+        for name in [name for name in self.days if name.endswith(".gz")]:
+            digest, length = hashlib.sha256(), 0
+            try:
+                with Unpacked(self._open(name), digest) as file:
+                    while True:
+                        data = file.read(1 << 20)
+                        if not data:
+                            break
+                        length += len(data)
+            except OSError:
+                self.days.remove(name)
+                self.unreadable.append(name)
+                continue
+            self.sealed[name], self.lengths[name] = digest.hexdigest(), length
+        for name in self.beside:
+            digest = hashlib.sha256()
+            try:
+                with self._open(name) as file:
+                    for data in iter(lambda: file.read(1 << 20), b""):
+                        digest.update(data)
+            except OSError:
+                continue
+            self.beside[name] = digest.hexdigest()
 
     def _take(self, name, entry):
         try:
@@ -810,8 +893,18 @@ class Folder:
         """Nothing of a log is here."""
         return not (self.days or self.kept or self.tree or self.strays or self.odd or self.has_checkpoint)
 
-    def open(self, name):
+    def _open(self, name):
         return open_regular(os.path.join(self.path, *name.split("/")))
+
+    def open(self, name):
+        """Open a file for reading in order; of what is packed, what is in it. A day may have been sealed meanwhile."""
+        try:
+            file = self._open(name)
+        except FileNotFoundError:
+            if not name.endswith(".jsonl"):
+                raise
+            return Unpacked(self._open(name + ".gz"))
+        return Unpacked(file) if name.endswith(".gz") else file
 
     def read_note(self, name):
         """Return a small file's bytes, or a note's worth of them if it is larger; None if it cannot be read."""
@@ -838,16 +931,20 @@ class Folder:
 class Line:
     """One line: `data` without LF (None if longer than any entry), its `leaf`, `whole` if LF ends it, `at` its offset.
 
-    `members` are (seq, logged_at, prev_hash, sealed) as they stand at its end, None if they do not.
+    `members` are (seq, logged_at, prev_hash, sealed) as they stand at its end, None if they do not. `purged` is the
+    entry that authorised the purge if the line stands for a purged one, whose leaf hash it states; else None.
     """
 
-    __slots__ = ("at", "data", "leaf", "members", "whole")
+    __slots__ = ("at", "data", "leaf", "members", "purged", "whole")
 
     def __init__(self, data, whole, at, leaf=None):
         self.data, self.whole, self.at = data, whole, at
         self.leaf = leaf or hashlib.sha256(b"\0" + data).digest()
-        self.members = None
-        if data is not None and leaf is None:
+        self.members = self.purged = None
+        gone = _PURGED.match(data) if data is not None and data[:11] == b'{"purged":"' else None
+        if gone:
+            self.leaf, self.purged = bytes.fromhex(gone.group(1).decode()), int(gone.group(2))
+        elif data is not None and leaf is None:
             found = _TAIL.search(data, max(0, len(data) - 300))
             if found:
                 self.members = (
@@ -1043,6 +1140,7 @@ _OWN = {
     b"log_closed": "log_closed",
     b"checkpoint_timestamped": "checkpoint_timestamped",
     b"checkpoint_witnessed": "checkpoint_witnessed",
+    b"retention_applied": "retention_applied",
 }
 _QUIET = (b"checkpoint_witnessed", b"checkpoint_timestamped", b"log_heartbeat", b"log_opened", b"log_closed")
 
@@ -1079,7 +1177,8 @@ class Walk:
 
     `roots` (size → root) for the sizes asked for, `own`, `faults` as (position, kind, words, file, line), `total`
     lines, `beyond` the position of the first line that is not covered, `later` lines written after the first look,
-    `acts` (position, logged_at) of the first act from each of the sizes on, `times` the logged_at before each of them.
+    `acts` (position, logged_at) of the first act from each of the sizes on, `times` the logged_at before each of them,
+    `purged` (position, one after, authority, file, line) of the stretches of purged lines.
     """
 
     def __init__(self, folder, sizes, covered, notes, limits):
@@ -1089,93 +1188,98 @@ class Walk:
         self.overlong = False
         self.in_place, self.torn, self.oldest, self.sealed, self.last = True, False, None, False, None
         self.last_leaf, self.loud = EMPTY_ROOT, -1
-        self.acts, self.times, fresh = [], {}, True
+        self.acts, self.times, self.fresh, self.last_time, self.purged = [], {}, True, "", []
         wanted = set(sizes)
         stored = StoredTree(folder)
         tree = Tree(stored.compare)
-        last_time = ""
         for name in folder.days:
-            day, number, off = name[6:16], 0, 0
-            begin = self.total
+            number, begin = 0, self.total
+            self.off = self.dated = 0
             try:
                 with folder.open(name) as file:
                     for line in lines_of(file):
-                        if self.total >= covered and line.at >= limits.get(name, 0) and limits:
+                        late = self.total >= covered and not name.endswith(".gz")
+                        if late and line.at >= limits.get(name, 0) and limits:
                             self.later += 1
                             continue
                         number += 1
-                        seq, found = self.total, None
+                        seq = self.total
                         if not line.whole:
                             self.torn = True
                             if name == folder.days[-1] and self.total >= covered:
                                 self.fault(seq, "torn_tail", "The last line is incomplete.", name, number)
                                 continue
-                        found, fault = (
-                            decode_entry(line.data)
-                            if line.data is not None
-                            else (None, ("entry_too_large", "it has more than {:,} bytes".format(MAX_ENTRY)))
-                        )
-                        members = line.members
-                        self.overlong = self.overlong or line.data is None or len(line.data) > MAX_ENTRY
-                        if fault is None and members is None:
-                            fault = ("entry_malformed", "its ledger members are none")
-                        if fault:
-                            self.fault(
-                                seq, fault[0], "Entry {} is not of the format: {}.".format(seq, fault[1]), name, number
-                            )
-                        if members is None:
-                            self.in_place = False
+                        if line.purged is None:
+                            self.entry(seq, line, name, number, tree)
                         else:
-                            if members[0] != seq:
-                                self.in_place = False
-                                self.fault(
-                                    seq, "entry_malformed", "Entry {} states another seq.".format(seq), name, number
-                                )
-                            if members[2] != self.last_leaf:
-                                self.fault(
-                                    seq,
-                                    "link_broken",
-                                    "prev_hash of entry {} is not the hash of the entry before.".format(seq),
-                                    name,
-                                    number,
-                                )
-                            if members[1] < last_time:
-                                self.fault(
-                                    seq,
-                                    "time_order",
-                                    "Entry {} was logged before the one before it.".format(seq),
-                                    name,
-                                    number,
-                                )
-                            else:
-                                last_time = members[1]
-                            off += members[1][:10] != day
-                        if seq < covered and not is_quiet(line.data):
-                            self.loud = seq
-                            if fresh and members is not None and moment(members[1]) is not None:
-                                self.acts.append((seq, moment(members[1])))
-                                fresh = False
-                        kind = own_kind(line.data)
-                        if kind and (kind != "log_closed" or seq < covered):
-                            self.own.append(Own(seq, kind, found, tree.root(), name, number))
+                            self.gone(seq, line, name, number)
+                        members = line.members
                         if seq == covered:
                             self.oldest = members[1] if members else None
-                        if notes is not None and fault is None and members is not None:
-                            notes.take(seq, found, members[1], name, number)
                         self.last_leaf, self.sealed, self.last = line.leaf, bool(members and members[3]), (name, number)
                         stored.compare(0, seq, line.leaf)
                         tree.append(line.leaf)
                         self.total += 1
                         if self.total in wanted:
                             self.roots[self.total] = tree.root()
-                            self.times[self.total] = members[1] if members else None
-                            fresh = True
+                            self.times[self.total] = self.last_time or None
+                            self.fresh = True
             except OSError:
                 folder.unreadable.append(name)
-            self.files[name] = (begin, self.total, off)
+            self.files[name] = (begin, self.total, self.off, self.dated)
         self.root_of_all = tree.root()
         self.stored = stored
         stored.close()
+
+    def gone(self, seq, line, name, number):
+        """Take a line that stands for a purged entry: only where it stands, and who authorised that."""
+        self.purged.append((seq, seq + 1, line.purged, name, number))
+        if len(self.purged) > 1 and joins(self.purged[-2], self.purged[-1]):
+            self.purged[-2:] = [(self.purged[-2][0], seq + 1, *self.purged[-2][2:])]
+        if seq < self.covered:
+            self.loud = seq
+        if self.notes is not None:
+            self.notes.hide()
+
+    def entry(self, seq, line, name, number, tree):
+        """Take a line that should be an entry."""
+        members, covered = line.members, self.covered
+        found, fault = (
+            decode_entry(line.data)
+            if line.data is not None
+            else (None, ("entry_too_large", "it has more than {:,} bytes".format(MAX_ENTRY)))
+        )
+        self.overlong = self.overlong or line.data is None or len(line.data) > MAX_ENTRY
+        if fault is None and members is None:
+            fault = ("entry_malformed", "its ledger members are none")
+        if fault:
+            self.fault(seq, fault[0], "Entry {} is not of the format: {}.".format(seq, fault[1]), name, number)
+        if members is None:
+            self.in_place = False
+        else:
+            if members[0] != seq:
+                self.in_place = False
+                self.fault(seq, "entry_malformed", "Entry {} states another seq.".format(seq), name, number)
+            if members[2] != self.last_leaf:
+                text = "prev_hash of entry {} is not the hash of the entry before.".format(seq)
+                self.fault(seq, "link_broken", text, name, number)
+            if members[1] < self.last_time:
+                text = "Entry {} was logged before the one before it.".format(seq)
+                self.fault(seq, "time_order", text, name, number)
+            else:
+                self.last_time = members[1]
+            self.off += members[1][:10] != name[6:16]
+            self.dated += 1
+        if seq < covered and not is_quiet(line.data):
+            self.loud = seq
+            if self.fresh and members is not None and moment(members[1]) is not None:
+                self.acts.append((seq, moment(members[1])))
+                self.fresh = False
+        kind = own_kind(line.data)
+        if kind and (kind != "log_closed" or seq < covered):
+            self.own.append(Own(seq, kind, found, tree.root(), name, number))
+        if self.notes is not None and fault is None and members is not None:
+            self.notes.take(seq, found, members[1], name, number)
 
     def fault(self, seq, kind, words, file, line):
         """Note what is off with the line at position `seq`."""
@@ -1227,6 +1331,22 @@ def distinct(values):
     return sorted(dict.fromkeys(there), key=lambda value: -there.count(value))
 
 
+def joins(one, other):
+    """Tell whether a stretch of purged lines goes on in another: in the same file, by the same authority."""
+    return one[1:4] == (other[0], other[2], other[3]) and one[4] + one[1] - one[0] == other[4]
+
+
+def join_purged(stretches):
+    """Return (first, one after, authority) of purged entries, neighbours of one authority as one, in order."""
+    joined = []
+    for begin, end, by in sorted({one[:3] for one in stretches}):
+        if joined and joined[-1][2] == by and begin <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]), by)
+        else:
+            joined.append((begin, end, by))
+    return joined
+
+
 class Signed:
     """The leaf hashes that were signed, as far as they can be told: `leaf(i)`, None where nothing tells.
 
@@ -1237,17 +1357,37 @@ class Signed:
     def __init__(self, folder, limit):
         self.folder, self.limit, self.proven = folder, limit, 0
         self.link, self.own = bytearray(32 * limit), bytearray(32 * limit)
-        self.leaves = bytearray(32 * limit)
+        self.leaves, self.searches = bytearray(32 * limit), 1000
 
-    def claim(self, line):
-        """Take what a line says of itself and, by its link, of the entry before."""
+    def claim(self, line, place):
+        """Take what a line says of itself and, by its link, of the entry before; return where the next one belongs.
+
+        A purged line says no more than its `place`.
+        """
         if line.members is None:
-            return
+            if line.purged is not None and place < self.limit and not any(self.own[32 * place : 32 * place + 32]):
+                self.own[32 * place : 32 * place + 32] = line.leaf
+            return place + 1
         seq, _, link, _ = line.members
         if 0 < seq <= self.limit and not any(self.link[32 * seq - 32 : 32 * seq]):
             self.link[32 * seq - 32 : 32 * seq] = link
         if seq < self.limit and not any(self.own[32 * seq : 32 * seq + 32]):
             self.own[32 * seq : 32 * seq + 32] = line.leaf
+        return seq + 1
+
+    def find(self, leaf, near):
+        """Return the proven entry that has this leaf hash, None if none has; first sought near the place given."""
+        for begin, end in ((max(0, near - 4096), min(near + 4096, self.proven)), (0, self.proven)):
+            if end - begin > 8192:
+                self.searches -= 1
+                if self.searches < 0:
+                    return None
+            at = self.leaves.find(leaf, 32 * begin, 32 * end)
+            while at % 32 and at >= 0:
+                at = self.leaves.find(leaf, at + 1, 32 * end)
+            if at >= 0:
+                return at // 32
+        return None
 
     def prove(self, size, root):
         """Try to find `size` leaf hashes that lead to the root; True if `leaf` knows them from now on."""
@@ -1329,7 +1469,8 @@ class Signed:
 class Run:
     """`count` entries from `seq` on that stand one after the other in `file`, the first in `line`.
 
-    `off` if they were logged on another day than the file's, `whole` False if no LF ends the last.
+    `off` if they were logged on another day than the file's (None if no date is known), `whole` False if no LF ends
+    the last.
     """
 
     def __init__(self, seq, number, file, line, off, whole, at):
@@ -1364,10 +1505,10 @@ class Alignment:
     def __init__(self, folder, signed, size, names):
         self.size, self.items, self.own, self.faults = size, [], [], []
         self.days, self.loud, self.total, self.sealed, self.last = {}, -1, 0, False, None
+        self.purged = []
         expected, before, signed_before = 0, None, None
         for name in names:
-            day = _DAY.match(name)
-            day = day.group(1) if day and is_day(day.group(1)) else ""
+            day = "" if name in folder.strays else name[6:16]
             number, run = 0, None
             try:
                 with folder.open(name) as file:
@@ -1382,15 +1523,18 @@ class Alignment:
                             expected, run, before = expected + 1, None, line
                             continue
                         self._neighbours(seq, line, before, signed_before, signed.proven, name, number)
-                        before, signed_before = line, (seq, line)
-                        off = line.members is not None and line.members[1][:10] != day
-                        if run is not None and run.end == seq and run.off == off and run.whole:
-                            run.count, run.whole = run.count + 1, line.whole
+                        time = signed_before[2] if signed_before and signed_before[0] == seq - 1 else ""
+                        time = time if line.members is None else line.members[1]
+                        before, signed_before = line, (seq, line, time)
+                        off = None if line.members is None else line.members[1][:10] != day
+                        like = run is not None and (off is None or run.off in (None, off))
+                        if like and run.end == seq and run.whole:
+                            run.count, run.whole, run.off = run.count + 1, line.whole, run.off if off is None else off
                         else:
                             run = Run(seq, 1, name, number, off, line.whole, len(self.items))
                             self.items.append(run)
-                            if line.members is not None:
-                                self.days.setdefault(name, set()).add((line.members[1][:10], off))
+                        if line.members is not None:
+                            self.days.setdefault(name, set()).add((line.members[1][:10], off))
                         expected = seq + 1
                         self._keep(seq, line, name, number)
             except OSError:
@@ -1402,6 +1546,9 @@ class Alignment:
             return None
         if expected < signed.proven and signed.leaf(expected) == line.leaf:
             return expected
+        if line.purged is not None:
+            found = signed.find(line.leaf, expected)
+            return expected if found is None and signed.proven <= expected < self.size else found
         if line.members is not None and line.members[0] < self.size:
             claims = line.members[0]
             if claims >= signed.proven or signed.leaf(claims) == line.leaf:
@@ -1411,6 +1558,9 @@ class Alignment:
     def _keep(self, seq, line, name, number):
         if not is_quiet(line.data):
             self.loud = max(self.loud, seq)
+        if line.purged is not None:
+            self.purged.append((seq, seq + 1, line.purged, name, number))
+            return
         kind = own_kind(line.data)
         if kind:
             found, _ = decode_entry(line.data)
@@ -1432,7 +1582,7 @@ class Alignment:
         if line.members is None or len(self.faults) > 10_000:
             return
         last = signed_before[1] if follows else None
-        if follows and last.members is not None and line.members[1] < last.members[1]:
+        if follows and line.members[1] < signed_before[2]:
             text = "Entry {} was logged before the one before it.".format(seq)
             self.faults.append((seq, "time_order", text, name, number))
         beside = before is not None and (
@@ -1538,6 +1688,12 @@ class Notes:
             self._own(kind, metadata, place)
         self._acts(found, kind, metadata, place)
         self._ids(found)
+
+    def hide(self):
+        """Take a purged entry: when it was logged nobody knows, and it may have been the outcome of any act before."""
+        self.last = None
+        self.intents.clear()
+        self.by_cause.clear()
 
     def silence(self, now):
         """Take the time of an entry, or of now."""
@@ -1732,7 +1888,7 @@ class Verdict:
     def __init__(self, log, key, source):
         self.log, self.key, self.source = log, key, source
         self.origin, self.size, self.total, self.unsigned, self.oldest = None, 0, 0, 0, None
-        self.findings, self.threats = [], {}
+        self.findings, self.threats, self.purged = [], {}, []
 
     @property
     def broken(self) -> list:
@@ -1765,6 +1921,7 @@ class Verdict:
             "exit": self.exit_code,
             "quick_from": None,
             "unsigned": {"entries": self.unsigned, "oldest": self.oldest},
+            "purged": [{"seq": begin, "seq_end": end, "by": by} for begin, end, by in self.purged],
             "threats": [
                 {"threat": name, "state": state, "by": by, "do": do} for name, (state, by, do) in self.threats.items()
             ],
@@ -1790,6 +1947,7 @@ class Verifier:
         self.stamped, self.stamps, self.rounds, self.points = set(), 0, [], []
         self.roots_file, self.issued, self.unasked = roots_file, [], False
         self.tail = None
+        self.signed, self.listed, self.proven, self.known_strays, self.half = None, {}, 0, set(), []
 
     def say(self, kind, message, *place, **more):
         """Add a finding."""
@@ -1806,6 +1964,7 @@ class Verifier:
             self.say("log_missing", "There is no log, but one is remembered.")
             self.judge()
             return verdict
+        folder.unpack()
         self.files()
         checkpoint = self.checkpoint_file()
         self.stated = self.first_key()
@@ -1837,10 +1996,16 @@ class Verifier:
             self.witnesses()
             self.time_stamps(kept)
             self.check_kept(kept, newest)
+            self.retention()
+            self.strays()
             self.check_memory(memory, newest)
         for name in sorted(set(folder.unreadable)):
             self.say("file_unreadable", "It cannot be read.", file=name)
+        if any(name.endswith(".gz") for name in folder.unreadable):
+            self.covered = False
+            self.found[:] = [one for one in self.found if one.kind not in GONE]
         if not verdict.broken:
+            self.found.extend(self.unfinished())
             self.found.extend(notes.close(folder, self.now, self.size))
         self.judge()
         return verdict
@@ -1956,7 +2121,7 @@ class Verifier:
 
     def lost_files(self):
         """A torn line inside, or a day file without a day of its own, wants the closer look."""
-        return any(off and off == end - begin for begin, end, off in self.walk.files.values())
+        return any(off and off == dated for _, _, off, dated in self.walk.files.values())
 
     def in_order(self):
         """Every line is the entry that was signed; what is left is their form."""
@@ -1968,14 +2133,14 @@ class Verifier:
             elif seq not in told or kind in ("time_order", "link_broken"):
                 told.add(seq)
                 self.say(kind, words, seq, file=file, line=line)
-        for name, (begin, end, off) in walk.files.items():
+        self.proven, self.purged = self.size, walk.purged
+        for name, (begin, end, off, _) in walk.files.items():
             if off:
                 self.say("wrong_day", "Entries were logged on another day than the file's.", begin, end, name, 1)
         if walk.torn and walk.last is not None and not any(fault[1] == "torn_tail" for fault in walk.faults):
             self.say("torn_tail", "The last line is incomplete.", file=walk.last[0], line=walk.last[1])
         if not any(fault[1] == "torn_tail" for fault in walk.faults):
             self.last_seal(walk)
-        self.strays()
         grown = walk.later > 0
         self.found.extend(walk.stored.findings(self.size, walk.total, grown))
 
@@ -1986,14 +2151,12 @@ class Verifier:
                 "seal_missing", "The last entry has no seal.", lines.total - 1, file=lines.last[0], line=lines.last[1]
             )
 
-    def strays(self, known=()):
-        """Name the files that are no part of a log; `known` ones turned out to hold entries."""
+    def strays(self):
+        """Name the files that are no part of a log, but for those that turned out to hold entries."""
         for name in self.folder.strays:
-            if name not in known:
+            if name not in self.known_strays:
                 text = "The log holds something that is no part of a log."
-                if name.endswith(".jsonl.gz"):
-                    text = "It looks like a sealed day of a later version, which this verifier does not read."
-                elif name == "checkpoint.cosigned":
+                if name == "checkpoint.cosigned":
                     text = "It looks like evidence of a later version, which this verifier does not check."
                 self.say("file_unexpected", text, file=name)
 
@@ -2004,10 +2167,11 @@ class Verifier:
         lines = walk.total + 1
         limit = min(self.size, 4 * lines + sum(folder.lengths.values()) // 32) if upto else 2 * lines
         signed = Signed(folder, limit)
+        place = 0
         for name in folder.days:
             with folder.open(name) as file:
                 for line in lines_of(file):
-                    signed.claim(line)
+                    place = signed.claim(line, place)
         proven = 0
         for size in sorted(upto, reverse=True):
             if signed.prove(size, self.anchors[size].root):
@@ -2035,7 +2199,8 @@ class Verifier:
         last_is_here = any(run.end == self.size for run in runs if run.fate != "copy")
         if last_is_here:
             self.last_seal(placed)
-        self.strays({name for _, name in renamed})
+        self.known_strays = {name for _, name in renamed}
+        self.signed, self.proven, self.purged = signed, proven, placed.purged
         self.rebuild(signed, proven, placed)
         here = sorted((run.seq, run.end) for run in runs if run.fate != "copy")
         self.missing = list(subtract(0, self.size, here))
@@ -2071,7 +2236,11 @@ class Verifier:
         for run in runs:
             if run.fate != "copy":
                 by_file.setdefault(run.file, []).append(run)
-        renamed = {name for name, several in by_file.items() if all(run.off for run in several)}
+        renamed = {
+            name
+            for name, several in by_file.items()
+            if any(run.off for run in several) and not any(run.off is False for run in several)
+        }
         for name, several in by_file.items():
             off = [run for run in several if run.off]
             if off:
@@ -2241,6 +2410,91 @@ class Verifier:
     def known_before(self, size):
         """All entries before `size` are at hand, so that no rotation among them is unknown."""
         return not self.missing or self.missing[0][0] >= size
+
+    # --- what was purged and sealed -----------------------------------------------------------------------------------
+
+    def retention(self):
+        """Step 10."""
+        verdict, named = self.verdict, {}
+        verdict.purged = join_purged(self.purged)
+        told = [own for own in self.own if own.kind == "retention_applied" and own.seq < min(self.size, self.proven)]
+        for own in told:
+            ranges = listed_ranges(own)
+            if ranges is not None:
+                self.listed[own.seq] = (ranges, own.metadata["leaves"])
+            name, digest = own.metadata.get("file"), own.metadata.get("sha256")
+            if own.metadata.get("action") == "seal" and isinstance(name, str) and isinstance(digest, str):
+                named.setdefault(name, []).append(digest)
+        stretches = {}
+        for begin, end, by in verdict.purged:
+            if self.proven <= by < self.size:
+                continue
+            stretches.setdefault(by, []).append((begin, end))
+        places = sorted(self.purged)
+        starts = [place[0] for place in places]
+        for by, gone in stretches.items():
+            left, text = (
+                gone,
+                "Entry {}, which is to have authorised a purge, states nothing that bears it out.".format(by),
+            )
+            if by in self.listed and self.bears_out(by):
+                left = uncovered(gone, self.listed[by][0])
+                text = "Entry {}, which is to have authorised a purge, does not list all that is gone.".format(by)
+            for first, last in left:
+                begin, _, _, file, line = places[bisect.bisect_right(starts, first) - 1]
+                self.say("purge_unauthorised", text, first, last, file, line + first - begin)
+        if self.proven < self.size:
+            return
+        for name, digest in self.folder.sealed.items():
+            if digest not in named.get(name, ()):
+                self.say("sealed_changed", "No entry says that this is how the day was sealed.", file=name)
+            elif digest != named[name][-1]:
+                self.half.append(Finding("seal_unfinished", "It is an older form than the one sealed last.", file=name))
+        for name, digest in self.folder.beside.items():
+            if digest in named.get(name, ()):
+                self.known_strays.add(name)
+                self.half.append(Finding("seal_unfinished", "It lies beside the file that it replaces.", file=name))
+
+    def bears_out(self, by):
+        """Tell whether the digest that a purge entry states is that of the entries it lists."""
+        ranges, stated = self.listed[by]
+        digest = hashlib.sha256()
+        for leaves in self.leaves_of(ranges):
+            digest.update(leaves)
+        return digest.hexdigest() == stated
+
+    def leaves_of(self, ranges):
+        """Give the proven leaf hashes of ranges that ascend: as stored where that was compared, else from the lines."""
+        stored = self.walk.stored.levels.get(0)
+        if self.signed is not None:
+            for begin, end in ranges:
+                yield bytes(self.signed.leaves[32 * begin : 32 * end])
+        elif stored is not None and not stored.changed and stored.length >= 32 * self.size:
+            for first, last in ranges:
+                for begin in range(first, last, 1 << 15):
+                    yield self.folder.read_at("tree/0", 32 * begin, 32 * min(1 << 15, last - begin))
+        else:
+            ranges, seq, at = list(ranges), 0, 0
+            for name in self.folder.days:
+                with self.folder.open(name) as file:
+                    for line in lines_of(file):
+                        while at < len(ranges) and ranges[at][1] <= seq:
+                            at += 1
+                        if at < len(ranges) and ranges[at][0] <= seq:
+                            yield line.leaf
+                        seq += 1
+
+    def unfinished(self):
+        """Give what a stopped run of retention leaves, in a log with nothing broken."""
+        gone = [(begin, end) for begin, end, _ in self.verdict.purged]
+        for ranges, _ in self.listed.values():
+            there = list(uncovered(ranges, gone))
+            if there:
+                text = "{} that an entry lists for purging are still there.".format(
+                    count(sum(end - begin for begin, end in there), "entry")
+                )
+                yield Finding("purge_unfinished", text, *there[0])
+        yield from self.half
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
@@ -2709,6 +2963,24 @@ class Verifier:
         return ("not_ruled_out", *texts[threat])
 
 
+def listed_ranges(own):
+    """Return what a purge entry lists, as half-open ranges; None if it is not of the form of section 9.7."""
+    ranges, after = own.metadata.get("ranges"), 1
+    if own.metadata.get("action") != "purge" or not isinstance(own.metadata.get("leaves"), str):
+        return None
+    if not isinstance(ranges, list):
+        return None
+    found = []
+    for one in ranges:
+        if not isinstance(one, list) or len(one) != 2 or [type(number) for number in one] != [int, int]:
+            return None
+        if not after <= one[0] <= one[1] < own.seq:
+            return None
+        found.append((one[0], one[1] + 1))
+        after = one[1] + 1
+    return found
+
+
 def stamp_fault(own):
     """Say what is wrong with a checkpoint_timestamped entry, None if nothing is (section 9.6)."""
     metadata = own.metadata
@@ -2782,6 +3054,22 @@ def subtract(begin, end, ranges):
         begin = max(begin, last)
     if begin < end:
         yield begin, end
+
+
+def uncovered(ranges, others):
+    """Give what is left of ranges without the others; both ascend and do not overlap."""
+    at = 0
+    for begin, end in ranges:
+        while at < len(others) and others[at][1] <= begin:
+            at += 1
+        over, rest = at, begin
+        while over < len(others) and others[over][0] < end:
+            if others[over][0] > rest:
+                yield rest, others[over][0]
+            rest, over = max(rest, others[over][1]), over + 1
+        if rest < end:
+            yield rest, end
+        at = max(at, over - 1)
 
 
 BROKEN["log_missing"] = ("delete", "rollback")
@@ -2958,6 +3246,11 @@ def print_verdict(verdict, write):
     write("Log      {}".format(inert(verdict.origin or verdict.log)))
     write("Key      {}".format(inert(verdict.key) if verdict.key else "none given: only what the log names itself"))
     write("Entries  {:,} lines, {:,} of them signed".format(verdict.total, min(verdict.size, verdict.total)))
+    if verdict.purged:
+        gone = count(sum(end - begin for begin, end, _ in verdict.purged), "entry")
+        by = sorted({by for _, _, by in verdict.purged})
+        shown = ", ".join(map(str, by[:10])) + (", …" if by[10:] else "")
+        write("Purged   {}: what they said is gone; as authority they name entry {}".format(gone, shown))
     write("")
     if broken:
         write("BROKEN: {}. Do not repair anything; copy the files as they are.".format(count(len(broken), "finding")))

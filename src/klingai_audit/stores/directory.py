@@ -25,7 +25,7 @@ from klingai_audit.stores.days import DAY_FILE, count_to, find_line, lines_from,
 from klingai_audit.stores.directory_keeper import DirectoryKeeper, old_days
 from klingai_audit.stores.directory_publisher import DirectoryPublication
 from klingai_audit.stores.directory_writer import DirectoryTransaction, Tail
-from klingai_audit.stores.filesystem import check_file_system
+from klingai_audit.stores.filesystem import check_file_system, is_regular
 from klingai_audit.stores.jump import jump
 from klingai_audit.stores.lock import FolderLock
 
@@ -380,7 +380,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _kind(name: str, path: Path) -> FileKind:
-    if path.is_symlink() or not path.is_file() or (is_sealed(name) and path.with_suffix("").is_file()):
+    if not is_regular(path) or (is_sealed(name) and is_regular(path.with_suffix(""))):
         return "stray"
     return _kind_of_name(name)
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from klingai_audit.errors import UnsupportedStorage
 
-__all__ = ["check_file_system"]
+__all__ = ["check_file_system", "is_regular"]
 
 _REMOTE: Final = ("nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "9p.remote", "afs", "ceph", "glusterfs", "lustre")
 _MOUNTS: Final = Path("/proc/self/mountinfo")
@@ -47,3 +47,8 @@ def _kind(device: int) -> str:
         if len(fields) > 6 and fields[2] == wanted and "-" in fields:
             return fields[fields.index("-") + 1]
     return ""
+
+
+def is_regular(path: Path) -> bool:
+    """Tell whether a regular file lies there, and no link to one."""
+    return path.is_file() and not path.is_symlink()

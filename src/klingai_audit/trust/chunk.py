@@ -110,11 +110,11 @@ class Report(msgspec.Struct, array_like=True):
 
 
 def join_runs(runs: Iterable[Purged]) -> list[Purged]:
-    """Join neighbours of one authority; `runs` ascend."""
+    """Join neighbours of one authority, and what two stretches of it have in common; `runs` ascend."""
     joined: list[Purged] = []
     for run in runs:
-        if joined and (joined[-1].end, joined[-1].by) == (run.begin, run.by):
-            joined[-1] = joined[-1]._replace(end=run.end)
+        if joined and joined[-1].by == run.by and run.begin <= joined[-1].end:
+            joined[-1] = joined[-1]._replace(end=max(joined[-1].end, run.end))
         else:
             joined.append(run)
     return joined

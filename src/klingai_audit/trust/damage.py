@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from klingai_audit.ledger.line import parse_members, seq_of
-from klingai_audit.ledger.purged import line_hash
+from klingai_audit.ledger.purged import line_hash, parse_purged
+from klingai_audit.ledger.sealed import is_sealed, unpacked_size
 from klingai_audit.ledger.store import Store
 from klingai_audit.tlog.merkle import leaf_hash
 from klingai_audit.tlog.tile import HASH_BYTES, MAX_ENTRY_BYTES
@@ -76,24 +77,28 @@ def whole_state(reading: Reading, start: Start | None, anchors: Sequence[Anchor]
     if any(forest.root(anchor.size) != anchor.root for anchor in anchors if anchor.size <= size):
         return None
     state = State(forest.root, scanned.place, scanned.own(), forest.levels, size, lambda _seq: False, size)
-    stored = reading.reader("tree/0")
-    state.purged = scanned.purged()
-    state.leaves = lambda begin, end: stored(begin * HASH_BYTES, end * HASH_BYTES)
+    state.purged, state.leaves = scanned.purged(), _hashes(reading)
     return state
 
 
 def _forest(reading: Reading, start: Start | None = None) -> Forest:
     """The tree over all scanned entries of a log that is whole."""
+    leaves = _hashes(reading)
+    forest = Forest(leaves) if start is None else start.forest
+    for part in reading.scanned.ranges:
+        forest.add(part.report)
+    return forest
+
+
+def _hashes(reading: Reading) -> Leaves:
+    """Leaf hashes of a log that is whole: as they are stored, or where they are not, of the entries."""
     stored = reading.reader("tree/0")
 
     def leaves(begin: int, end: int) -> bytes:
         hashes = stored(begin * HASH_BYTES, end * HASH_BYTES)
         return hashes if len(hashes) == (end - begin) * HASH_BYTES else reading.scanned.leaves(begin, end)
 
-    forest = Forest(leaves) if start is None else start.forest
-    for part in reading.scanned.ranges:
-        forest.add(part.report)
-    return forest
+    return leaves
 
 
 def damaged_state(
@@ -166,11 +171,21 @@ def _rehashed(scanned: Scanned) -> Forest:
 
 
 def _claimed(scanned: Scanned, begin: int, end: int) -> Iterator[tuple[int, bytes, bool]]:
-    """Yield (entry, leaf hash, stated by a link) for entries `[begin, end)`, of lines that claim to be there."""
+    """Yield (entry, leaf hash, stated by a link) for entries `[begin, end)`, of lines that claim to be there.
+
+    A purged line claims to be the entry after the line before it.
+    """
+    place = 0
     for file in scanned.files:
-        near = [part for part in scanned.of(file) if not part.report.sound or _touches(part.report, begin, end)]
+        parts = scanned.of(file)
+        near = [part for part in parts if not part.report.sound or _touches(part.report, begin, end)]
+        if parts and not near and parts[-1].report.base + parts[-1].report.lines <= begin:
+            place = parts[-1].report.base + parts[-1].report.lines
         for line in itertools.chain(*map(scanned.read, near), scanned.torn(file)):
             members = parse_members(line.data)
+            place = (place if members is None else members.seq) + 1
+            if members is None and begin < place <= end and parse_purged(line.data) is not None:
+                yield place - 1, line_hash(line.data), False
             if members is not None and begin <= members.seq < end:
                 yield members.seq, line_hash(line.data), False
             if members is not None and begin < members.seq <= end:
@@ -190,7 +205,8 @@ def _renamed(store: Store, look: Look, found: Diagnosis, expected: Expected) -> 
         try:
             data = read(0, MAX_ENTRY_BYTES + 1)
             first = data[: max(0, data.find(b"\n"))]
-            length, torn = settle_length(read, file.size) if first.startswith(_ENTRY_START) else (0, 0)
+            size = unpacked_size(file.path) if file.path is not None and is_sealed(file.name) else file.size
+            length, torn = settle_length(read, size) if first.startswith(_ENTRY_START) else (0, 0)
         except OSError:
             continue
         seq = seq_of(first) if first.startswith(_ENTRY_START) else None

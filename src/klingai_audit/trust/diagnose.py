@@ -157,16 +157,15 @@ class LineReader:
             return False
         if report.base < self.signed[0] or (report.first_time and report.first_time < self.signed[1]):
             return False
-        self._run(report.base, report.lines, part.file.name, part.line, report.first_time or part.file.day)
-        self.days[part.file.name].add(report.last_time[:10] or part.file.day)
+        self._run(report.base, report.lines, part.file.name, part.line, report.first_time)
+        if report.last_time:
+            self.days[part.file.name].add(report.last_time[:10])
         self.found.lines += report.lines
         self.found.own += report.own
         self.found.purged += [Purged(report.base + p.begin, report.base + p.end, p.by) for p in report.purged]
         self.sealed[part.file.name] = report.sealed
-        self.last, self.signed = (
-            _Last(report.last_leaf, end - 1, end - 1, end),
-            (end - 1, report.last_time or self.signed[1]),
-        )
+        before = self.signed[1] if self.signed[0] == report.base - 1 else ""
+        self.last, self.signed = _Last(report.last_leaf, end - 1, end - 1, end), (end - 1, report.last_time or before)
         return True
 
     def take(self, line: SlowLine) -> None:
@@ -180,7 +179,7 @@ class LineReader:
         stated = None if members is None else members.seq
         linked = members is not None and members.prev_hash == self.last.leaf
         here = len(line.data) <= MAX_ENTRY_BYTES and expected.leaf(self.last.place) == leaf
-        seq = self.last.place if here or (purged is not None and expected.leaf(self.last.place) is None) else stated
+        seq = self.last.place if here else stated if purged is None else self._entry_of(leaf)
         proven = None if seq is None else expected.leaf(seq)
         if seq is None or seq >= expected.size or (proven is not None and proven != leaf):
             foreign = Foreign(line.file.name, line.line, seq, line.data, linked, line.ended, line.size)
@@ -193,11 +192,18 @@ class LineReader:
             self._broken_link(line, seq, "the later one was signed with another link than that")
         if stated not in (None, seq):
             faults = [*faults, ("entry_malformed", f"The entry states that it is entry {stated}.")]
-        time = self.signed[1] or line.file.day if members is None else members.logged_at
+        time = (self.signed[1] if self.signed[0] == seq - 1 else "") if members is None else members.logged_at
         self._signed(line, seq, time, faults)
+        self._run(seq, 1, line.file.name, line.line, "" if members is None else time)
         if purged is not None:
             found.purged.append(Purged(seq, seq + 1, purged.by))
         self.last = _Last(leaf, stated, None if proven is None else seq, seq + 1)
+
+    def _entry_of(self, leaf: bytes) -> int | None:
+        """Return which entry a purged line stands for: that which has the hash it states, else the one due here."""
+        place = self.last.place
+        found = self.expected.find(leaf, place)
+        return place if found is None and self.expected.proven <= place < self.expected.size else found
 
     def _signed(self, line: SlowLine, seq: int, time: str, faults: list[Fault]) -> None:
         """Take a line that is entry `seq`, as far as anything tells."""
@@ -215,11 +221,11 @@ class LineReader:
         if not line.ended:
             message = f"Entry {seq} is there, but the line feed after it is not."
             self.faults.append(Finding("torn_tail", message, seq, file=file, line=number))
-        self._run(seq, 1, file, number, time)
 
     def _run(self, seq: int, count: int, file: str, line: int, time: str) -> None:
         items = self.found.items
-        self.days.setdefault(file, set()).add(time[:10])
+        if time:
+            self.days.setdefault(file, set()).add(time[:10])
         last = items[-1] if items else None
         if isinstance(last, Run) and (last.end, last.file, last.line + last.count) == (seq, file, line):
             last.count += count

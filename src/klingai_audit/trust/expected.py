@@ -25,6 +25,7 @@ _MAX_DOUBTFUL: Final = 10
 _MAX_HASHED: Final = 1 << 22
 _PIECE: Final = 4096
 _MAX_BLOCKS: Final = 64
+_BLOCK: Final = 1 << 16
 _LONGEST_TRIED: Final = 1 << 16
 
 _Leaves = Callable[[int, int], bytes]
@@ -49,6 +50,7 @@ class Expected:
     lost: tuple[int, int] | None = None
     contradicting: list[Anchor] = field(default_factory=list)
     from_entries: int = 0
+    searches: int = 1000
     _exchanged: dict[int, bytes] = field(default_factory=dict)
     _blocks: dict[int, bytes] = field(default_factory=dict)
 
@@ -74,6 +76,25 @@ class Expected:
             if begin <= seq < end:
                 found[(seq - begin) * HASH_BYTES : (seq - begin + 1) * HASH_BYTES] = leaf
         return bytes(found)
+
+    def find(self, leaf: bytes, near: int) -> int | None:
+        """Return the proven entry that has this leaf hash, None if none has; first sought near the place given.
+
+        The whole is searched a thousand times at most.
+        """
+        for begin, end in ((max(0, near - _PIECE), min(near + _PIECE, self.proven)), (0, self.proven)):
+            if end - begin > 2 * _PIECE:
+                self.searches -= 1
+                if self.searches < 0:
+                    return None
+            for first in range(begin, end, _BLOCK):
+                hashes = self.leaves(first, min(first + _BLOCK, end))
+                at = hashes.find(leaf)
+                while at >= 0 and at % HASH_BYTES:
+                    at = hashes.find(leaf, at + 1)
+                if at >= 0:
+                    return first + at // HASH_BYTES
+        return None
 
     def is_stored(self, begin: int, end: int) -> bool:
         """Tell whether the proven hashes `[begin, end)` are those that `tree/0` holds."""

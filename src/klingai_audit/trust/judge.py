@@ -41,6 +41,7 @@ __all__ = ["Judge", "Terms", "gave_up", "missing_log"]
 _NAMED_TYPES: Final = ("signing_key_rotated", "log_closed")
 _GONE: Final = ("entry_missing", "file_missing", "head_cut", "tail_cut")
 """What nobody can tell of a log that cannot be read as a whole."""
+_UNFINISHED_RUNS: Final = ("purge_unfinished", "seal_unfinished")
 _UNFINISHED: Final = (
     " But {signed} entries were signed, and the lines have that root, so nothing is gone: a writer was stopped before "
     "it replaced checkpoint, or checkpoint alone was set back. Open the log for writing once."
@@ -156,7 +157,9 @@ class Judge:
         if not reading.readable:
             self.findings = [finding for finding in self.findings if finding.kind not in _GONE]
         broken = any(finding.severity == "broken" for finding in self.findings)
-        if not broken:
+        if broken:
+            self.findings = [finding for finding in self.findings if finding.kind not in _UNFINISHED_RUNS]
+        else:
             self.findings += find_notes(reading.scanned, terms.now, decoded=reading.decode and terms.compare)
         if whole is not None and not broken:
             stamped = stamps.date_with(stamped, witnessed.rounds, size)
@@ -246,8 +249,11 @@ class Judge:
         """Check purged entries and sealed days; return the sealed files that lie beside those they replace."""
         own = [(seq, line) for seq, line in state.own if seq < min(size, state.proven)]
         whole = whole and self.start is None
-        self.findings += check_purges(state.purged, listed_in(own), state.leaves, state.place, whole=whole)
-        sealed = list(check_sealed(look, named_seals(own))) if self.start is None else []
+        told = [run for run in state.purged if not state.proven <= run.by < size]
+        self.findings += check_purges(told, listed_in(own), state.leaves, state.place, whole=whole)
+        unreadable = {finding.file or "" for finding in self.reading.findings if finding.kind == "file_unreadable"}
+        tell = self.start is None and state.proven >= size
+        sealed = list(check_sealed(look, named_seals(own), unreadable)) if tell else []
         self.findings += sealed
         return {finding.file or "" for finding in sealed}
 

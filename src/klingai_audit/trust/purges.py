@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -144,13 +144,15 @@ def _outside(begin: int, end: int, spans: Sequence[tuple[int, int]]) -> Iterator
         yield begin, end
 
 
-def check_sealed(look: Look, named: dict[str, list[str]]) -> Iterator[Finding]:
-    """Compare sealed files with the digests that entries state.
+def check_sealed(look: Look, named: dict[str, list[str]], unreadable: Collection[str]) -> Iterator[Finding]:
+    """Compare sealed files with the digests that entries state, but for those that do not unpack.
 
     Beside its old file a sealed one is what a stopped run left, if an entry names it.
     """
     for file in look.after:
         if not is_sealed(file.name) or file.path is None or file.kind not in ("entries", "stray"):
+            continue
+        if file.name in unreadable and file.kind == "entries":
             continue
         digests = named.get(file.name, [])
         digest = _digest(file.path)

@@ -178,6 +178,7 @@ class _Scanner:
                 begin = self.report.purged.pop().begin
             self.leaves += found.leaf
             self.report.purged.append(PurgedRun(begin, self.count, found.by))
+        self.report.sealed = False
 
     def _entries(self, block: bytes, lines: list[bytes]) -> None:
         """Take in whole entries."""

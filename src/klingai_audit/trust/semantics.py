@@ -120,7 +120,7 @@ class _Writers:
             if kind == "log_opened":
                 self._open.append(writer)
             elif writer in self._open:
-                self._open.remove(writer)
+                self._open = [one for one in self._open if one != writer]
             elif writer == _OPEN_WRITER and self._open:
                 self._open.pop()
 

@@ -45,6 +45,7 @@ _PREFIX: Final = EventType.CHECKPOINT_TIMESTAMPED.encode() + b'"'
 _TYPE_AT: Final = 118
 _DIGEST: Final = 64
 _LATEST: Final = 253_402_300_799
+_BACK: Final = 64
 
 
 class Stamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -336,11 +337,14 @@ class StampCheck:
     def _first_act(self, begin: int, end: int) -> dt.datetime | None:
         """Return when the first of the entries `[begin, end)` that is an act was logged, by its own word."""
         acts = (line for line in self._lines(begin, end) if event_type_of(line) not in QUIET_TYPES)
-        return next((_time_of(line) for line in acts), None)
+        return next((time for line in acts if (time := _time_of(line)) is not None), None)
 
     def _logged_at(self, seq: int) -> dt.datetime | None:
-        for line in self._lines(seq, seq + 1):
-            return _time_of(line)
+        """Return when entry `seq` was logged by its own word, or if it is purged, the last one before that is not."""
+        for end in range(seq + 1, 0, -_BACK):
+            times = [_time_of(line) for line in self._lines(max(0, end - _BACK), end)]
+            if known := [time for time in times if time is not None]:
+                return known[-1]
         return None
 
     def _lines(self, begin: int, end: int) -> Iterator[bytes]:
