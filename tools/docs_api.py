@@ -93,6 +93,18 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         "klingai_audit.bundle.person:export_subject",
         "klingai_audit.bundle.person:PersonExport",
     ),
+    "api-keeping": (
+        "klingai_audit.upkeep.retention:plan_retention",
+        "klingai_audit.upkeep.retention:Plan",
+        "klingai_audit.upkeep.retention:DayPlan",
+        "klingai_audit.upkeep.retention:PlanRow",
+        "klingai_audit.upkeep.retention:apply_retention",
+        "klingai_audit.upkeep.retention:Applied",
+        "klingai_audit.upkeep.holds:set_hold",
+        "klingai_audit.upkeep.holds:release_hold",
+        "klingai_audit.upkeep.holds:active_holds",
+        "klingai_audit.upkeep.holds:Hold",
+    ),
     "api-admin": (
         "klingai_audit.upkeep.admin:Administration",
         "klingai_audit.upkeep.admin:Declared",
