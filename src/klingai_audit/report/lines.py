@@ -271,6 +271,8 @@ def _access(found: Evidence) -> Line:
                      "klingai-audit report --record -o report.html")  # fmt: skip
         else:
             said.say("green", f"the last read or report on record was {_ago(found.now - _when(last))}")
+    if found.policy is not None:
+        said.evidence |= {"roles": found.policy.access.roles, "two_person": list(found.policy.access.two_person)}
     if not any(place.flaws for place in found.places):
         seen = ", ".join(place.place for place in found.places if place.state == "seen")
         said.say("green" if seen else "unknown", f"closed to others: {seen or 'nothing that could be looked at'}")

@@ -20,6 +20,7 @@ MAX_FILES: Final = 50_000
 """Files of one place that are looked at."""
 
 _SECRET_ENDS: Final = (".key", ".sqlite", ".sqlite-wal", ".sqlite-shm", ".sqlite-journal")
+_REGISTRY: Final = "registry.json"
 _ALL: Final = ("log", "keys", "subjects", "state", "vault")
 
 
@@ -110,22 +111,29 @@ def _flaws(place: str, top: Path, seen: list[tuple[Path, os.stat_result]]) -> It
     if written := count(0o002):
         yield Flaw("red", "others_write", written, f"anybody may write {_these(written, place)}", f"chmod -R o-w {top}")
     if keys := count(0o004, secret=True):
-        yield Flaw("red", "others_read_secrets", keys, f"anybody may read {_these(keys, place, 'secret ')}",
-                   f"chmod -R o-rwx {top}")  # fmt: skip
+        words = f"anybody may read {_these(keys, place, 'secret ')}"
+        yield Flaw("red", "others_read_secrets", keys, words, f"chmod -R o-rwx {top}")
+    elif place == "vault" and seen[0][1].st_mode & 0o007:
+        yield Flaw("red", "others_enter_vault", 1, "anybody may enter the vault", f"chmod o-rwx {top}")
     elif place in ("log", "state") and _is_open(seen):
         yield Flaw("yellow", "others_read", 1, f"everybody on this machine may read the {place}", f"chmod o-rwx {top}")
-    if shared := count(0o060, secret=True):
-        yield Flaw("yellow", "group_reads_secrets", shared, f"the group may open {_these(shared, place, 'secret ')}",
-                   f"chmod -R g-rw {top}")  # fmt: skip
+    if shared := count(0o020, secret=True):
+        words = f"the group may write {_these(shared, place, 'secret ')}"
+        yield Flaw("red", "group_writes_secrets", shared, words, f"chmod -R g-w {top}")
     elif grouped := count(0o020):
-        yield Flaw("yellow", "group_writes", grouped, f"the group may write {_these(grouped, place)}",
-                   f"chmod -R g-w {top}")  # fmt: skip
+        words = f"the group may write {_these(grouped, place)}, which is right only for several writers"
+        yield Flaw("yellow", "group_writes", grouped, words, f"chmod -R g-w {top}")
+    if read := count(0o040, secret=True):
+        words = f"the group may read {_these(read, place, 'secret ')}"
+        yield Flaw("yellow", "group_reads_secrets", read, words, f"chmod -R g-r {top}")
 
 
 def _is_secret(place: str, file: Path, info: os.stat_result) -> bool:
     if not stat.S_ISREG(info.st_mode):
         return False
-    return place in ("subjects", "vault") or (place == "keys" and file.name.endswith(_SECRET_ENDS))
+    return place in ("subjects", "vault") or (
+        place == "keys" and (file.name.endswith(_SECRET_ENDS) or file.name == _REGISTRY)
+    )
 
 
 def _is_open(seen: list[tuple[Path, os.stat_result]]) -> bool:

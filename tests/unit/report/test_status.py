@@ -218,6 +218,7 @@ def test_entries_past_their_maximum_wait_for_a_purge(log, now):
         ("audit.keys/log.key", 0o644, "red", "others_read_secrets"),
         ("audit.keys/subjects.sqlite", 0o604, "red", "others_read_secrets"),
         ("audit.keys/lookup.key", 0o640, "yellow", "group_reads_secrets"),
+        ("audit.keys/epoch-0.key", 0o660, "red", "group_writes_secrets"),
         ("audit/checkpoint", 0o666, "red", "others_write"),
         ("audit", 0o777, "red", "others_write"),
         ("audit", 0o755, "yellow", "others_read"),
@@ -230,6 +231,15 @@ def test_modes_that_let_others_in(log, place, mode, state, kind):
     flaws = [flaw for one in look_at(Places.resolve(log)) for flaw in one.flaws]
     assert (state, kind) in [(flaw.level, flaw.kind) for flaw in flaws]
     assert all(flaw.do.startswith("chmod ") for flaw in flaws)
+
+
+def test_a_vault_that_others_may_enter_is_red(log):
+    """Sealed content is for privacy officers alone, in its sealed form, too."""
+    log.with_name("audit.vault").mkdir(mode=0o700)
+    places = Places.resolve(log)
+    assert () == look_at(places)[-1].flaws
+    places.vault.chmod(0o711)
+    assert ["others_enter_vault"] == [flaw.kind for flaw in look_at(places)[-1].flaws]
 
 
 def test_a_key_that_others_read_makes_its_line_red(log, now, rows):
