@@ -75,6 +75,7 @@ def test_erase_is_told_by_other_commands(cli: Run) -> None:
     words = f"erased on {made['at'][:10]} under {BASIS}".encode()
     for argv in (("show", "2"), ("show", str(made["seq"])), ("activity", made["pseudonym"])):
         assert words in cli(*argv)[1]
+    assert b" erased on " + made["at"][:10].encode() in cli("query", "--resolve", "--type", "video_downloaded")[1]
     line = cli("query", "--resolve", "--json", "--type", "video_downloaded", "--actor", made["pseudonym"])[1]
     assert {"seq": made["seq"], "at": made["at"], "basis": BASIS} == json.loads(line)["_erased"]
 

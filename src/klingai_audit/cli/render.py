@@ -99,12 +99,17 @@ class RowLayout:
             " ",
             (fit(inert(entry.event_type), kind), style),
             " ",
-            fit(inert(entry.actor(self._style) or "-"), actor),
+            fit(inert(self._actor(entry)), actor),
             " ",
             fit(detail_of(entry, self._style), detail),
         )
         row.rstrip()
         return row
+
+    def _actor(self, entry: EntryView) -> str:
+        """Return the actor; where an id is asked for and the person was erased, when: more does not fit."""
+        erased = entry.erased if self._style == "id" else None
+        return entry.actor(self._style) or "-" if erased is None else f"erased on {erased.at[:10]}"
 
 
 def entry_table(entry: EntryView, place: str | None, style: ActorStyle = "mask") -> Table:

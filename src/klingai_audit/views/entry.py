@@ -279,6 +279,11 @@ class EntryView:
         """Render the actor as mask (default), raw id or pseudonym, as far as the subject table can be read."""
         return self._people.show(self.actor_id, style)
 
+    @property
+    def erased(self) -> Erased | None:
+        """When and why the actor was erased; None if they were not, or nobody here can tell."""
+        return None if self.actor_id is None else self._people.erased(self.actor_id)
+
     def show_person(self, stored: str, style: ActorStyle = "mask") -> str:
         """Render another stored id of this entry, such as `on_behalf_of`, as `actor` renders the actor."""
         return self._people.show(stored, style) or stored
@@ -296,7 +301,7 @@ class EntryView:
         """
         raw_id = None if self.actor_id is None else self._people.raw_id(self.actor_id)
         hidden = raw_id is None or (raw_id == self.actor_id and is_pseudonym(raw_id))
-        erased = self._people.erased(self.actor_id) if hidden and self.actor_id is not None else None
+        erased = self.erased if hidden else None
         told = b"" if erased is None else b',"_erased":' + _ENCODE(erased.to_json())
         return self.raw[:-1] + b',"_actor":' + _ENCODE(None if hidden else raw_id) + told + b"}"
 
