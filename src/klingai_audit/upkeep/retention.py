@@ -29,6 +29,7 @@ from klingai_audit.log import AuditLog
 from klingai_audit.privacy.policy import Policy
 from klingai_audit.upkeep.approval_file import purge_target
 from klingai_audit.upkeep.approvals import require_approval
+from klingai_audit.upkeep.discarding import SealedContent
 from klingai_audit.upkeep.holds import Hold, active_holds, holds_in
 
 __all__ = ["Applied", "Authorised", "DayPlan", "Plan", "PlanRow", "apply_retention", "authorised_in", "plan_retention"]
@@ -246,6 +247,7 @@ class _Run:
         self.done = Applied()
         self._holds: list[Callable[[bytes], bool]] = []
         self._seals: dict[str, Any] = {}
+        self._vault = SealedContent(audit)
 
     def all(self) -> Applied:
         audit = self._audit
@@ -260,6 +262,7 @@ class _Run:
             for number, day in enumerate(todo):
                 prepared = keeper.prepare(day.day, self._change(allowed))
                 self._announce(prepared)
+                self._vault.discard()
                 keeper.put(prepared)
                 if prepared.sha256 is not None:
                     self.done.sealed.append(prepared.name)
@@ -315,6 +318,7 @@ class _Run:
             if by is None or not self._goes(line):
                 return line
             self.done.purged += 1
+            self._vault.note(line)
             return purged_line(line_hash(line), by)
 
         return change

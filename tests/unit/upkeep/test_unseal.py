@@ -214,7 +214,7 @@ def test_what_an_erased_person_wrote_stays_shut(world: World, monkeypatch: pytes
 
 
 def test_a_purged_entry_has_nothing_to_open(tmp_path: Path) -> None:
-    """It says which entry authorised that, and the attempt is recorded."""
+    """What was sealed went with it; it says which entry authorised that, and the attempt is recorded."""
     clock = HandClock()
     world = World(tmp_path, POLICY + "[retention]\nminimum = '1d'\nmaximum = '3d'\nseal_after = '1d'\n", clock=clock)
     with acting(OFFICER):
@@ -222,7 +222,9 @@ def test_a_purged_entry_has_nothing_to_open(tmp_path: Path) -> None:
         for _ in range(6):
             clock.advance(86_400)
             world.audit.log("x_day").wait()
+        assert world.audit.vault.usage().contents == 1
         applied = apply_retention(world.audit, today=clock.now.date())
+        assert world.audit.vault.usage().contents == 0
         assert applied.purged > 0
         with pytest.raises(UsageError, match=f"Entry {seq} was purged; entry {applied.authorised_by[0]}"):
             unseal(world.audit, seq, "prompt", reason=WHY)
