@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,17 @@ def test_unsealing_by_two(office: Office) -> None:
     assert 2 == len(office.run("query", "--type", "access_denied"))
 
 
+def test_a_declaration_by_two(office: Office) -> None:
+    """The refusal spells what is to be approved, ready to be copied."""
+    office.run("policy", "set", "access.two_person", '["govern"]')
+    end = ("policy", "set", "access.two_person", '["rotate"]')
+    refused = office.run(*end, code=1)
+    words = shlex.split(refused["do"].partition("klingai-audit ")[2].partition(" -o FILE")[0])
+    assert ["approve", "govern", "--target", "set access.two_person = rotate"] == words
+    office.run(*words, "--key", f"{BEN}.key", "--reason", "the trial is over", "-o", "ben.approval", user=BEN)
+    assert office.run(*end, "--approval", "ben.approval")["changed"]
+
+
 def test_nothing_vague_is_approved(office: Office) -> None:
     """Too little, too much, nothing due, no such act: exit 2 and no file."""
     for argv in (
@@ -115,6 +127,7 @@ def test_nothing_vague_is_approved(office: Office) -> None:
         ("purge", "--plan", "abc"),
         ("purge", "--plan", "a" * 64, "--on", "2026-01-01"),
         ("purge",),
+        ("govern",),
         ("dance",),
     ):
         office.run("approve", *argv, "--key", f"{BEN}.key", "--reason", "why", "-o", "x.approval", code=2)

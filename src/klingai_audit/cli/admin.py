@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.approving import Approvals
 from klingai_audit.cli.files import read_file
 from klingai_audit.cli.options import Resolve
 from klingai_audit.cli.recording import reader_id
@@ -42,20 +43,29 @@ def users_add(
         str | None, Parameter(help="Their public key for approvals, or a file with it: users approver-keygen")
     ] = None,
     reason: _Reason = None,
+    approval: Approvals = None,
     actor: _Actor = None,
     session: SessionArgument,
 ) -> None:
     """Declare that someone may use Kling: an entry user_added."""
     if approver_key is not None and Path(approver_key).is_file():
         approver_key = read_file(Path(approver_key), _MAX_VKEY, "public key").decode("utf-8", "replace").strip()
-    with _administration(session, actor) as admin:
+    with _administration(session, actor, approval) as admin:
         made = admin.add_user(user, role=role, team=team, approver_key=approver_key, reason=reason)
         _told(session, made, "user", "The user is declared")
 
 
-def users_remove(user: _User, /, *, reason: _Reason = None, actor: _Actor = None, session: SessionArgument) -> None:
+def users_remove(
+    user: _User,
+    /,
+    *,
+    reason: _Reason = None,
+    approval: Approvals = None,
+    actor: _Actor = None,
+    session: SessionArgument,
+) -> None:
     """Declare that someone may no longer use Kling: an entry user_removed."""
-    with _administration(session, actor) as admin:
+    with _administration(session, actor, approval) as admin:
         _told(session, admin.remove_user(user, reason=reason), "user", "The user is no longer declared")
 
 
@@ -114,6 +124,7 @@ def policy_set(
     /,
     *,
     reason: _Reason = None,
+    approval: Approvals = None,
     actor: _Actor = None,
     session: SessionArgument,
 ) -> None:
@@ -124,7 +135,7 @@ def policy_set(
     """
     from klingai_audit.upkeep.policy_text import parse_value
 
-    with _administration(session, actor) as admin:
+    with _administration(session, actor, approval) as admin:
         _told(session, admin.set_policy(key, parse_value(value), reason=reason), key, "The policy is changed")
 
 
@@ -149,12 +160,14 @@ def api_key_rotate(
 
 
 @contextmanager
-def _administration(session: Session, actor: str | None) -> Iterator[Administration]:
+def _administration(
+    session: Session, actor: str | None, approval: list[Path] | None = None
+) -> Iterator[Administration]:
     from klingai_audit.event.context import acting
     from klingai_audit.upkeep.admin import Administration
 
     with open_log(session) as audit, acting(actor or reader_id(), actor_type="admin"):
-        yield Administration(audit)
+        yield Administration(audit, approval=approval)
 
 
 def _told(session: Session, made: Declared, what: str, words: str) -> None:

@@ -44,7 +44,7 @@ def approver_keygen(*, output: _Out, session: SessionArgument) -> None:
 
 
 def approve(
-    act: Annotated[Act, Parameter(name="ACT", help="unseal, erase, purge or rotate")],
+    act: Annotated[Act, Parameter(name="ACT", help="unseal, erase, purge, rotate or govern")],
     /,
     *,
     key: Annotated[Path, Parameter(help="Your own key: users approver-keygen")],
@@ -57,6 +57,9 @@ def approve(
         str | None, Parameter(help="For purge: the digest that retention plan shows. Default: plan it here")
     ] = None,
     on: Annotated[str | None, Parameter(help="For purge: what is due on this day (UTC) instead of today.")] = None,
+    what: Annotated[
+        str | None, Parameter(name="--target", help="For govern: the declaration, as its refusal names it.")
+    ] = None,
     session: SessionArgument,
 ) -> None:
     """Approve one act that somebody else is about to do. Reads the log and writes nothing into it.
@@ -66,10 +69,10 @@ def approve(
     from klingai_audit.config import open_reader
     from klingai_audit.upkeep.approval_file import sign_approval
 
-    given = {"--seq": seq, "--field": field, "--subject": subject, "--plan": plan, "--on": on}
+    given = {"--seq": seq, "--field": field, "--subject": subject, "--plan": plan, "--on": on, "--target": what}
     _check_given(act, [name for name, value in given.items() if value is not None])
     reader = open_reader(session.places)
-    target = _target(session, reader, act, seq=seq, field=field, subject=subject, plan=plan, on=on)
+    target = _target(session, reader, act, seq=seq, field=field, subject=subject, plan=plan, on=on, what=what)
     approval, data = sign_approval(key, log=reader.origin, act=act, target=target, reason=reason)
     write_file(output, data)
     if session.as_json:
@@ -80,7 +83,7 @@ def approve(
     session.say((f"Its name in the log: {approval.digest}", "dim"))
 
 
-_NEEDS = {"unseal": ("--seq", "--field"), "erase": ("--subject",), "purge": (), "rotate": ()}
+_NEEDS = {"unseal": ("--seq", "--field"), "erase": ("--subject",), "purge": (), "rotate": (), "govern": ("--target",)}
 _TAKES = {**_NEEDS, "purge": ("--plan", "--on")}
 
 
@@ -105,6 +108,7 @@ def _target(
     subject: str | None,
     plan: str | None,
     on: str | None,
+    what: str | None,
 ) -> str:
     from klingai_audit.upkeep import approval_file as targets
 
@@ -116,6 +120,8 @@ def _target(
         return targets.unseal_target(number, content_of(EntryView(reader.entry(number)), field or "")[0])
     if act == "erase":
         return targets.erase_target(_pseudonym(session, subject or ""))
+    if act == "govern":
+        return what or ""
     if act == "rotate":
         return targets.rotate_target(targets.current_epoch(reader))
     if plan is not None:

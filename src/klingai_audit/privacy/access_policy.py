@@ -8,10 +8,10 @@ import msgspec
 
 __all__ = ["ACTS", "ROLES", "ROLE_OF", "AccessPolicy", "Act", "Role"]
 
-Act = Literal["unseal", "erase", "purge", "rotate"]
+Act = Literal["unseal", "erase", "purge", "rotate", "govern"]
 
-ACTS: Final[tuple[Act, ...]] = ("unseal", "erase", "purge", "rotate")
-"""Acts that the policy can keep from one person alone."""
+ACTS: Final[tuple[Act, ...]] = ("unseal", "erase", "purge", "rotate", "govern")
+"""Acts that the policy can keep from one person alone; `govern` changes who may: users, and this table."""
 
 Role = Literal["viewer", "auditor", "privacy_officer", "admin"]
 
@@ -23,6 +23,7 @@ ROLE_OF: Final[dict[Act, Role]] = {
     "erase": "privacy_officer",
     "purge": "admin",
     "rotate": "admin",
+    "govern": "admin",
 }
 """Act -> the role that does it, where `access.roles` is `enforced`."""
 

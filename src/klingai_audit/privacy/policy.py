@@ -75,7 +75,8 @@ max_bytes = 262144
 addresses = false
 
 [access]
-# Acts that nobody does alone: unseal, erase, purge (retention apply), rotate (keys rotate).
+# Acts that nobody does alone: unseal, erase, purge (retention apply), rotate (keys rotate), and govern: users add and
+# remove, and changes of this table by policy set.
 two_person = []
 # In which roles (users add --role) a second person may approve: viewer, auditor, privacy_officer, admin.
 approvers = ["privacy_officer", "admin"]
@@ -83,7 +84,7 @@ approvers = ["privacy_officer", "admin"]
 signatures = 1
 # How long an approval is good. Each is good once.
 max_age = "24h"
-# "enforced": only a privacy_officer unseals and erases, only an admin purges and rotates. "recorded": anybody.
+# "enforced": only a privacy_officer unseals and erases, only an admin purges, rotates, governs. "recorded": anybody.
 roles = "recorded"
 
 [failure]

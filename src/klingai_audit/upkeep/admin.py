@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -29,6 +29,7 @@ from klingai_audit.log import AuditLog
 from klingai_audit.privacy import secrets
 from klingai_audit.privacy.policy import Policy
 from klingai_audit.tlog.keys import VerifierKey
+from klingai_audit.upkeep.approvals import require_approval
 from klingai_audit.upkeep.policy_text import Setting, change_setting, read_setting
 from klingai_audit.upkeep.registry import DeclaredBudget, DeclaredKey, DeclaredUser, Registry, RegistryFile
 
@@ -63,11 +64,13 @@ class Administration:
     it was recorded and the change failed (a second entry says so).
     Where the failure policy of its class (`credentials` for keys, `admin` for the rest) is `warn`, what cannot be
     recorded happens all the same, with an `UnrecordedWarning`; its entry is written before the next one, behind a
-    `gap_closed` that counts it.
+    `gap_closed` that counts it. `approval` is a second person's, for users and table `access` where policy
+    `access.two_person` has `govern`; without it these raise AccessDenied.
     """
 
-    def __init__(self, audit: AuditLog, *, ops: FileOps = OPS) -> None:
+    def __init__(self, audit: AuditLog, *, approval: Path | Sequence[Path] | None = None, ops: FileOps = OPS) -> None:
         self._audit = audit
+        self._approval = approval
         self._ops = ops
         self._file = RegistryFile(Path(audit.places.keys), ops)
         self._desk: Desk | None = None
@@ -236,6 +239,8 @@ class Administration:
                     **_given(reason=reason),
                 },
             )
+            if key.split(".", maxsplit=1)[0] == "access":
+                self._govern(f"set {key} = {_words(value)}")
             receipt = self._record(self._audit.admit(draft), "admin")
             self._see_witnessed(receipt, draft, "admin")
             self._apply(draft, lambda: self._replace(path, after))
@@ -295,10 +300,17 @@ class Administration:
             made = change(registry, decode_event(admitted.body))
             if made.old == made.new:
                 return Declared(made.old, made.new, None)
+            if draft.resource_type == "user":
+                event = decode_event(admitted.body)
+                told = [f"{name} {event.details[name]}" for name in ("role", "approver_key") if name in event.details]
+                self._govern(" ".join((f"{draft.action} user {event.get('resource_id')}", *told)))
             receipt = self._record(admitted, cls)
             self._see_witnessed(receipt, draft, cls)
             self._apply(draft, lambda: self._file.write(made.registry))
         return Declared(made.old, made.new, receipt, late=receipt is None)
+
+    def _govern(self, target: str) -> None:
+        require_approval(self._audit, "govern", target, self._approval)
 
     def _record(self, event: EncodedEvent, cls: str) -> Receipt | None:
         """Append an entry, durable on return; None if it is late, where the class's policy is `warn`."""

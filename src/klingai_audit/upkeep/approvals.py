@@ -11,6 +11,7 @@ import contextlib
 import datetime as dt
 import fcntl
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ from klingai_audit.upkeep.registry import Registry, RegistryFile
 __all__ = ["require_approval"]
 
 _SKEW: Final = dt.timedelta(minutes=5)
-_DO: Final = "Another person makes one: klingai-audit approve {act} … -o FILE; give it with --approval FILE."
+_DO: Final = "Another person makes one: klingai-audit approve {act} -o FILE; give it with --approval FILE."
 
 
 # --- the actor's side ----------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ class _Gate:
         if not needed and not files:
             return {}
         if not files:
-            raise self._refusal("missing", "It needs the approval of a second person.", _DO.format(act=self._act))
+            raise self._refusal("missing", "It needs the approval of a second person.", self._how)
         signed = [self._read(path) for path in files]
         people = frozenset[str]().union(*(one.people for one in signed))
         self._check_people(people)
@@ -108,10 +109,16 @@ class _Gate:
             for one in signed:
                 self._check_unused(one.approval)
             if len(set(self._digests)) != len(signed):
-                raise self._refusal("reused", "One approval was given twice.", _DO.format(act=self._act))
+                raise self._refusal("reused", "One approval was given twice.", self._how)
             for one in signed:
                 self._use(one)
         return {"approvers": sorted(people), "approvals": list(self._digests)}
+
+    @property
+    def _how(self) -> str:
+        """What to do to get an approval."""
+        what = f"--target {shlex.quote(self._target)}" if self._act == "govern" else "…"
+        return _DO.format(act=f"{self._act} {what}")
 
     # --- who ------------------------------------------------------------------------------------------
 
@@ -147,7 +154,7 @@ class _Gate:
         if self._rules.signatures == 1 and not people - {self._actor}:
             raise self._refusal("own", "Who acts approved it.", "It needs an approval by somebody else.")
         if len(people) < self._rules.signatures:
-            raise self._refusal("missing", "It needs the approvals of two people.", _DO.format(act=self._act))
+            raise self._refusal("missing", "It needs the approvals of two people.", self._how)
 
     def _is_declared(self, person: str, role: str, key: str | None) -> bool:
         """Tell whether the newest entry about a user declares this role and key: the registry is only a file."""
@@ -170,7 +177,7 @@ class _Gate:
         except OSError as exc:
             raise StorageError(f"The approval {path} cannot be read: {exc.strerror}.") from exc
         if data is None:
-            raise UsageError(f"There is no approval at {path}.", do=_DO.format(act=self._act))
+            raise UsageError(f"There is no approval at {path}.", do=self._how)
         keys = {VerifierKey.parse(user.approver_key): name for name, user in self._registry.users.items()
                 if user.approver_key is not None}  # fmt: skip
         try:
@@ -184,14 +191,14 @@ class _Gate:
                 "Declared: klingai-audit users list. A key is declared with users add --approver-key.",
             ) from exc
         except Malformed as exc:
-            raise self._refusal("malformed", "The file is no approval.", _DO.format(act=self._act)) from exc
+            raise self._refusal("malformed", "The file is no approval.", self._how) from exc
         self._check_content(approval)
         known = {(key.name, key.key_id) for key in signers}
         lines = tuple(line.format().strip() for line in note.signatures if (line.name, line.key_id) in known)
         return _Signed(approval, frozenset(keys[key] for key in signers), lines)
 
     def _check_content(self, approval: Approval) -> None:
-        again = _DO.format(act=self._act)
+        again = self._how
         if approval.log != self._audit.origin:
             raise self._refusal("other_log", "The approval is for another log.", again)
         if approval.act != self._act:
@@ -211,9 +218,7 @@ class _Gate:
         self._audit.flush("published")
         for entry in self._audit.query(event_type=EventType.APPROVAL_USED):
             if entry.resource_id == approval.digest:
-                raise self._refusal(
-                    "reused", f"Entry {entry.seq} has used this approval up.", _DO.format(act=self._act)
-                )
+                raise self._refusal("reused", f"Entry {entry.seq} has used this approval up.", self._how)
 
     def _use(self, one: _Signed) -> None:
         told = {

@@ -361,6 +361,33 @@ def test_a_purge_by_two(tmp_path: Path) -> None:
     audit.close()
 
 
+def test_who_may_change_the_rule(tmp_path: Path) -> None:
+    """With `govern` nobody alone ends the rule, nor declares a second self; other settings are as before."""
+    world = World(tmp_path)
+    path = world.audit.places.keys / "policy.toml"
+    path.write_text(path.read_text().replace('"erase"', '"erase", "govern"'))
+    world.audit.close()
+    world.audit = AuditLog.open(tmp_path / "audit")
+    with acting(BOSS, actor_type="admin"):
+        alone = Administration(world.audit)
+        with pytest.raises(AccessDenied):
+            alone.set_policy("access.two_person", [])
+        with pytest.raises(AccessDenied):
+            alone.add_user("second-self@example.com", role="admin", approver_key=None)
+        with pytest.raises(AccessDenied):
+            alone.remove_user(OTHER)
+        assert 3 == len(world.entries("access_denied"))
+        assert "govern" in path.read_text()
+        alone.set_policy("privacy.reads", "record")
+        target = world.entries("access_denied")[0]["metadata"]["target"]
+        approval = world.approve(OTHER, act="govern", target=target)
+        Administration(world.audit, approval=approval).set_policy("access.two_person", [])
+    assert "govern" not in path.read_text()
+    (used,) = world.entries("approval_used")
+    assert used["seq"] < world.entries("policy_updated")[-1]["seq"]
+    world.audit.close()
+
+
 # --- files ---------------------------------------------------------------------------------------------
 
 
