@@ -12,11 +12,16 @@ from typing import Any
 
 import pytest
 
-from klingai_audit.bundle import build_bundle, empty_page
+from klingai_audit.bundle import build_bundle, empty_page, gather
 from klingai_audit.bundle.archive import read_bundle
+from klingai_audit.config import Places, open_reader
+from klingai_audit.event.record import decode_event
+from klingai_audit.ledger.purged import purged_line
 from klingai_audit.tlog.keys import SignerKey
+from klingai_audit.tlog.merkle import leaf_hash
 from tests.support.bundles import BAD, HOSTILE, STRANGER, WITNESS, Made, changed, foreign, make, with_member
 from tests.support.forged import FORGED, LOG, Forgery
+from tests.support.purged import old_log
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -302,3 +307,23 @@ def test_the_page_fits_its_screen(browser: Any, tmp_path: Path, made: Made, sche
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     assert width == page.evaluate("Math.max(document.documentElement.scrollWidth, window.innerWidth)")
     page.close()
+
+
+def test_entries_of_a_log_that_purges(reader: Reader, tmp_path: Path) -> None:
+    """Whole entries of sealed days and what authorised the purge are proven; a purged line proves no entry."""
+    log, purged = old_log(tmp_path / "kept")
+    opened = open_reader(Places.resolve(log.path))
+    lines = dict(enumerate(opened.lines()))
+    told = [seq for seq, line in lines.items() if line.startswith(b'retention_applied"', 118)]
+    whole = min(seq for seq in lines if seq > purged[0] and seq not in purged)
+    kept = Made(log.path.parent, decode_event(lines[0]).details["log_key"], gather(opened, [whole, *told]), b"")
+    assert 1 < len(told)
+    assert "unconfirmed" == reader.give(build_bundle(kept.evidence))
+    assert ("good", "") == (reader.trust(kept.vkey), reader.findings())
+
+    def swap(evidence: dict[str, Any]) -> None:
+        one = next(one for one in evidence["entries"] if one["seq"] == whole)
+        one["entry"] = purged_line(leaf_hash(one["entry"].encode()), told[0]).decode()
+
+    assert "bad" == reader.give(changed(kept, swap), "purged.zip")
+    assert f"Entry {whole} is not in the tree" in reader.findings()
