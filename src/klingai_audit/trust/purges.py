@@ -17,6 +17,7 @@ from typing import Any, Final
 from klingai_audit.durable import open_regular
 from klingai_audit.errors import Malformed
 from klingai_audit.ledger.sealed import is_sealed
+from klingai_audit.tlog.tile import HASH_BYTES
 from klingai_audit.trust.chunk import Purged
 from klingai_audit.trust.epochs import read_metadata
 from klingai_audit.trust.look import Look
@@ -125,9 +126,13 @@ def check_purges(
 def _holds(one: Listed, leaves: Leaves) -> bool:
     if one.holds is None:
         digest = hashlib.sha256()
+        base, held = 0, b""
         for begin, end in one.ranges:
             for at in range(begin, end, _PIECE):
-                digest.update(leaves(at, min(at + _PIECE, end)))
+                stop = min(at + _PIECE, end)
+                if not base <= at <= stop <= base + len(held) // HASH_BYTES:
+                    base, held = at, leaves(at, min(at + _PIECE, one.seq))
+                digest.update(held[(at - base) * HASH_BYTES : (stop - base) * HASH_BYTES])
         one.holds = digest.hexdigest() == one.digest
     return one.holds
 
