@@ -14,9 +14,10 @@ from klingai_audit.standalone import klingai_audit_verify as alone
 from klingai_audit.stores.directory import DirectoryStore
 from klingai_audit.trust.verify import verify
 from tests.support.both import ask_both, differences, disagreement, mutate
-from tests.support.logsmith import write_files
+from tests.support.logsmith import Smith, write_files
 from tests.support.retained import RETAINED, WRONG, Keeper, keeper, pack
 from tests.support.several import contradictions
+from tests.unit.standalone.test_witnesses import POLICY, after, seen_at
 
 
 def wrong(name: str) -> Keeper:
@@ -171,6 +172,22 @@ def test_a_bomb_is_let_go(tmp_path):
         tracemalloc.stop()
     assert "sealed_changed" in {finding.kind for finding in found.findings}
     assert peak < 30 << 20
+
+
+@pytest.mark.parametrize(
+    ("purge", "state"), [((3, 3), "not_ruled_out"), ((3, 21), "not_ruled_out"), ((3, 22), "ruled_out")]
+)
+def test_dates_that_are_left(tmp_path, purge, state):
+    """What is purged has no date left to doubt; what is whole behind it has: witnesses saw it two days later."""
+    smith = Smith().create()
+    seen_at(smith, after(smith, hours=1), after(smith, hours=1)).work(20)
+    seen_at(smith, after(smith, hours=49), after(smith, hours=49))
+    smith.now += dt.timedelta(hours=50)
+    made = Keeper(smith)
+    made.purge(purge)
+    folder = write_files(tmp_path / "audit", made.done().files())
+    package, single = ask_both(folder, smith.log_key.vkey, smith.now, witnesses=POLICY)
+    assert ([], state) == (differences(package, single), package.states["back_dating"])
 
 
 DAMAGED = ("purged", "purged and sealed", "several purges", "a whole day", "several days")

@@ -15,6 +15,7 @@ from klingai_audit.trust.token import parse_token
 from klingai_audit.trust.verify import verify
 from tests.support.both import Answer, differences
 from tests.support.logsmith import Smith, write_files
+from tests.support.retained import Keeper
 from tests.support.tsa import Tsa
 
 pytest.importorskip("rfc3161_client", reason="the extra trust is not installed")
@@ -30,8 +31,11 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Tsa:
     return Tsa(tmp_path_factory.mktemp("other"), name="Other Time Stamps")
 
 
-def log(folder: Path, tsa: Tsa, *, hours: float = 0, spoil: bool = False, **stated: str) -> Smith:
-    """Write a log whose clock is so many hours behind the authority's when it is stamped."""
+def log(folder: Path, tsa: Tsa, *, hours: float = 0, spoil: bool = False, purge: bool = False, **stated: str) -> Smith:
+    """Write a log whose clock is so many hours behind the authority's when it is stamped.
+
+    `purge` takes out the last two entries that the token covers.
+    """
     smith = Smith(start=dt.datetime.now(dt.UTC).replace(microsecond=0) - dt.timedelta(hours=hours)).create().work(20)
     size, note = len(smith.entries), smith.checkpoint()
     token = tsa.stamp(note)
@@ -40,7 +44,11 @@ def log(folder: Path, tsa: Tsa, *, hours: float = 0, spoil: bool = False, **stat
     smith.kept[size] = note
     told = stamp_metadata(size, note, token, parse_token(token)) | stated
     smith.batch(smith.event("checkpoint_timestamped", told, actor_id="klingai-audit", actor_type="system"))
-    write_files(folder / "audit", smith.closed().files() | {f"checkpoints/{size:020}.tsr": token})
+    made = Keeper(smith)
+    if purge:
+        made.purge((size - 2, size - 1))
+    smith.closed()
+    write_files(folder / "audit", made.files() | {f"checkpoints/{size:020}.tsr": token})
     return smith
 
 
@@ -86,6 +94,12 @@ def test_dates_that_a_stamp_contradicts(tmp_path: Path, tsa: Tsa, hours: float, 
     """An hour before the token that an entry names, an hour after one that covers it."""
     differing, single = ask(tmp_path, log(tmp_path, tsa, hours=hours), tsa.root)
     assert ([], {kind}, "detected") == (differing, single.kinds - {"kept_unexpected"}, single.states["back_dating"])
+
+
+def test_a_date_before_what_is_purged(tmp_path: Path, tsa: Tsa) -> None:
+    """Where the last entry that a token covers is purged, the one before it tells."""
+    differing, single = ask(tmp_path, log(tmp_path, tsa, hours=-1, purge=True), tsa.root)
+    assert ([], {"dated_ahead"}) == (differing, single.kinds - {"kept_unexpected"})
 
 
 def test_without_openssl_nothing_is_ruled_out(tmp_path: Path, tsa: Tsa, monkeypatch: pytest.MonkeyPatch) -> None:
