@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from klingai_audit.capture import attach as clients
 from klingai_audit.config import Places, must_create, open_store, open_vault, state_folder
 from klingai_audit.durable import OPS, FileOps
-from klingai_audit.errors import InvalidEvent, SignerUnavailable
+from klingai_audit.errors import SignerUnavailable
 from klingai_audit.event.context import UNKNOWN_ACTOR, resolve
+from klingai_audit.event.given import refuse_given
 from klingai_audit.event.own import own_event
-from klingai_audit.event.record import Draft, EncodedEvent, is_end_id
+from klingai_audit.event.record import Draft, EncodedEvent
 from klingai_audit.event.types import EventType
 from klingai_audit.ledger.appender import Appender, close_last
 from klingai_audit.ledger.clock import SYSTEM_CLOCK, Clock
@@ -230,10 +231,7 @@ class AuditLog(Answers):
         credentials are removed, prompts become commitments, people pseudonyms (docs/format.md).
         Raises: InvalidEvent and its kinds (nothing was written), AuditUnavailable.
         """
-        if event_id is not None and is_end_id(event_id):
-            raise InvalidEvent(
-                "/event_id: a UUID of version 8 is kept for the ends of tasks.", do="Give a UUIDv7, or leave it out."
-            )
+        refuse_given(event_type, event_id)
         draft = Draft(
             event_type=event_type,
             actor_id=actor_id,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from klingai_audit.errors import UsageError
+from klingai_audit.event.record import Draft
 from klingai_audit.event.types import EventType
 from klingai_audit.ledger.receipt import Receipt
 from klingai_audit.log import AuditLog
@@ -103,26 +104,19 @@ def set_hold(
             covers = _task(audit, task)
         else:
             covers = {"selection": _members(query or Filter(), audit.subjects)}
-        return audit.log(
-            EventType.LEGAL_HOLD_SET,
-            resource_type="hold",
-            resource_id=name,
-            action="set",
-            metadata=covers | ({"reason": reason} if reason else {}),
-        ).wait("published")
+        return _write(audit, EventType.LEGAL_HOLD_SET, name, "set", covers | ({"reason": reason} if reason else {}))
 
 
 def release_hold(audit: AuditLog, name: str, *, reason: str | None = None) -> Receipt:
     """End a hold; the entry is published on return. Raises: UsageError (no such hold), AuditUnavailable."""
     if all(hold.name != name for hold in active_holds(audit)):
         raise UsageError(f"No hold {name} is in force.", do="See which are: klingai-audit hold list")
-    return audit.log(
-        EventType.LEGAL_HOLD_RELEASED,
-        resource_type="hold",
-        resource_id=name,
-        action="release",
-        metadata={"reason": reason} if reason else None,
-    ).wait("published")
+    return _write(audit, EventType.LEGAL_HOLD_RELEASED, name, "release", {"reason": reason} if reason else {})
+
+
+def _write(audit: AuditLog, kind: EventType, name: str, action: str, told: Mapping[str, Any]) -> Receipt:
+    draft = Draft(event_type=kind, resource_type="hold", resource_id=name, action=action, metadata=told)
+    return audit.record(draft).wait("published")
 
 
 def active_holds(audit: AuditLog) -> list[Hold]:

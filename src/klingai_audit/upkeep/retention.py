@@ -335,9 +335,8 @@ class _Run:
         if self._seals.get(prepared.name) == prepared.sha256:
             return
         told |= {"bytes": prepared.size, "first": prepared.day.begin, "last": prepared.day.end - 1}
-        self._audit.log(EventType.RETENTION_APPLIED, resource_type="log", action="seal", metadata=told).wait(
-            "published"
-        )
+        event = Draft(event_type=EventType.RETENTION_APPLIED, resource_type="log", action="seal", metadata=told)
+        self._audit.record(event).wait("published")
 
 
 def _newest_seals(lines: Iterable[bytes]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import pytest
 
 from klingai_audit import AuditLog, acting
 from klingai_audit.config import Places
-from klingai_audit.errors import UnderHold, UsageError
-from klingai_audit.event.record import decode_event
+from klingai_audit.errors import InvalidEvent, UnderHold, UsageError
+from klingai_audit.event.record import Draft, decode_event
 from klingai_audit.privacy.commitment import check_opening, opening
 from klingai_audit.privacy.erasures import Erased
 from klingai_audit.tlog.keys import VerifierKey
@@ -392,8 +392,11 @@ def test_an_entry_that_is_no_certificate_erases_nobody(folder: Path) -> None:
     with AuditLog.open(folder / "audit") as audit:
         known = audit.subjects.find(USER)
         assert known is not None
-        audit.log("subject_erased", resource_type="user", resource_id=USER, action="erase")
+        made = {"event_type": "subject_erased", "resource_type": "user", "resource_id": USER}
+        with pytest.raises(InvalidEvent):
+            audit.log(**made)
+        audit.record(Draft(**made, action="erase"))
         details = {"basis": BASIS, "checkpoint": {"size": 1, "root": hashlib.sha256(b"").hexdigest()}}
-        audit.log("subject_erased", resource_type="user", resource_id=USER, outcome="failure", metadata=details)
+        audit.record(Draft(**made, outcome="failure", metadata=details))
     with AuditLog.open(folder / "audit") as audit:
         assert known == audit.subjects.find(USER)
