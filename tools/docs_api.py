@@ -64,7 +64,6 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         "klingai_audit.report.status:take_status",
         "klingai_audit.report.status:Status",
         "klingai_audit.report.lines:Line",
-        "klingai_audit.config:Places",
     ),
     "api-verify": (
         "klingai_audit.trust.verify:verify",
