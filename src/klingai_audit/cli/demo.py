@@ -18,6 +18,7 @@ from klingai_audit.errors import UsageError
 
 if TYPE_CHECKING:
     from klingai_audit.cli.demo_narration import Narration
+    from klingai_audit.cli.demo_people import Opened
     from klingai_audit.cli.demo_stage import Stage
     from klingai_audit.cli.demo_trust import Handed, Seen
     from klingai_audit.reconcile import Result
@@ -40,14 +41,14 @@ def demo(
     Everything runs on this machine, against a local simulator of Kling; no account is needed. Running it again on
     the same folder goes on with the same log.
     """
-    from klingai_audit.cli import demo_money, demo_report, demo_trust, drilling, trusting
+    from klingai_audit.cli import demo_money, demo_people, demo_report, demo_trust, drilling, trusting
     from klingai_audit.cli.demo_narration import Narration
     from klingai_audit.views.generations import count_generations
 
     own = _session_in(dir, session)
     show = Narration(session)
     show.title("People at work, every call recorded before it is made")
-    stage, worked, compared, seen = _perform(own, dir, show)
+    stage, worked, compared, opened, seen = _perform(own, dir, show)
     show.title("The log, verified")
     verdict = trusting.check_log(own).to_json()
     show.draw(lambda: trusting.draw_verdict(session, verdict))
@@ -63,7 +64,7 @@ def demo(
     show.draw(lambda: demo_money.draw(session, found, compared))
     reported = demo_report.write(own, dir / "report.html")
     show.draw(lambda: demo_report.draw(session, reported))
-    show.draw(lambda: _next(session, own, stage, handed, attacked))
+    show.draw(lambda: _next(session, own, stage, handed, opened, attacked))
     if session.as_json:
         reader = open_reader(own.places)
         size = reader.size
@@ -78,6 +79,7 @@ def demo(
                 "script": _script_told(stage),
                 **demo_money.told(found, compared),
                 "trust": demo_trust.told(seen, handed),
+                "privacy": demo_people.told(opened),
                 "report": None if reported is None else str(reported),
             }
         )
@@ -85,13 +87,14 @@ def demo(
 
 
 def next_commands(
-    log: Path, stories: dict[str, str], mask: str, handed: Handed, attacked: Path | None
+    log: Path, stories: dict[str, str], mask: str, handed: Handed, opened: Opened, attacked: Path | None
 ) -> list[tuple[str, str]]:
     """Return (what it does, command line) that work as pasted in the present folder.
 
-    `stories` are words and the task that they are about; `mask` names one person; `handed` is what left the log.
+    `stories` are words and the task that they are about; `mask` names one person; `handed` is what left the log,
+    `opened` what was unsealed.
     """
-    from klingai_audit.cli import demo_trust
+    from klingai_audit.cli import demo_people, demo_trust
     from klingai_audit.upkeep.witnessing import POLICY_FILE
 
     program, where = program_name(), f"--log {shlex.quote(str(log))}"
@@ -102,6 +105,7 @@ def next_commands(
         ("what was refused", f"{program} query --outcome blocked {where}"),
         ("one person's month, by mask (the real id works too)", f"{program} activity {shlex.quote(mask)} {where}"),
         ("what each model cost", f"{program} costs --by team,model {where}"),
+        demo_people.next_command(program, where, opened),
         ("raw entries", f"{program} tail -n 3 --json {where}"),
         ("check it again, trusting only the public key", f"{program} verify --key {key} {where}"),
     ]
@@ -137,17 +141,19 @@ def _session_in(folder: Path, session: Session) -> Session:
     return Session(log, f"{log}.keys", f"{log}.state", f"{log}.keys/subjects.sqlite", session.as_json, f"{log}.vault")
 
 
-def _perform(session: Session, folder: Path, show: Narration) -> tuple[Stage, int, Result, Seen | None]:
-    """Open the log, let the team work, compare with the provider, have it witnessed, close it.
+def _perform(session: Session, folder: Path, show: Narration) -> tuple[Stage, int, Result, Opened, Seen | None]:
+    """Open the log, let the team work, compare with the provider, open and erase, have it witnessed, close it.
 
-    Returns what the scenes left, the size of the log after them, the comparison, and what the witness cosigned.
+    Returns what the scenes left, the size of the log after them, the comparison, what was opened and erased, and what
+    the witness cosigned.
     """
-    from klingai_audit.cli import demo_money, demo_scenes, demo_trust
+    from klingai_audit.cli import demo_money, demo_people, demo_scenes, demo_trust
     from klingai_audit.cli.demo_stage import Stage, open_simulator
     from klingai_audit.durable import OPS
 
     for name in ("videos", "images"):
         OPS.make_folder(folder / name)
+    demo_people.keep_prompts_sealed(session)
     with (
         open_log(session, create=True) as audit,
         open_simulator() as server,
@@ -161,10 +167,12 @@ def _perform(session: Session, folder: Path, show: Narration) -> tuple[Stage, in
         audit.flush("published")
         worked = audit.reader.size
         compared = demo_money.compare(stage, began)
+        show.title("A complaint and a farewell")
+        opened = demo_people.open_and_erase(stage)
         show.log = None
         show.title("A witness: another process, with a key and a memory of its own")
         seen = demo_trust.be_witnessed(audit, witness, show)
-    return stage, worked, compared, seen
+    return stage, worked, compared, opened, seen
 
 
 def _script_told(stage: Stage) -> dict[str, Any]:
@@ -198,7 +206,7 @@ def _one_person(session: Session, own: Session) -> None:
     draw_activity(session, activity(reader.entries(0, reader.size), MAKER.id, subjects=open_subjects(own.places)))
 
 
-def _next(session: Session, own: Session, stage: Stage, handed: Handed, attacked: Path | None) -> None:
+def _next(session: Session, own: Session, stage: Stage, handed: Handed, opened: Opened, attacked: Path | None) -> None:
     """Show what to type next."""
     from klingai_audit.cli.demo_stage import MAKER
     from klingai_audit.privacy.subjects import mask_id
@@ -208,6 +216,6 @@ def _next(session: Session, own: Session, stage: Stage, handed: Handed, attacked
         "the life of one video": stage.tasks[0],
         "the video that the script ordered": stage.script_runs[-1].task_id,
     }
-    for words, command in next_commands(Path(own.places.log), stories, mask_id(MAKER.id), handed, attacked):
+    for words, command in next_commands(Path(own.places.log), stories, mask_id(MAKER.id), handed, opened, attacked):
         session.say((f"  # {words}", "dim"))
         session.say(f"  {command}")
