@@ -80,7 +80,7 @@ def test_the_object(told):
     """Exactly the promised members; every way a generation can end occurs; everything is caught."""
     _, _, answer, seconds = told
     members = ["entries", "generations", "verdict", "drill", "places", "callbacks", "script", "costs", "reconciliation"]
-    assert [*members, "trust", "report"] == list(answer)
+    assert [*members, "trust", "privacy", "report"] == list(answer)
     assert {"success": 8, "failure": 1, "blocked": 3, "unknown": 1} == answer["generations"]
     assert ["mutations", "caught", "missed", "skipped", "open"] == list(answer["drill"])
     assert (True, []) == (answer["drill"]["mutations"] >= 25, answer["drill"]["missed"])
@@ -113,6 +113,20 @@ def test_a_witness_in_another_process(told):
     assert missing | {"no entry of the log is purged", "no day of the log is sealed"} == reasons
     assert {"strip_cosignatures", "another_witness"} <= {one["attack"] for one in answer["drill"]["open"]}
     assert 0o600 == (folder / "d" / "witness" / "key").stat().st_mode & 0o777
+
+
+def test_a_prompt_opened_and_a_person_erased(told):
+    """Both stand in the log before they happen; what was sealed of that person is gone, and an attempt is refused."""
+    folder, _, answer, _ = told
+    private, entries = answer["privacy"], {entry["seq"]: entry for entry in entries_of(folder)}
+    opened, erased = entries[private["recorded"]], entries[private["erased"]]
+    assert ("content_unsealed", private["seq"]) == (opened["event_type"], opened["metadata"]["seq"])
+    assert ("subject_erased", private["sealed"]) == (erased["event_type"], erased["metadata"]["vault_files"])
+    assert private["sealed"] >= 1
+    (pseudonym,) = {erased["resource_id"]}
+    assert [] == list((folder / "d" / "audit.vault").glob(f"*/{pseudonym}/*"))
+    refused = [entry for entry in entries.values() if entry.get("metadata", {}).get("why") == "erased"]
+    assert {"access_denied"} == {entry["event_type"] for entry in refused}
 
 
 @pytest.mark.slow
