@@ -28,7 +28,7 @@ def test_eight_years_in_great_steps(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+@pytest.mark.parametrize("seed", [0, 1, 3])
 def test_eight_years(tmp_path, seed):
     """Eight years in some seventy steps."""
     years = live(tmp_path, seed, 90)

@@ -13,7 +13,6 @@ import json
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +20,6 @@ import pytest
 
 from klingai_audit import AuditLog, acting
 from klingai_audit.errors import UnderHold, UsageError
-from klingai_audit.event.types import category_of
 from klingai_audit.ledger.purged import line_hash, parse_purged
 from klingai_audit.testing import HandClock
 from klingai_audit.tlog.checkpoint import Checkpoint
@@ -36,102 +34,18 @@ from klingai_audit.upkeep.retention import apply_retention
 from klingai_audit.upkeep.unseal import make_unseal_key, unseal
 from klingai_audit.views.query import Filter
 from tests.support.faulty import QuickOps
+from tests.support.years_model import POLICY, Entry, Model, Saved, last_day
 
-__all__ = ["KEPT", "Years"]
+__all__ = ["Years"]
 
 START: Final = dt.datetime(2026, 1, 5, 9, tzinfo=dt.UTC)
 DAY: Final = 24 * 3600
 YEARS: Final = 8
-KEPT: Final = {"x_brief": 200, "x_note": 800, "admin": None, "log": None, "": 1500}
-"""Event type or category -> days for which it is kept at most; None: for ever; the last is for all others."""
-
-POLICY: Final = b"""
-[vault]
-seal = ["prompt"]
-addresses = true
-[retention]
-minimum = "30d"
-maximum = "1500d"
-seal_after = "7d"
-[retention.classes]
-admin = { maximum = "forever" }
-x_brief = { maximum = "200d" }
-x_note = { maximum = "800d" }
-"""
-
 PLANTED: Final = b"planted"
 """Stands in each e-mail address and each prompt, and nowhere else."""
 
 PEOPLE: Final = tuple(f"{name}.planted@example.com" for name in ("ada", "ben", "cleo", "dai", "eva"))
 KINDS: Final = ("x_brief", "x_brief", "x_note", "x_note", "prompt_submitted", "budget_modified", "user_added")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One entry as it was when it was written; `names` are the pseudonyms in it, `actor` the first of them."""
-
-    seq: int
-    kind: str
-    day: dt.date
-    leaf: bytes
-    actor: str
-    names: frozenset[str]
-    task: str | None
-    correlation: str | None
-    prompt: str | None = None
-    address: str | None = None
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A backup: its folder, and whom its table of people knows."""
-
-    folder: Path
-    table: dict[str, str]
-
-
-@dataclass
-class Model:
-    """What must be true: entries, what is purged, what holds cover, whom the table knows, who was erased."""
-
-    entries: list[Entry] = field(default_factory=list)
-    purged: set[int] = field(default_factory=set)
-    holds: dict[str, Callable[[Entry], bool]] = field(default_factory=dict)
-    held_people: dict[str, str] = field(default_factory=dict)
-    table: dict[str, str] = field(default_factory=dict)
-    erased: dict[str, bytes] = field(default_factory=dict)
-    saved: list[Saved] = field(default_factory=list)
-
-    def whole(self) -> list[Entry]:
-        return [entry for entry in self.entries if entry.seq not in self.purged]
-
-    def held(self, entry: Entry) -> bool:
-        return any(covers(entry) for covers in self.holds.values())
-
-    def due(self, today: dt.date) -> set[int]:
-        """What `retention apply` has to purge today: older than its type is kept, not held, not of the newest day."""
-        newest = self.entries[-1].day
-        return {
-            entry.seq
-            for entry in self.whole()
-            if entry.day < newest and _is_over(entry, today) and not self.held(entry)
-        }
-
-    def protected(self, pseudonym: str) -> bool:
-        """Tell whether a hold stands against erasing somebody."""
-        about = (entry for entry in self.whole() if pseudonym in entry.names)
-        return pseudonym in self.held_people.values() or any(map(self.held, about))
-
-    def sealed(self, *, readable: bool) -> list[Entry]:
-        """Whole entries with sealed content that can be opened, or that cannot because nobody is behind them."""
-        known = set(self.table.values())
-        return [entry for entry in self.whole() if entry.prompt is not None and (entry.actor in known) == readable]
-
-
-def _is_over(entry: Entry, today: dt.date) -> bool:
-    category = category_of(entry.kind)
-    days = KEPT[entry.kind if entry.kind in KEPT else category if category in KEPT else ""]
-    return days is not None and (today - entry.day).days > days
 
 
 class Years:
@@ -224,7 +138,17 @@ class Years:
             self.proofs.append((prove_entry(self.audit.reader, entry.seq), entry.leaf))
 
     def apply(self) -> None:
-        """What is due goes, all of it and nothing else."""
+        """What is due goes, all of it and nothing else; sometimes on the last day of something and the day after."""
+        self._apply()
+        days = {last_day(entry) for entry in self.model.whole()} - {None}
+        soon = sorted(day for day in days if 0 <= (day - self.today).days < 60)
+        if soon and self.random.random() < 0.5:
+            self.clock.advance((self.random.choice(soon) - self.today).days * DAY)
+            for _ in range(2):
+                self._apply()
+                self.clock.advance(DAY)
+
+    def _apply(self) -> None:
         self._learn()
         due = self.model.due(self.today)
         done = apply_retention(self.audit, today=self.today)
@@ -284,7 +208,8 @@ class Years:
         self._learn()
         if not self.model.saved:
             return
-        saved = self.random.choice(self.model.saved)
+        back = [saved for saved in self.model.saved if self.model.erased.keys() & set(saved.table.values())]
+        saved = self.random.choice(back or self.model.saved)
         places = self.audit.places
         self.audit.close()
         shutil.copyfile(saved.folder / "audit.keys" / "subjects.sqlite", places.subjects)
@@ -314,6 +239,8 @@ class Years:
         del model.table[name]
         again = erase_subject(self.audit, pseudonym, basis="Art. 17")
         assert (True, told.seq) == (again.again, again.seq)
+        if self.random.random() < 0.5:
+            self.put_back()
 
     def look(self) -> None:
         """Sealed content is opened: it is what was given."""
