@@ -151,8 +151,10 @@ class Years:
     def _apply(self) -> None:
         self._learn()
         due = self.model.due(self.today)
+        sealed = [entry for entry in self.model.sealed(readable=True) if entry.seq in due]
         done = apply_retention(self.audit, today=self.today)
         assert len(due) == done.purged
+        assert [] == [entry.seq for entry in sealed if self.audit.vault.has(entry.actor, entry.commitment)]
         self.model.purged |= due
 
     def hold(self) -> None:
@@ -350,6 +352,7 @@ class Years:
                 task=told["resource_id"] if told.get("resource_type") == "video" else None,
                 correlation=told.get("correlation_id"),
                 prompt=prompt,
+                commitment=told["metadata"]["prompt"]["commitment"] if prompt else "",
                 address=address,
             )
             assert entry.day <= self.today

@@ -43,6 +43,7 @@ class Entry:
     task: str | None
     correlation: str | None
     prompt: str | None = None
+    commitment: str = ""
     address: str | None = None
 
 
