@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from klingai_audit.log import AuditLog
+from klingai_audit.privacy.subjects import is_pseudonym
 from klingai_audit.trust.openings import commitments_in
 from klingai_audit.views.entry import EntryView
 
@@ -36,7 +37,10 @@ class SealedContent:
         found, self._found = self._found, {}
         removed = 0
         for actor, commitments in found.items():
-            subject = self._audit.subjects.get(actor) or (self._audit.subjects.find(actor) if actor else None)
-            if subject is not None:  # else erased, and the content with it
-                removed += self._audit.vault.discard(subject.pseudonym, commitments)
+            pseudonym = actor
+            if not is_pseudonym(actor):  # an id that policy declares not personal
+                subject = self._audit.subjects.get(actor) or (self._audit.subjects.find(actor) if actor else None)
+                pseudonym = "" if subject is None else subject.pseudonym
+            if pseudonym:  # whether the table knows it or not: an older table may have been put back
+                removed += self._audit.vault.discard(pseudonym, commitments)
         return removed
