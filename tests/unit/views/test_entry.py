@@ -63,6 +63,8 @@ def test_a_table_that_cannot_be_read_leaves_pseudonyms():
         def reveal(self, pseudonym):
             raise StorageError("gone")
 
+        erased = reveal
+
     assert pseudonym(1) == EntryView(line(0), People(Broken())).actor()
 
 
