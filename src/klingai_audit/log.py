@@ -258,12 +258,13 @@ class AuditLog(Answers):
 
         Raises: as `log`.
         """
-        return self.append(self.admit(draft, warn=not once), once=once)
+        seen = once or draft.event_type == EventType.TASK_STATUS_CHANGED
+        return self.append(self.admit(draft, warn=not seen), once=once)
 
     def admit(self, draft: Draft, *, warn: bool = True) -> EncodedEvent:
         """Resolve who acts and apply privacy; nothing is written but the subject's row. Raises: as `log`.
 
-        With `warn` the first act of nobody is warned of; the end of a task is no act of who sees it.
+        With `warn` the first act of nobody is warned of; what is seen of a task is no act of who sees it.
         """
         resolved = resolve(draft)
         if warn and resolved.actor_id == UNKNOWN_ACTOR and not self._warned_unknown:

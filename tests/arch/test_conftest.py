@@ -30,6 +30,7 @@ def exit_code(repository: Path, folder: Path, reason: str, *, ci: bool) -> int:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False).returncode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "reason,ci,code",
     [("no time today", True, 1), ("no time today", False, 0), ("only on macOS: no F_FULLFSYNC here", True, 0)],

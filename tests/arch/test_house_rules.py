@@ -114,6 +114,7 @@ def test_words_that_only_resemble_pass() -> None:
     assert [] == list(check_text("docs/a.md", "tamper-evident, compliance, ./wo" + "rk/x, framework/y, GDPR"))
 
 
+@pytest.mark.slow
 def test_repository_keeps_the_house_rules(repository: Path) -> None:
     """The tree as it is breaks none of the rules."""
     assert [] == [str(breach) for breach in check_repository(repository)]

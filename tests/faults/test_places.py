@@ -230,6 +230,7 @@ def half_finished(place: Path) -> Iterator[None]:
         yield None
 
 
+@pytest.mark.slow
 def test_a_half_finished_creation_is_completed(place: Path) -> None:
     """A creation that dies at any operation is completed by the next opening, with the keys that are there."""
     count = 0

@@ -56,6 +56,7 @@ def worker():
     app.close()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_celery_worker_acts_for_who_ordered(world, worker):
     """Two people order through one queue: the worker's calls are theirs, with team and address; a third is nobody's."""

@@ -307,6 +307,7 @@ def test_the_next_commands_work_as_pasted(told, shown):
     assert [0] * len(commands) == codes
 
 
+@pytest.mark.slow
 def test_an_attacked_copy_to_look_at_and_no_requests(told, tmp_path):
     """With `--keep` one attacked copy stays, which the last command line finds broken; other places are refused.
 
@@ -354,6 +355,7 @@ def kill_after(folder: Path, seconds: float) -> int:
         return process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delays", [(1.3,)])
 def test_killed_and_run_again(tmp_path, delays):
     """After a kill at any moment the demo runs on the same folder, everything verifies, and no witness is left."""

@@ -26,6 +26,8 @@ from klingai_audit.ledger.sealed import open_day
 from klingai_audit.stores.days import list_days
 from tests.support.purged import TASK, OldLog, old_log
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -22,6 +22,8 @@ from klingai_audit.tlog.merkle import EMPTY_ROOT
 from klingai_audit.tlog.note import SignatureLine, parse_note, verify_line
 from tests.support.signers import Signer
 
+pytestmark = pytest.mark.slow
+
 ORIGIN = "log.example.com/videos"
 
 

@@ -48,6 +48,7 @@ def suspicious(ask: ASK) -> list[dict[str, object]]:
     return [json.loads(line) for line in lines if line.startswith("{")]
 
 
+@pytest.mark.slow
 def test_a_finding_is_written_once(ask: ASK) -> None:
     """With its rule, its evidence and the pseudonym of whom it is about; nothing without --record."""
     code, out, _ = ask("detect", "--json")
@@ -126,6 +127,7 @@ def test_the_list_says_what_each_rule_means(ask: ASK) -> None:
     assert "Many refusals of one person" in ask("detect", "--list")[1]
 
 
+@pytest.mark.slow
 def test_an_empty_log_has_no_findings(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Exit 0."""
     AuditLog.open(tmp_path / "audit").close()

@@ -140,6 +140,7 @@ def test_four_pollers_and_a_callback_see_one_end(world):
     assert [finding.kind for finding in verdict.findings if finding.severity == "broken"] == []
 
 
+@pytest.mark.slow
 def test_a_reply_that_is_lost_and_found_by_another_process(world):
     """The start that nobody saw is told by who finds the task, in the name of who ordered it."""
     world.sim.fail_next("POST", "/text-to-video/*", drop=True, after_accept=True)
@@ -158,6 +159,7 @@ def test_a_reply_that_is_lost_and_found_by_another_process(world):
     assert {entry["actor_id"] for entry in entries} == {world.entries()[0]["actor_id"]}
 
 
+@pytest.mark.slow
 def test_a_process_killed_between_intent_and_outcome(world):
     """Its intent stands; who sees the task later joins it, and nothing is charged twice."""
     world.sim.fail_next("POST", "/text-to-video/*", hang=30, after_accept=True)
@@ -178,6 +180,7 @@ def test_a_process_killed_between_intent_and_outcome(world):
     assert len([entry for entry in entries if entry["event_type"] in ENDS]) == 1
 
 
+@pytest.mark.slow
 def test_signed_callbacks_of_the_simulator(world):
     """What the simulated provider signs is accepted; the story needs no poll."""
     verdicts = []
@@ -295,6 +298,7 @@ def signed_now(secret: str, body: str, delivery: str) -> dict[str, str]:
     return {"webhook-id": delivery, "webhook-timestamp": moment, "webhook-signature": signature}
 
 
+@pytest.mark.slow
 def test_polls_are_not_lost_between_processes(world):
     """A process that polls and leaves hands its count to the one that sees the end."""
     with world.client() as mine, AuditLog.open(world.folder / "audit") as other:

@@ -27,6 +27,8 @@ from klingai_audit.tlog.policy import WitnessPolicy
 from klingai_audit.trust.witnessed import witnessed_metadata
 from tests.support.integers import Hasty
 
+pytestmark = pytest.mark.slow
+
 WITNESSES = [SignerKey(f"w{number}.example", bytes([number]) * 32, COSIGNATURE) for number in (1, 2)]
 POLICY = "".join(f"witness w{n} {key.verifier.format()}\n" for n, key in enumerate(WITNESSES))
 

@@ -21,6 +21,8 @@ from klingai_audit.upkeep.holds import set_hold
 from tests.support.logsmith import Smith
 from tests.unit.report.conftest import UNTIL, opened
 
+pytestmark = pytest.mark.slow
+
 KEYS = ["needs_human", "data", "purposes", "recipients", "acts", "measures", "scan"]
 
 

@@ -27,6 +27,8 @@ from tests.support.logsmith import START as SMITH_START
 from tests.support.logsmith import Smith
 from tests.support.reportlog import Hasty, Team, units
 
+pytestmark = pytest.mark.slow
+
 IDS = ["calls_logged", "prompts_not_plain", "chain_verifiable", "retention_1_to_7_years", "access_restricted",
        "verified_regularly", "anchored_outside", "backed_up"]  # fmt: skip
 WHO = ("user@example.com", "studio-a")

@@ -10,6 +10,8 @@ import pytest
 from tests.support.both import ask_both, disagreement, mutate, three_days
 from tests.unit.trust import test_countersigned as countersigned
 
+pytestmark = pytest.mark.slow
+
 LINED = three_days(post_quantum=True)
 LINED_KEY = LINED.second.vkey if LINED.second else ""
 LINED_FILES = LINED.files()

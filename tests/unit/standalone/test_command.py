@@ -67,6 +67,7 @@ def test_json_has_the_members_of_the_product(place):
     assert {"format", "log", "origin", "key", "size", "total", "invalid", "exit", "unsigned", "findings"} <= set(told)
 
 
+@pytest.mark.slow
 def test_broken_log(place):
     """Exit code 4, the finding with its place."""
     data = GOOD["audit-2026-11-21.jsonl"].replace(b'"outcome":"success"', b'"outcome":"failure"', 1)
@@ -115,6 +116,7 @@ def test_it_is_python_3_9_and_imports_only_the_standard_library():
     assert ["openssl_ts"] == runs
 
 
+@pytest.mark.slow
 def test_other_interpreters(place):
     """Every Python from 3.9 on that is at hand says the same."""
     found = [shutil.which(name) for name in ("python3", *(f"python3.{minor}" for minor in range(9, 15)))]
@@ -135,6 +137,7 @@ def test_kinds_and_threats_are_the_product_s():
     assert tuple(THREATS) == alone.THREATS
 
 
+@pytest.mark.slow
 def test_nothing_printed_reaches_the_terminal(place):
     """A file name with control characters is shown as what it is."""
     write_files(place / "odd", GOOD)

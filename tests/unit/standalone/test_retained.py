@@ -19,6 +19,8 @@ from tests.support.retained import RETAINED, WRONG, Keeper, keeper, pack
 from tests.support.several import contradictions
 from tests.unit.standalone.test_witnesses import POLICY, after, seen_at
 
+pytestmark = pytest.mark.slow
+
 
 def wrong(name: str) -> Keeper:
     """A log that is wrong in this way."""

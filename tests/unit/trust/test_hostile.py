@@ -101,6 +101,7 @@ def test_unreadable_file_is_a_finding_and_nothing_else(tmp_path, name, monkeypat
     assert "detected" not in {threat.state for threat in verdict.threats}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["checkpoint", "checkpoints/00000000000000004096", FIRST, THIRD, "notes", "tree/0"])
 def test_huge_files_are_not_read_into_memory(tmp_path, name):
     """64 MB of nothing (a sparse file could be of any size) are passed over in small pieces."""

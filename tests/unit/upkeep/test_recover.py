@@ -278,6 +278,7 @@ def test_kept_checkpoints_that_were_not_written_yet(places: Places) -> None:
     look(places)
 
 
+@pytest.mark.slow
 def test_putting_a_checkpoint_back_can_be_repeated(
     places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,6 +332,7 @@ def test_there_is_nothing_to_recover_without_a_log(tmp_path: Path) -> None:
     assert [] == list(tmp_path.glob("audit*"))
 
 
+@pytest.mark.slow
 def test_recover_that_dies_can_be_repeated(places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A recover that is killed at some moment is completed by the next one."""
     break_sync(places)

@@ -153,6 +153,7 @@ def test_a_second_run_does_nothing(world, audit):
     assert (size, files) == (audit.reader.size, [(f.name, f.identity) for f in audit.reader.store.inspect()])
 
 
+@pytest.mark.slow
 def test_day_after_day(world, audit):
     """Run daily, each run purges what came due; after months only what is kept for ever is left of the first days."""
     for _ in range(40):

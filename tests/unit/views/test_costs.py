@@ -266,6 +266,7 @@ def test_an_empty_log():
 STEPS = ["a", "b", "wait", "image", "speech", "around", "look", "lost", "unseen", "refused", "own", "day"]
 
 
+@pytest.mark.slow
 def test_the_index_says_the_same_as_the_log():
     """Costs by the index are those that a scan of the log gives, for every way of grouping."""
     check_index([*STEPS, "a", "look", "b"])
