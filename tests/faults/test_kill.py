@@ -81,6 +81,7 @@ def collect(writer: Child, acknowledged: dict[str, int]) -> None:
             assert int(seq) == acknowledged.setdefault(event_id, int(seq)), f"{event_id} was acknowledged twice"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_killed_writers_lose_nothing(tmp_path: Path, seed: int) -> None:
     """What any killed writer acknowledged is in the log once, with the number that it said, and the log verifies."""

@@ -269,6 +269,7 @@ def test_what_a_dead_process_left_survives_long(ram: Path, story: Story) -> None
     die_then_lose_power(ram, story, range(1_000, 1_400))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: str(story.__name__))
 def test_what_was_acknowledged_survives(ram: Path, story: Story) -> None:
     """Whatever is left of what was not synced, everything acknowledged and published is there and verifies."""
