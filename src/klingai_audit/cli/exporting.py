@@ -6,9 +6,8 @@ import contextlib
 import hashlib
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
@@ -18,6 +17,7 @@ from klingai_audit.cli.options import Record
 from klingai_audit.cli.progress import progress_bar
 from klingai_audit.cli.publishing import export_tiles
 from klingai_audit.cli.session import Session, SessionArgument, escaped
+from klingai_audit.cli.signals import until_signalled
 from klingai_audit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def export(
 
     with contextlib.ExitStack() as stack:
         kept = None if name is None else stack.enter_context(_cursor(session, name))
-        ended = stack.enter_context(_signals()) if follow else []
+        ended = stack.enter_context(until_signalled()) if follow else []
         endless = follow or place is sys.stdout.buffer
         told = None if endless else stack.enter_context(progress_bar(session, "exporting", "entries"))
         course = Course(
@@ -149,24 +149,6 @@ def _cursor(session: Session, name: str) -> CursorFile:
     from klingai_audit.exports import CursorFile
 
     return CursorFile.open(session.places.state, escaped(name))
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Let Ctrl-C and a service manager end a following export in order; a second time ends it at once."""
-    ended: list[int] = []
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        ended.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield ended
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _tell_trouble(session: Session, error: SinkLost, pause: float) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
 from klingai_audit.cli.session import Session, SessionArgument, escaped
+from klingai_audit.cli.signals import until_signalled
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -83,7 +82,7 @@ def watch(
     def verify(quick: bool, progress: Callable[[int, int], None]) -> Verdict:
         return check_log(session, key=key, quick=quick, progress=progress)
 
-    with _signals() as ended:
+    with until_signalled() as ended:
         found = Watch(
             session.places,
             policy,
@@ -159,24 +158,6 @@ def _rules(session: Session) -> tuple[Rule, ...]:
 
     own = session.places.keys / RULES_FOLDER
     return tuple(load_rules([own] if own.is_dir() else [], ()))
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Let Ctrl-C and a service manager end the watch in order; a second time ends it at once."""
-    ended: list[int] = []
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        ended.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield ended
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _tell(session: Session, done: Round, *, always: bool) -> None:

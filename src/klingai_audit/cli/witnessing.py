@@ -13,7 +13,7 @@ from klingai_audit.errors import NoTrustedKey, UsageError
 from klingai_audit.views.inert import inert
 
 if TYPE_CHECKING:
-    from klingai_audit.tlog.keys import SignerKey, VerifierKey
+    from klingai_audit.tlog.keys import VerifierKey
     from klingai_audit.tlog.policy import WitnessPolicy
     from klingai_audit.upkeep.witnessing import Round
     from klingai_audit.witness.server import Answer
@@ -79,17 +79,11 @@ def keygen(
     session: SessionArgument,
 ) -> None:
     """Make the key of a new witness; prints the public key for the policies of logs."""
-    from klingai_audit.durable import OPS, PRIVATE_MODE
-    from klingai_audit.tlog.keys import COSIGNATURE, SignerKey
+    from klingai_audit.ledger.keyfile import make_key_file
+    from klingai_audit.tlog.keys import COSIGNATURE
 
-    if key.exists():
-        raise UsageError(f"{key} is there already.", do="Name a new file: a witness keeps its key for life.")
-    signer = SignerKey.generate(escaped(name), COSIGNATURE)
-    try:
-        OPS.make_folder(key.parent, 0o700)
-        OPS.replace(key, f"{signer.format()}\n".encode(), mode=PRIVATE_MODE)
-    except OSError as exc:
-        raise UsageError(f"{key} cannot be written: {exc.strerror}.") from exc
+    taken = "Name a new file: a witness keeps its key for life."
+    signer = make_key_file(key, escaped(name), taken=taken, algorithm=COSIGNATURE)
     if session.as_json:
         session.emit({"name": signer.name, "vkey": signer.verifier.format(), "file": escaped(str(key))})
         return
@@ -108,11 +102,12 @@ def serve(
     session: SessionArgument,
 ) -> None:
     """Be a witness until interrupted: cosign what extends what was cosigned before, refuse and keep what does not."""
+    from klingai_audit.ledger.keyfile import read_key_file
     from klingai_audit.publish.server import bind, run_app
     from klingai_audit.witness.book import Book
     from klingai_audit.witness.server import Witness, witness_app
 
-    signer = _signer(key)
+    signer = read_key_file(key, make="Make one: klingai-audit witness keygen NAME --key FILE")
     witness = Witness(signer, _log_keys(logs), Book(database))
     app = witness_app(witness, lambda path, answer: _journal(session, path, answer))
     listening = bind(listen)
@@ -198,23 +193,6 @@ def _policy(session: Session) -> WitnessPolicy:
     if policy is None:
         raise UsageError(f"No witnesses are named: there is no {path}.", do="docs/how-to/witness.md shows one.")
     return policy
-
-
-def _signer(path: Path) -> SignerKey:
-    from klingai_audit.durable import is_private, read_optional
-    from klingai_audit.errors import UnsafePermissions
-    from klingai_audit.tlog.keys import SignerKey
-
-    try:
-        data = read_optional(path)
-        private = data is None or is_private(path)
-    except OSError as exc:
-        raise UsageError(f"{path} cannot be read: {exc.strerror}.") from exc
-    if data is None:
-        raise UsageError(f"There is no key at {path}.", do="Make one: klingai-audit witness keygen NAME --key FILE")
-    if not private:
-        raise UnsafePermissions(f"{path} may be read by others.", do=f"chmod 600 {path}")
-    return SignerKey.parse(data.decode("utf-8", "replace").strip())
 
 
 def _log_keys(path: Path) -> list[VerifierKey]:

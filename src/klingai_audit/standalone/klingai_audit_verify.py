@@ -92,6 +92,7 @@ __all__ = [
     "parse_key",
     "print_verdict",
     "read_argument",
+    "read_vkey",
     "run",
     "run_consistency",
     "stamp_fault",
@@ -365,15 +366,8 @@ class Key:
     """The public key of a signer: `name`, `key_id` (4 bytes), `public` (32 bytes), `vkey`."""
 
     def __init__(self, vkey):
-        name, _, rest = vkey.partition("+")
-        stated, _, encoded = rest.partition("+")
-        data = decode_base64(encoded)
-        if len(data) != 33 or data[0] != 1:
-            raise Malformed("a vkey does not hold an Ed25519 key")
-        self.name, self.public, self.vkey = check_name(name), data[1:], vkey
-        self.key_id = hashlib.sha256(name.encode() + b"\n" + data).digest()[:4]
-        if stated != self.key_id.hex():
-            raise Malformed("a vkey's key id is not that of its key")
+        self.name, self.key_id, self.public = read_vkey(vkey, 1, 32, "Ed25519")
+        self.vkey = vkey
 
     def signed(self, text, signature):
         """Tell whether the 64 bytes are this key's signature of the text."""
@@ -384,15 +378,22 @@ class SecondKey:
     """The public ML-DSA-44 key of a log (type 0x06): what it signs has a form and a name, more is not checked here."""
 
     def __init__(self, vkey):
-        name, _, rest = vkey.partition("+")
-        stated, _, encoded = rest.partition("+")
-        data = decode_base64(encoded)
-        if len(data) != 1313 or data[0] != 6:
-            raise Malformed("a vkey does not hold an ML-DSA-44 key")
-        self.name, self.vkey = check_name(name), vkey
-        self.key_id = hashlib.sha256(name.encode() + b"\n" + data).digest()[:4]
-        if stated != self.key_id.hex():
-            raise Malformed("a vkey's key id is not that of its key")
+        self.name, self.key_id, _ = read_vkey(vkey, 6, 1312, "ML-DSA-44")
+        self.vkey = vkey
+
+
+def read_vkey(vkey, algorithm, length, words):
+    """Return name, key id and public key of a vkey of this algorithm. Raises: Malformed."""
+    name, _, rest = vkey.partition("+")
+    stated, _, encoded = rest.partition("+")
+    data = decode_base64(encoded)
+    if len(data) != 1 + length or data[0] != algorithm:
+        raise Malformed(f"a vkey does not hold an {words} key")
+    key_id = hashlib.sha256(name.encode() + b"\n" + data).digest()[:4]
+    check_name(name)
+    if stated != key_id.hex():
+        raise Malformed("a vkey's key id is not that of its key")
+    return name, key_id, data[1:]
 
 
 def check_name(name):

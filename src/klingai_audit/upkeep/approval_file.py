@@ -17,9 +17,9 @@ from typing import Final
 
 import msgspec
 
-from klingai_audit.durable import OPS, PRIVATE_MODE, is_private, read_optional
-from klingai_audit.errors import Malformed, StorageError, UnsafePermissions, UsageError
+from klingai_audit.errors import Malformed, UsageError
 from klingai_audit.event.clock import format_time, is_time
+from klingai_audit.ledger.keyfile import make_key_file, read_key_file
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.privacy.access_policy import ACTS
 from klingai_audit.tlog.keys import ED25519, SignerKey, VerifierKey
@@ -117,16 +117,9 @@ def current_epoch(reader: LogReader) -> int:
 
 
 def make_approver_key(path: Path) -> VerifierKey:
-    """Make an approver's key in a file that only its owner can read. Raises: UsageError."""
-    if path.exists():
-        raise UsageError(f"{path} is there already.", do="Name a new file, or go on with the key that is there.")
-    signer = SignerKey.generate(f"approver-{secrets.token_hex(8)}")
-    try:
-        OPS.make_folder(path.parent, 0o700)
-        OPS.replace(path, f"{signer.format()}\n".encode(), mode=PRIVATE_MODE)
-    except OSError as exc:
-        raise UsageError(f"{path} cannot be written: {exc.strerror}.") from exc
-    return signer.verifier
+    """Make an approver's key in a file that only its owner can read. Raises: UsageError, StorageError."""
+    taken = "Name a new file, or go on with the key that is there."
+    return make_key_file(path, f"approver-{secrets.token_hex(8)}", taken=taken).verifier
 
 
 def sign_approval(
@@ -148,16 +141,7 @@ def sign_approval(
 
 
 def _read_key(path: Path) -> SignerKey:
-    try:
-        data = read_optional(path, limit=MAX_BYTES)
-        private = data is None or is_private(path)
-    except OSError as exc:
-        raise StorageError(f"{path} cannot be read: {exc.strerror}.") from exc
-    if data is None:
-        raise UsageError(f"There is no key at {path}.", do="Make it: klingai-audit users approver-keygen -o FILE")
-    if not private:
-        raise UnsafePermissions(f"The private file {path} is open to others.", do=f"Run: chmod 600 {path}")
-    signer = SignerKey.parse(data.decode("ascii", "replace").removesuffix("\n"))
+    signer = read_key_file(path, make="Make it: klingai-audit users approver-keygen -o FILE")
     if signer.algorithm != ED25519 or not signer.name.startswith("approver-"):
         raise Malformed(f"{path} is no approver's key.", do="Make one: klingai-audit users approver-keygen -o FILE")
     return signer

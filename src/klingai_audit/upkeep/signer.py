@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from klingai_audit.durable import OPS, PRIVATE_MODE, is_private, read_optional
+from klingai_audit.durable import OPS, PRIVATE_MODE
 from klingai_audit.errors import (
     InconsistentCheckpoints,
     Malformed,
     StorageError,
-    UnsafePermissions,
     UsageError,
 )
+from klingai_audit.ledger.keyfile import make_key_file, read_key_file
 from klingai_audit.tlog.checkpoint import Checkpoint, parse_checkpoint
 from klingai_audit.tlog.keys import ED25519, SignerKey, VerifierKey
 from klingai_audit.tlog.note import sign_note
@@ -41,16 +41,11 @@ _TABLE: Final = "CREATE TABLE IF NOT EXISTS signed (size INTEGER PRIMARY KEY, ro
 
 
 def make_key(path: Path, origin: str) -> VerifierKey:
-    """Make the log key of a new log in a file that only its owner can read. Raises: UsageError, Malformed."""
-    if path.exists():
-        raise UsageError(f"{path} is there already.", do="Name a new file: a log keeps its key for life.")
-    signer = SignerKey.generate(origin)
-    try:
-        OPS.make_folder(path.parent, 0o700)
-        OPS.replace(path, f"{signer.format()}\n".encode(), mode=PRIVATE_MODE)
-    except OSError as exc:
-        raise UsageError(f"{path} cannot be written: {exc.strerror}.") from exc
-    return signer.verifier
+    """Make the log key of a new log in a file that only its owner can read.
+
+    Raises: UsageError, StorageError, Malformed.
+    """
+    return make_key_file(path, origin, taken="Name a new file: a log keeps its key for life.").verifier
 
 
 def memory_beside(key: Path) -> Path:
@@ -90,16 +85,7 @@ class LogSigner:
         return None if found is None else Checkpoint(name, *found)
 
     def _read_key(self) -> SignerKey:
-        try:
-            data = read_optional(self.key)
-            private = data is None or is_private(self.key)
-        except OSError as exc:
-            raise UsageError(f"{self.key} cannot be read: {exc.strerror}.") from exc
-        if data is None:
-            raise UsageError(f"There is no key at {self.key}.", do="Make one: klingai-audit keys signer-keygen")
-        if not private:
-            raise UnsafePermissions(f"{self.key} may be read by others.", do=f"chmod 600 {self.key}")
-        signer = SignerKey.parse(data.decode("utf-8", "replace").strip())
+        signer = read_key_file(self.key, make="Make one: klingai-audit keys signer-keygen")
         if signer.algorithm != ED25519:
             raise UsageError(f"{self.key} is not a log key: it is of another type than Ed25519.")
         return signer
