@@ -28,13 +28,14 @@ from klingai_audit.event.own import own_event
 from klingai_audit.event.record import Draft, EncodedEvent
 from klingai_audit.event.types import EventType
 from klingai_audit.ledger.appender import Appender, close_last
+from klingai_audit.ledger.batches import sealed_only
 from klingai_audit.ledger.clock import SYSTEM_CLOCK, Clock
-from klingai_audit.ledger.head import Head
 from klingai_audit.ledger.keys import KeyFolder
 from klingai_audit.ledger.opening import check_remembered_key, first_metadata, tell_all
 from klingai_audit.ledger.options import OptionsMemory, describe_options
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.ledger.receipt import Receipt, State, check_wait
+from klingai_audit.ledger.sealed_head import SealedHead
 from klingai_audit.ledger.state import OriginMemory, StateFolder
 from klingai_audit.privacy.door import Door
 from klingai_audit.privacy.policy import Policy
@@ -114,7 +115,7 @@ class AuditLog(Answers):
         """
         check_wait(wait)
         places = Places.resolve(log, keys, state, subjects, vault)
-        store = open_store(places, ops)
+        store = sealed_only(open_store(places, ops), "seal")
         folder, memory = KeyFolder(places.keys, ops), StateFolder(places.state, ops)
         if must_create(places, folder, memory, exists=store.exists, create=create):
             with folder.locked():
@@ -130,7 +131,7 @@ class AuditLog(Answers):
         lookup_key = folder.lookup_key
         table = SqliteSubjects(places.subjects, lookup_key)
         reader = LogReader(store)
-        head = Head(
+        head = SealedHead(
             store,
             folder,
             memory,
@@ -291,7 +292,7 @@ class AuditLog(Answers):
 
     def rotate_keys(self) -> int:
         """End the current epoch now and return the new epoch's number; the handover is published on return."""
-        self._appender.locked(lambda head, txn: head.rotate(txn))
+        self._appender.rotate()
         return self._keys.current.epoch
 
     # --- capture ----------------------------------------------------------------------------------

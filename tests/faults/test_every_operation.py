@@ -105,7 +105,7 @@ def rotation(stage: Stage) -> None:
     ledger = stage.ledger()
     for _ in range(2):
         with contextlib.suppress(AuditUnavailable):
-            ledger.appender.locked(lambda head, txn: head.rotate(txn))
+            ledger.appender.rotate()
         with contextlib.suppress(AuditUnavailable):
             stage.log(ledger)
     ledger.close()
@@ -121,7 +121,7 @@ def catch_up(stage: Stage) -> None:
         stage.log(other)
     with contextlib.suppress(AuditUnavailable):
         stage.log(ledger)
-    other.appender.locked(lambda head, txn: head.rotate(txn))
+    other.appender.rotate()
     stage.log(other)
     with contextlib.suppress(AuditUnavailable):
         stage.log(ledger)

@@ -17,8 +17,7 @@ import pytest
 
 from klingai_audit.errors import AuditUnavailable, KlingAuditError
 from klingai_audit.ledger import tree
-from klingai_audit.ledger.head import Head
-from klingai_audit.ledger.store import SyncFailed, Transaction
+from klingai_audit.ledger.store import SyncFailed
 from klingai_audit.upkeep.recover import mend
 from tests.support.faulty import FaultyOps
 from tests.support.ledgers import HandClock, Ledger, event, next_batch
@@ -59,10 +58,6 @@ class Stage:
             receipts[-1].wait("published")
 
 
-def rotate(head: Head, txn: Transaction) -> None:
-    head.rotate(txn)
-
-
 def init(stage: Stage) -> None:
     """A log is created, used and closed."""
     ledger = stage.ledger()
@@ -91,7 +86,7 @@ def rotations(stage: Stage) -> None:
     """Keys are rotated again and again."""
     ledger = stage.ledger()
     for _ in range(3):
-        ledger.appender.locked(rotate)
+        ledger.appender.rotate()
         stage.log(ledger)
     ledger.close()
 
@@ -111,7 +106,7 @@ def two_writers(stage: Stage) -> None:
         stage.log(one)
         stage.log(other, 2, publish=number % 2 == 0)
         if number == 1:
-            other.appender.locked(rotate)
+            other.appender.rotate()
     other.close()
     stage.log(one)
     one.close()

@@ -14,9 +14,7 @@ import pytest
 
 from klingai_audit.durable import FileOps
 from klingai_audit.ledger import keys as keys_module
-from klingai_audit.ledger.head import Head
 from klingai_audit.ledger.keys import KeyFolder
-from klingai_audit.ledger.store import Transaction
 from tests.support.children import Child, Tell
 from tests.support.faulty import QuickOps
 from tests.support.judge import judge
@@ -39,10 +37,6 @@ def log(ledger: Ledger) -> dict[str, int]:
     """Append an entry; returns where it stands."""
     receipt = ledger.appender.append(event()).wait(timeout=60)
     return {receipt.event_id: receipt.seq or 0}
-
-
-def rotate(head: Head, txn: Transaction) -> None:
-    head.rotate(txn)
 
 
 def killed_at(step: int) -> FileOps:
@@ -75,7 +69,7 @@ def rotate_and_die(base: Path, step: int) -> bool:
         ops = killed_at(step)
         for part in (child.store, child.keys, child.state):
             setattr(part, "ops" if part is child.store else "_ops", ops)
-        child.appender.locked(rotate)
+        child.appender.rotate()
 
     code = Child(act).wait()
     assert code in (0, -signal.SIGKILL)
@@ -110,7 +104,7 @@ def test_killed_at_every_step(tmp_path: Path, after: str) -> None:
         acknowledged: dict[str, int] = {}
         for writer in writers:
             acknowledged |= log(writer)
-            writer.appender.locked(rotate)
+            writer.appender.rotate()
             acknowledged |= log(writer)
         for writer in writers:
             writer.close()
@@ -134,7 +128,7 @@ def test_killed_at_every_step_with_a_signer_elsewhere(tmp_path: Path, monkeypatc
         died = rotate_and_die(base, step)
         writer = opened(base)
         acknowledged = log(writer)
-        writer.appender.locked(rotate)
+        writer.appender.rotate()
         acknowledged |= log(writer)
         writer.close()
         assert check_epochs(base, acknowledged) >= 1
@@ -152,7 +146,7 @@ def test_processes_that_rotate_at_once(tmp_path: Path, *, killing: bool) -> None
     def act(tell: Tell) -> None:
         ledger = opened(tmp_path)
         for _ in range(rounds):
-            ledger.appender.locked(rotate)
+            ledger.appender.rotate()
             for event_id, seq in log(ledger).items():
                 tell(f"{event_id} {seq}")
         ledger.close()

@@ -14,8 +14,6 @@ from klingai_audit.errors import AuditUnavailable, SignerUnavailable
 from klingai_audit.ledger import keys as keys_module
 from klingai_audit.ledger import publisher, rotation
 from klingai_audit.ledger.external import SignerSettings
-from klingai_audit.ledger.head import Head
-from klingai_audit.ledger.store import Transaction
 from klingai_audit.trust.verify import verify
 from tests.support.children import Child, Tell
 from tests.support.faulty import QuickOps
@@ -54,10 +52,6 @@ def log(ledger: Ledger) -> dict[str, int]:
     """Append an entry; returns where it stands."""
     receipt = ledger.appender.append(event()).wait(timeout=60)
     return {receipt.event_id: receipt.seq or 0}
-
-
-def rotate(head: Head, txn: Transaction) -> None:
-    head.rotate(txn)
 
 
 def give_up_after(signer: Signer, base: Path, timeout_s: float) -> None:
@@ -196,7 +190,7 @@ def test_a_rotation_on_demand_without_a_signer(tmp_path: Path, signer: Signer) -
     acknowledged = log(ledger)
     signer.mode = "exit"
     with pytest.raises(SignerUnavailable):
-        ledger.appender.locked(rotate)
+        ledger.appender.rotate()
     acknowledged |= log(ledger)
     signer.mode = "sign"
     ledger.close()
@@ -211,7 +205,7 @@ def test_a_signer_that_dies_within_a_rotation(tmp_path: Path, signer: Signer, *,
     until_published(ledger)
     signer.mode = "only 1"
     with pytest.raises(SignerUnavailable):
-        ledger.appender.locked(rotate)
+        ledger.appender.rotate()
     assert b"signing_key_rotated" in ledger.lines()[-1]
     with pytest.raises(AuditUnavailable, match="exit code 1"):
         log(ledger)
@@ -238,7 +232,7 @@ def test_a_writer_killed_at_any_moment_beside_its_signer(tmp_path: Path, signer:
             while True:
                 for event_id, seq in log(ledger).items():
                     tell(f"{event_id} {seq}")
-                ledger.appender.locked(rotate)
+                ledger.appender.rotate()
 
         child = Child(write)
         time.sleep(0.15 + 0.13 * number)

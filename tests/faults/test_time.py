@@ -14,9 +14,7 @@ from klingai_audit.durable import FileOps
 from klingai_audit.errors import AuditUnavailable
 from klingai_audit.ledger import appender
 from klingai_audit.ledger.appender import Appender
-from klingai_audit.ledger.head import Head
 from klingai_audit.ledger.keys import KeyFolder
-from klingai_audit.ledger.store import Transaction
 from tests.support.children import Child, Tell
 from tests.support.faulty import FaultyOps, QuickOps
 from tests.support.judge import Judged, judge
@@ -35,10 +33,6 @@ def log(ledger: Ledger, count: int = 1) -> int:
     for _ in range(count):
         receipt = ledger.appender.append(event()).wait("published", timeout=20)
     return receipt.seq or 0
-
-
-def rotate(head: Head, txn: Transaction) -> None:
-    head.rotate(txn)
 
 
 def look(ledger: Ledger) -> Judged:
@@ -223,7 +217,7 @@ def test_sleeping_over_two_rotations(tmp_path: Path) -> None:
     log(sleeper)
     for _ in range(2):
         log(other, 2)
-        other.appender.locked(rotate)
+        other.appender.rotate()
     other.appender.append(event()).wait()
     assert log(sleeper) == 11
     assert sleeper.keys.current.epoch == 2
@@ -237,7 +231,7 @@ def test_sleeping_while_the_log_is_not_signed(tmp_path: Path) -> None:
     clock = HandClock()
     sleeper, other = opened(tmp_path, clock), opened(tmp_path, clock)
     log(sleeper)
-    other.appender.locked(rotate)
+    other.appender.rotate()
     log(other)
     with Ledger(tmp_path, ops=QuickOps(), clock=clock).store.publication():
         seqs = [other.appender.append(event()).wait().seq for _ in range(3)]
@@ -286,7 +280,7 @@ def test_a_rotation_that_dies_at_any_step(tmp_path: Path) -> None:
             ops = dying(lives)
             for part in (child.store, child.keys, child.state):
                 setattr(part, "ops" if part is child.store else "_ops", ops)
-            child.appender.locked(rotate)
+            child.appender.rotate()
 
         died = Child(act).wait() != 0
         steps_taken += died

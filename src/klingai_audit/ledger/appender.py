@@ -19,12 +19,12 @@ from typing import Any, Final, NoReturn, Protocol
 
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, SignerUnavailable, VerificationError
 from klingai_audit.event.record import EncodedEvent
-from klingai_audit.ledger.head import HEARTBEAT_NS, Head
+from klingai_audit.ledger.log_head import HEARTBEAT_NS, LogHead
 from klingai_audit.ledger.places import Appended
 from klingai_audit.ledger.publisher import Publisher
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.ledger.receipt import Loops, Receipt, wake_loops
-from klingai_audit.ledger.store import SyncFailed, Transaction
+from klingai_audit.ledger.store import SyncFailed
 from klingai_audit.tlog.proof import TlogProof
 
 __all__ = ["MAX_QUEUE", "Appender", "Observer", "Opening", "Witnesses", "close_last"]
@@ -69,7 +69,7 @@ class Appender:
     durable lines soon after they were committed, and before `flush` returns.
     """
 
-    def __init__(self, head: Head, *, opening: Opening, observer: Observer | None = None) -> None:
+    def __init__(self, head: LogHead, *, opening: Opening, observer: Observer | None = None) -> None:
         self._witnesses: Witnesses | None = None
         self._head = head
         self._store = head.store
@@ -91,6 +91,7 @@ class Appender:
         self._writer = ""
         self._unseen: list[bytes] = []
         self._opening_lock = threading.Lock()
+        self._head_lock = threading.Lock()
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -103,8 +104,7 @@ class Appender:
             self._take_up(created)
             self._start()
         except BaseException:
-            self._head.ends.close()
-            self._store.close()
+            self._head.close()
             raise
         self._opened = True
         if multiprocessing.parent_process() is not None:
@@ -127,12 +127,9 @@ class Appender:
 
     def _take_up(self, created: Sequence[tuple[EncodedEvent, bool]]) -> None:
         head = self._head
-        with self._store.transaction() as txn:
-            head.load(txn)
-            first = list(created) if head.size == 0 else []
-            opening = dict(self._opening())
-            self._writer = str(opening.get("writer", ""))
-            results = head.append(txn, [*first, head.own("log_opened", opening)])
+        opening = dict(self._opening())
+        self._writer = str(opening.get("writer", ""))
+        results = head.take_up([*created, head.own("log_opened", opening)])
         try:
             head.publish()
         except SignerUnavailable as error:  # the publisher goes on asking; only a new log has to be signed first
@@ -155,8 +152,7 @@ class Appender:
         if self._thread is not None:
             self._thread.join()
         if not already:
-            self._head.ends.close()
-            self._store.close()
+            self._head.close()
             if self._fatal is not None:
                 kind = SignerUnavailable if isinstance(self._fatal, SignerUnavailable) else AuditUnavailable
                 raise kind(self._fatal.message, do=self._fatal.do) from self._fatal
@@ -215,15 +211,14 @@ class Appender:
         if publish:
             self.wait_published(self._head.size, timeout)
 
-    def locked(self, act: Callable[[Head, Transaction], None]) -> None:
-        """Run `act` on the caught-up head under the writer lock (key rotation)."""
+    def rotate(self) -> None:
+        """End the current epoch; durable on return. Raises: AuditUnavailable, VerificationError."""
         if not self._opened:
             self._reopen()
         self.flush()
         try:
-            with self._store.transaction() as txn:
-                self._head.catch_up(txn)
-                act(self._head, txn)
+            with self._head_lock:
+                self._head.rotate_now()
         except (SyncFailed, VerificationError) as error:
             self._stop(error)
             raise
@@ -302,9 +297,8 @@ class Appender:
         results: list[Appended] = []
         try:
             if events:
-                with self._store.transaction() as txn:
-                    self._head.catch_up(txn)
-                    results = self._head.append(txn, events)
+                with self._head_lock:
+                    results = self._head.commit(events)
             self._observe(results)
             if len(events) < len(batch):  # who flushes finds everything seen
                 self._show()
@@ -341,10 +335,8 @@ class Appender:
 
     def _beat(self) -> None:
         try:
-            with self._store.transaction() as txn:
-                self._head.catch_up(txn)
-                if self._head.silent_ns >= HEARTBEAT_NS:
-                    self._observe(self._head.append(txn, [self._head.own("log_heartbeat", {})]))
+            with self._head_lock:
+                self._observe(self._head.beat())
         except (SyncFailed, VerificationError):
             raise
         except KlingAuditError as error:
@@ -352,9 +344,8 @@ class Appender:
         self._publisher.committed()
 
     def _finish(self) -> None:
-        with self._store.transaction() as txn:
-            self._head.catch_up(txn)
-            self._observe(self._head.append(txn, [self._head.own("log_closed", {"writer": self._writer})]))
+        with self._head_lock:
+            self._observe(self._head.commit([self._head.own("log_closed", {"writer": self._writer})]))
         self._publisher.stop()
 
     def _stop(self, error: KlingAuditError, batch: Sequence[_Item] = ()) -> None:

@@ -22,27 +22,22 @@ from klingai_audit.ledger.handover import handover_note
 from klingai_audit.ledger.heads import HeadReader, SignedHead, check_epoch, check_not_forked
 from klingai_audit.ledger.keys import EpochKeys, KeyFolder
 from klingai_audit.ledger.line import compute_seal, is_rotation, names_checkpoint, parse_members, splice
+from klingai_audit.ledger.log_head import OwnEvent
 from klingai_audit.ledger.pace import ClockWatch, parse_logged_at
 from klingai_audit.ledger.places import Appended, places_of
 from klingai_audit.ledger.recovery import Recovered, count_acknowledged, foreign_bytes
 from klingai_audit.ledger.rotation import Rotation, RotationClock
 from klingai_audit.ledger.signing import Unpublished, put_in_place
 from klingai_audit.ledger.state import StateFolder
-from klingai_audit.ledger.store import Pulled, Store, Transaction
+from klingai_audit.ledger.store import Pulled, SealedStore, Transaction
 from klingai_audit.ledger.tree import GrowingTree
 from klingai_audit.tlog.checkpoint import Checkpoint
 from klingai_audit.tlog.hashing import hash_leaves
 from klingai_audit.tlog.merkle import EMPTY_ROOT, leaf_hash
 
-__all__ = ["Head", "OwnEvent", "Rotation"]
+__all__ = ["Head"]
 
 _T = TypeVar("_T")
-
-OwnEvent = Callable[[str, Mapping[str, Any]], EncodedEvent]
-"""Makes the log's own events: (event type, metadata) → encoded event."""
-
-HEARTBEAT_NS: Final = 3_600 * 10**9
-"""A log that a writer holds open gets an entry at least this often."""
 
 _CONFLICTS: Final = 5
 
@@ -52,7 +47,7 @@ class Head:
 
     def __init__(
         self,
-        store: Store,
+        store: SealedStore,
         keys: KeyFolder,
         state: StateFolder,
         own_event: OwnEvent,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, SignerUnavailable, VerificationError
-from klingai_audit.ledger.head import Head
+from klingai_audit.ledger.log_head import LogHead
 from klingai_audit.ledger.receipt import Loops, Waiters, add_task, add_thread, wake, wake_loops
 from klingai_audit.ledger.store import SyncFailed
 
@@ -36,7 +36,7 @@ _LOG: Final = logging.getLogger("klingai_audit")
 class Publisher:
     """Publishes what the head acknowledged; `stop_log` is told of an error after which nothing may be written."""
 
-    def __init__(self, head: Head, stop_log: Callable[[KlingAuditError], None]) -> None:
+    def __init__(self, head: LogHead, stop_log: Callable[[KlingAuditError], None]) -> None:
         self._head = head
         self._stop_log = stop_log
         self._wake = threading.Condition()
@@ -192,7 +192,7 @@ class Publisher:
     def _pause(self) -> float:
         """The shortest time between the beginnings of two attempts, in seconds."""
         if self._error is None:
-            return max(PUBLISH_INTERVAL_S, self._head.keys.signing_interval)
+            return max(PUBLISH_INTERVAL_S, self._head.publish_interval)
         if self._refusals < 2 or self._waiting:
             return _RETRY_S
         return min(_RETRY_S * 2.0 ** min(self._refusals - 1, 10), _MAX_RETRY_S)

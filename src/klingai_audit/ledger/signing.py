@@ -11,7 +11,7 @@ from klingai_audit.errors import InconsistentCheckpoints
 from klingai_audit.ledger.countersign import Countersigner
 from klingai_audit.ledger.heads import HeadReader, SignedHead
 from klingai_audit.ledger.state import StateFolder
-from klingai_audit.ledger.store import Publication
+from klingai_audit.ledger.store import SealedPublication
 from klingai_audit.ledger.tree import HashWrite
 from klingai_audit.tlog.checkpoint import Checkpoint
 from klingai_audit.tlog.keys import NoteSigner, SignerKey
@@ -44,7 +44,7 @@ class Unpublished(NamedTuple):
 
 
 def put_in_place(
-    publication: Publication,
+    publication: SealedPublication,
     heads: HeadReader,
     state: StateFolder,
     work: Unpublished,

@@ -3,6 +3,10 @@
 A store keeps entries (opaque lines), tree hashes and checkpoints. It appends a batch atomically against
 an expected head and answers ranges. It signs nothing, checks no seal and understands no entry.
 
+There are two kinds, which read alike. To a `SealedStore` (a folder, memory) a batch is appended with a seal in its
+last entry, and signed soon after; a `BatchStore` (`batches`: a database, a bucket) takes the signed checkpoint
+with each batch.
+
 Concurrency: every method of `Store` may be called from any thread and process at any time. A
 `Transaction` belongs to the thread that opened it and excludes every other transaction of the log; a
 `Publication` excludes every other publication, so that entries are appended while a checkpoint is being synced.
@@ -29,6 +33,8 @@ __all__ = [
     "PreparedDay",
     "Publication",
     "Pulled",
+    "SealedPublication",
+    "SealedStore",
     "Store",
     "StoredDay",
     "SyncFailed",
@@ -140,19 +146,7 @@ class Transaction(Protocol):
 
 
 class Publication(Protocol):
-    """Exclusive access to what is derived from entries: tree hashes and checkpoints."""
-
-    def settle(self) -> None:
-        """As `Transaction.settle`: nothing is signed that could still vanish."""
-        ...
-
-    def put_hashes(self, level: int, begin: int, hashes: bytes) -> None:
-        """Write 32-byte hashes `[begin, …)` of tile level `level`, replacing what stood there and after it."""
-        ...
-
-    def sync_hashes(self) -> None:
-        """Make all hashes put so far durable."""
-        ...
+    """Exclusive access to checkpoints: the published one and those that are kept."""
 
     def put_kept(self, size: int, note: bytes) -> None:
         """Keep the signed checkpoint of `size` for good; durable on return; the same bytes again are fine."""
@@ -167,6 +161,22 @@ class Publication(Protocol):
 
     def put_checkpoint(self, note: bytes) -> None:
         """Replace the published checkpoint; durable on return; hashes up to its size were synced before."""
+        ...
+
+
+class SealedPublication(Publication, Protocol):
+    """The same where tree hashes are derived after entries were appended."""
+
+    def settle(self) -> None:
+        """As `Transaction.settle`: nothing is signed that could still vanish."""
+        ...
+
+    def put_hashes(self, level: int, begin: int, hashes: bytes) -> None:
+        """Write 32-byte hashes `[begin, …)` of tile level `level`, replacing what stood there and after it."""
+        ...
+
+    def sync_hashes(self) -> None:
+        """Make all hashes put so far durable."""
         ...
 
 
@@ -189,7 +199,7 @@ class Keeper(Protocol):
 
 
 class Store(Protocol):
-    """A place for one log."""
+    """A place for one log: what both kinds of stores can. `url` never holds a password."""
 
     url: str
 
@@ -199,10 +209,6 @@ class Store(Protocol):
 
     def create(self) -> None:
         """Prepare an empty log; idempotent. Raises: UnsupportedStorage, AuditUnavailable."""
-        ...
-
-    def transaction(self, *, recovering: bool = False) -> AbstractContextManager[Transaction]:
-        """Exclude every other writer until exit; refused after a failed sync unless `recovering`."""
         ...
 
     def publication(self) -> AbstractContextManager[Publication]:
@@ -249,17 +255,29 @@ class Store(Protocol):
         """Give the whole file `name` of `inspect` as read-only bytes (mapped where possible). Raises: OSError."""
         ...
 
-    def recover_sync(self, keep: Callable[[str, bytes], None], *, covered: int = 0) -> None:
-        """After a failed sync: rewrite the last entry file from what can be read, sync, and clear the mark.
-
-        `keep` first gets the file's name and what it holds beyond the log's first `covered` entries.
-        """
-        ...
-
     def after_fork(self) -> None:
         """In a forked child: drop inherited descriptors and cached positions."""
         ...
 
     def close(self) -> None:
         """Release descriptors; reading methods may be called again."""
+        ...
+
+
+class SealedStore(Store, Protocol):
+    """A store whose batches are sealed, and signed later."""
+
+    def transaction(self, *, recovering: bool = False) -> AbstractContextManager[Transaction]:
+        """Exclude every other writer until exit; refused after a failed sync unless `recovering`."""
+        ...
+
+    def publication(self) -> AbstractContextManager[SealedPublication]:
+        """Exclude every other publisher until exit."""
+        ...
+
+    def recover_sync(self, keep: Callable[[str, bytes], None], *, covered: int = 0) -> None:
+        """After a failed sync: rewrite the last entry file from what can be read, sync, and clear the mark.
+
+        `keep` first gets the file's name and what it holds beyond the log's first `covered` entries.
+        """
         ...

@@ -10,11 +10,12 @@ from typing import Final
 
 from klingai_audit.config import Places, open_store
 from klingai_audit.errors import LogDamaged
+from klingai_audit.ledger.batches import sealed_only
 from klingai_audit.ledger.heads import HeadReader
 from klingai_audit.ledger.keys import KeyFolder
 from klingai_audit.ledger.purged import line_hash
 from klingai_audit.ledger.state import StateFolder
-from klingai_audit.ledger.store import Store
+from klingai_audit.ledger.store import SealedStore
 from klingai_audit.log import AuditLog
 from klingai_audit.tlog.hashing import fold_tile
 from klingai_audit.tlog.merkle import CompactRange
@@ -64,7 +65,7 @@ def recover(places: Places) -> RecoverResult:
     """
     state = StateFolder(places.state)
     before = state.set_aside()
-    store = open_store(places)
+    store = sealed_only(open_store(places), "recover")
     try:
         mended = mend(store, state, KeyFolder(places.keys))
     finally:
@@ -82,7 +83,7 @@ def recover(places: Places) -> RecoverResult:
     return RecoverResult(mended.failed_sync, mended.tree, after, audit.reader.size, mended.checkpoint)
 
 
-def mend(store: Store, state: StateFolder, keys: KeyFolder) -> Mended:
+def mend(store: SealedStore, state: StateFolder, keys: KeyFolder) -> Mended:
     """Remove what keeps a log from being opened; see `recover`. Raises: as `recover`."""
     if not store.exists():
         return Mended(failed_sync=_clear_mark(store, state, 0), tree=())
@@ -97,7 +98,7 @@ def mend(store: Store, state: StateFolder, keys: KeyFolder) -> Mended:
     return Mended(failed, tree, again)
 
 
-def _clear_mark(store: Store, state: StateFolder, covered: int) -> bool:
+def _clear_mark(store: SealedStore, state: StateFolder, covered: int) -> bool:
     if not state.failed_sync:
         return False
     store.create()
@@ -112,7 +113,7 @@ def _keep(state: StateFolder, data: bytes) -> None:
     state.put_aside(data)
 
 
-def _mend_tree(store: Store, state: StateFolder, size: int, root: bytes) -> tuple[str, ...]:
+def _mend_tree(store: SealedStore, state: StateFolder, size: int, root: bytes) -> tuple[str, ...]:
     """Write tree files anew that differ from what the first `size` entries say, if these have the signed root."""
     levels = [b"".join(map(line_hash, store.read_entries(0, size)))]
     tree = CompactRange()

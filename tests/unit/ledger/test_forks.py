@@ -142,7 +142,7 @@ def test_a_closed_log_stays_closed_in_a_child(ledger: Ledger) -> None:
 def test_a_child_may_rotate(ledger: Ledger) -> None:
     """A child rotates the keys; the parent goes on with the new epoch."""
     ledger.appender.append(event()).wait()
-    assert Child(lambda tell: ledger.appender.locked(lambda head, txn: head.rotate(txn))).wait() == 0
+    assert Child(lambda tell: ledger.appender.rotate()).wait() == 0
     ledger.appender.append(event()).wait("published")
     assert ledger.keys.current.epoch == 1
     ledger.close()

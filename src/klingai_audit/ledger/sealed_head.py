@@ -1,0 +1,46 @@
+"""The head of a log whose batches are sealed first and signed later: each act of a writer in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from klingai_audit.event.record import EncodedEvent
+from klingai_audit.ledger.head import Head
+from klingai_audit.ledger.log_head import HEARTBEAT_NS
+from klingai_audit.ledger.places import Appended
+
+__all__ = ["SealedHead"]
+
+
+class SealedHead(Head):
+    """See `log_head.LogHead`."""
+
+    @property
+    def publish_interval(self) -> float:
+        return self.keys.signing_interval
+
+    def take_up(self, created: Sequence[tuple[EncodedEvent, bool]]) -> list[Appended]:
+        with self.store.transaction() as txn:
+            self.load(txn)
+            return self.append(txn, created if self.size == 0 else created[-1:])
+
+    def commit(self, events: Sequence[tuple[EncodedEvent, bool]]) -> list[Appended]:
+        with self.store.transaction() as txn:
+            self.catch_up(txn)
+            return self.append(txn, events)
+
+    def beat(self) -> list[Appended]:
+        with self.store.transaction() as txn:
+            self.catch_up(txn)
+            if self.silent_ns < HEARTBEAT_NS:
+                return []
+            return self.append(txn, [self.own("log_heartbeat", {})])
+
+    def rotate_now(self) -> None:
+        with self.store.transaction() as txn:
+            self.catch_up(txn)
+            self.rotate(txn)
+
+    def close(self) -> None:
+        self.ends.close()
+        self.store.close()
