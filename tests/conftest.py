@@ -8,9 +8,14 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.support.objects import ObjectServer
+    from tests.support.postgres import PostgresServer
 
 # A busy machine is no failure. In CI hypothesis loads its own profile, which also repeats the same examples.
 settings.register_profile("house", deadline=None)
@@ -47,6 +52,39 @@ def _neutral_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 def repository() -> Path:
     """Return the root of the source tree."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def postgres(_neutral_environment: None) -> Iterator[PostgresServer]:
+    """A real PostgreSQL server that all tests of this process share; nobody kills it. See tests/support/postgres.py."""
+    from tests.support.postgres import PostgresServer
+
+    with PostgresServer.running() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> str:
+    """The URL of an empty database."""
+    return postgres.database()
+
+
+@pytest.fixture(scope="session")
+def objects(_neutral_environment: None) -> Iterator[ObjectServer]:
+    """A real S3 server that all tests of this process share; nobody kills it. See tests/support/objects.py."""
+    from tests.support.objects import ObjectServer
+
+    with ObjectServer.running() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket_url(objects: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty prefix, `s3://bucket/prefix`; clients find the server by the environment."""
+    from tests.support.objects import use
+
+    use(objects, monkeypatch)
+    return objects.prefix()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
