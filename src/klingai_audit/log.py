@@ -6,13 +6,11 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import secrets
 import threading
 import warnings
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +25,8 @@ from klingai_audit.event.given import refuse_given
 from klingai_audit.event.own import own_event
 from klingai_audit.event.record import Draft, EncodedEvent
 from klingai_audit.event.types import EventType
-from klingai_audit.ledger.appender import Appender, close_last
+from klingai_audit.ledger.alive import Alive
+from klingai_audit.ledger.appender import Appender
 from klingai_audit.ledger.batches import sealed_only
 from klingai_audit.ledger.clock import SYSTEM_CLOCK, Clock
 from klingai_audit.ledger.keys import KeyFolder
@@ -383,18 +382,4 @@ def _observers(
     return [TextLog(Path(path), subjects, ops).observe]
 
 
-_OPEN: weakref.WeakSet[AuditLog] = weakref.WeakSet()
-
-
-def _close_at_exit() -> None:
-    for audit in list(_OPEN):
-        close_last(weakref.ref(audit))
-
-
-def _after_fork_in_child() -> None:
-    for audit in list(_OPEN):
-        audit.after_fork()
-
-
-atexit.register(_close_at_exit)
-os.register_at_fork(after_in_child=_after_fork_in_child)
+_OPEN: Final[Alive[AuditLog]] = Alive()

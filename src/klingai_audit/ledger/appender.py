@@ -6,19 +6,21 @@ signs (`publisher`). There is no linger: a batch is what arrived while the last 
 
 from __future__ import annotations
 
-import atexit
 import logging
 import multiprocessing
 import multiprocessing.util
-import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 from typing import Any, Final, NoReturn, Protocol
 
+from klingai_audit.diagnostics import tell
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, SignerUnavailable, VerificationError
 from klingai_audit.event.record import EncodedEvent
+from klingai_audit.ledger.alive import Alive, close_last
+from klingai_audit.ledger.counters import Counters
 from klingai_audit.ledger.log_head import HEARTBEAT_NS, LogHead
 from klingai_audit.ledger.places import Appended
 from klingai_audit.ledger.publisher import Publisher
@@ -27,7 +29,7 @@ from klingai_audit.ledger.receipt import Loops, Receipt, wake_loops
 from klingai_audit.ledger.store import SyncFailed
 from klingai_audit.tlog.proof import TlogProof
 
-__all__ = ["MAX_QUEUE", "Appender", "Observer", "Opening", "Witnesses", "close_last"]
+__all__ = ["MAX_QUEUE", "Appender", "Observer", "Opening", "Witnesses"]
 
 MAX_QUEUE: Final = 10_000
 """Events that may wait for the writer thread; a full queue makes the caller wait, it never drops."""
@@ -41,7 +43,6 @@ MAX_UNSEEN: Final = 256
 
 MAX_BATCH: Final = 4_096
 _HEARTBEAT_LOOK_S: Final = 30.0
-_LOG: Final = logging.getLogger("klingai_audit")
 
 Observer = Callable[[Sequence[bytes]], None]
 Opening = Callable[[], Mapping[str, Any]]
@@ -85,7 +86,8 @@ class Appender:
         self._queue: deque[_Item] = deque()
         self._closing = False
         self._fatal: KlingAuditError | None = None
-        self._publisher = Publisher(self._head, self._stop)
+        self._counters = Counters(self._queue)
+        self._publisher = Publisher(self._head, self._stop, self._counters)
         self._thread: threading.Thread | None = None
         self._opened = False
         self._writer = ""
@@ -107,6 +109,7 @@ class Appender:
             self._head.close()
             raise
         self._opened = True
+        self._counters.open(self._head.keys.origin)
         if multiprocessing.parent_process() is not None:
             multiprocessing.util.Finalize(self, close_last, args=(weakref.ref(self),), exitpriority=20)
 
@@ -121,7 +124,7 @@ class Appender:
                 "No thread can be started to write the log.", do="Raise the limit of threads, or end some."
             )
             self._publisher.stop(error)
-            self._publisher = Publisher(self._head, self._stop)
+            self._publisher = Publisher(self._head, self._stop, self._counters)
             raise error from exc
         self._thread = thread
 
@@ -129,16 +132,18 @@ class Appender:
         head = self._head
         opening = dict(self._opening())
         self._writer = str(opening.get("writer", ""))
-        results = head.take_up([*created, head.own("log_opened", opening)])
+        self._durable(lambda: head.take_up([*created, head.own("log_opened", opening)]))
         try:
             head.publish()
         except SignerUnavailable as error:  # the publisher goes on asking; only a new log has to be signed first
             if head.keys.pending:
                 raise
-            _LOG.warning("the log is open, but its first entries are not signed yet: %s", error.message)
+            words = "the log is open, but its first entries are not signed yet: %s"
+            tell(logging.WARNING, "signer_unavailable", words, error.message)
+        self._counters.published(head.published)
         head.keys.created()
-        self._observe(results)
         self._show()
+        tell(logging.INFO, "log_opened", "the log is open for writing", log=head.keys.origin, entries=head.size)
 
     def close(self) -> None:
         """Commit what is queued, append `log_closed`, publish, stop the thread; idempotent.
@@ -152,7 +157,9 @@ class Appender:
         if self._thread is not None:
             self._thread.join()
         if not already:
+            self._counters.close()
             self._head.close()
+            tell(logging.INFO, "log_closed", "the log is closed", log=self._head.keys.origin, entries=self._head.size)
             if self._fatal is not None:
                 kind = SignerUnavailable if isinstance(self._fatal, SignerUnavailable) else AuditUnavailable
                 raise kind(self._fatal.message, do=self._fatal.do) from self._fatal
@@ -274,10 +281,10 @@ class Appender:
             except KlingAuditError as error:
                 self._stop(error, batch)
                 return
-            except Exception as exc:
-                _LOG.exception("the writer thread failed")
+            except Exception as exc:  # noqa: BLE001  # told, and everybody who waits is told
+                tell(logging.ERROR, "writer_failed", "the writer thread failed", error=exc)
                 self._stop(AuditUnavailable(f"The writer thread failed: {type(exc).__name__}."), batch)
-                raise
+                return
 
     def _gather(self) -> tuple[list[_Item], bool]:
         with self._changed:
@@ -297,9 +304,7 @@ class Appender:
         results: list[Appended] = []
         try:
             if events:
-                with self._head_lock:
-                    results = self._head.commit(events)
-            self._observe(results)
+                results = self._durable(lambda: self._head.commit(events))
             if len(events) < len(batch):  # who flushes finds everything seen
                 self._show()
             places = iter(results)
@@ -312,6 +317,8 @@ class Appender:
         except (SyncFailed, VerificationError):
             raise
         except KlingAuditError as error:
+            self._counters.failed(error.kind)
+            tell(logging.WARNING, "not_committed", "a batch could not be committed: %s", error.message, kind=error.kind)
             for _event, _once, receipt in batch:
                 receipt.resolve(loops, error=error)
         wake_loops(loops)
@@ -319,10 +326,18 @@ class Appender:
         if len(self._unseen) >= MAX_UNSEEN:
             self._show()
 
-    def _observe(self, results: Sequence[Appended]) -> None:
-        """Keep durable lines for the observer; `_show` shows them."""
-        if self._observer is not None:
-            self._unseen += [place.line for place in results if place.line]
+    def _durable(self, act: Callable[[], list[Appended]]) -> list[Appended]:
+        """Let the head append; count it, and keep the durable lines for the observer; `_show` shows them."""
+        begun = perf_counter()
+        with self._head_lock:
+            results = act()
+        if results:
+            lines = [place.line for place in results if place.line]
+            self._counters.committed(len(lines), self._head.size, begun)
+            tell(logging.DEBUG, "batch_committed", "a batch is durable", entries=len(lines), size=self._head.size)
+            if self._observer is not None:
+                self._unseen += lines
+        return results
 
     def _show(self) -> None:
         lines, self._unseen = self._unseen, []
@@ -330,28 +345,28 @@ class Appender:
             return
         try:
             self._observer(lines)
-        except Exception:  # noqa: BLE001  # whatever a view does, the entries are durable
-            _LOG.exception("the observer of durable entries failed; the entries themselves are durable")
+        except Exception as exc:  # noqa: BLE001  # whatever a view does, the entries are durable
+            words = "the observer of durable entries failed; the entries themselves are durable"
+            tell(logging.ERROR, "observer_failed", words, error=exc)
 
     def _beat(self) -> None:
         try:
-            with self._head_lock:
-                self._observe(self._head.beat())
+            self._durable(self._head.beat)
         except (SyncFailed, VerificationError):
             raise
         except KlingAuditError as error:
-            _LOG.warning("no heartbeat could be written: %s", error.message)
+            self._counters.failed(error.kind)
+            tell(logging.WARNING, "no_heartbeat", "no heartbeat could be written: %s", error.message, kind=error.kind)
         self._publisher.committed()
 
     def _finish(self) -> None:
-        with self._head_lock:
-            self._observe(self._head.commit([self._head.own("log_closed", {"writer": self._writer})]))
+        self._durable(lambda: self._head.commit([self._head.own("log_closed", {"writer": self._writer})]))
         self._publisher.stop()
 
     def _stop(self, error: KlingAuditError, batch: Sequence[_Item] = ()) -> None:
         """Close this log in this process: everything pending fails, nothing is retried."""
         with self._changed:
-            self._fatal = self._fatal or error
+            first, self._fatal = self._fatal is None, self._fatal or error
             pending = [*batch, *self._queue]
             self._queue.clear()
             self._changed.notify_all()
@@ -361,30 +376,12 @@ class Appender:
             if not receipt.done:
                 receipt.resolve(loops, error=error)
         wake_loops(loops)
+        if first:
+            self._counters.stopped = error.message
+            self._counters.failed(error.kind)
+            words = "nothing more is written to the log by this process: %s"
+            tell(logging.ERROR, "log_stopped", words, error.message, kind=error.kind)
         self._publisher.stop(error)
 
 
-_APPENDERS: weakref.WeakSet[Appender] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for appender in list(_APPENDERS):
-        appender.after_fork()
-
-
-def _close_all() -> None:
-    for appender in list(_APPENDERS):
-        close_last(weakref.ref(appender))
-
-
-def close_last(reference: weakref.ref[Any]) -> None:
-    """Close what is still open at the end of a process; nobody is there to catch an error, so it is told."""
-    try:
-        if (thing := reference()) is not None:
-            thing.close()
-    except KlingAuditError as exc:
-        _LOG.error("A log could not be closed at the end of the process: %s", exc)
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
-atexit.register(_close_all)
+_APPENDERS: Final[Alive[Appender]] = Alive()

@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from klingai_audit.diagnostics import tell
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, SignerUnavailable, VerificationError
+from klingai_audit.ledger.counters import Counters
 from klingai_audit.ledger.log_head import LogHead
 from klingai_audit.ledger.receipt import Loops, Waiters, add_task, add_thread, wake, wake_loops
 from klingai_audit.ledger.store import SyncFailed
@@ -30,14 +32,14 @@ PUBLISH_DELAY_S: Final = 0.005
 
 _RETRY_S: Final = 1.0
 _MAX_RETRY_S: Final = 60.0
-_LOG: Final = logging.getLogger("klingai_audit")
 
 
 class Publisher:
     """Publishes what the head acknowledged; `stop_log` is told of an error after which nothing may be written."""
 
-    def __init__(self, head: LogHead, stop_log: Callable[[KlingAuditError], None]) -> None:
+    def __init__(self, head: LogHead, stop_log: Callable[[KlingAuditError], None], counters: Counters) -> None:
         self._head = head
+        self._counters = counters
         self._stop_log = stop_log
         self._wake = threading.Condition()
         self._waiting: list[Waiters] = []
@@ -140,12 +142,19 @@ class Publisher:
     def _note(self, error: KlingAuditError | None) -> None:
         refused = isinstance(error, SignerUnavailable)
         if error is not None and refused and not self._refusals:
-            _LOG.warning("entries are durable, but no signed checkpoint covers them yet: %s", error.message)
+            words = "entries are durable, but no signed checkpoint covers them yet: %s"
+            tell(logging.WARNING, "signer_unavailable", words, error.message)
         elif error is None and self._refusals:
-            _LOG.warning("the signer of the log key answers again: %d entries are signed", self._head.published)
+            words = "the signer of the log key answers again: %d entries are signed"
+            tell(logging.WARNING, "signer_back", words, self._head.published)
         self._refusals = self._refusals + 1 if refused else 0
         self._error = error
         self._failures += error is not None
+        if error is None:
+            self._counters.published(self._head.published)
+            tell(logging.DEBUG, "published", "a signed checkpoint is published", size=self._head.published)
+        else:
+            self._counters.refused(error.kind)
         with self._wake:
             waiting, self._waiting = self._waiting, []
         loops: Loops = {}
@@ -163,10 +172,10 @@ class Publisher:
                 return
             except KlingAuditError as error:
                 self._note(error)
-            except Exception as exc:
-                _LOG.exception("the publisher thread failed")
+            except Exception as exc:  # noqa: BLE001  # told, and everybody who waits is told
+                tell(logging.ERROR, "publisher_failed", "the publisher thread failed", error=exc)
                 self._stop_log(AuditUnavailable(f"The publisher thread failed: {type(exc).__name__}."))
-                raise
+                return
             else:
                 self._note(None)
 
