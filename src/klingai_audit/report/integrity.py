@@ -62,7 +62,7 @@ def describe_machine(verdict: Verdict) -> dict[str, Any]:
 
 def _concerns(finding: Finding, size: int) -> bool:
     """Tell whether a finding is about the entries that the report covers; one about a file is."""
-    if finding.kind in ("unsigned_tail", "torn_tail", "seal_missing"):
+    if finding.kind in ("unsigned_tail", "torn_tail"):
         return False
     return finding.seq is None or finding.seq < size
 

@@ -234,7 +234,6 @@ BROKEN = {
     "file_added": ("insert",),
     "file_unexpected": ("insert",),
     "unsigned_tail": ("insert",),
-    "seal_missing": ("insert",),
     "entry_missing": ("delete",),
     "file_missing": ("delete",),
     "purge_unauthorised": ("delete",),
@@ -293,7 +292,7 @@ GONE = ("entry_missing", "file_missing", "head_cut", "tail_cut")
 
 UNFINISHED = {
     "unsigned_tail", "torn_tail", "file_unexpected", "checkpoint_missing", "checkpoint_behind", "kept_unexpected",
-    "kept_missing", "tree_short", "tree_long", "tree_changed", "seal_missing", "entry_changed", "tail_cut", "rollback",
+    "kept_missing", "tree_short", "tree_long", "tree_changed", "entry_changed", "tail_cut", "rollback",
     "file_empty", "checkpoint_malformed", "purge_unauthorised", "sealed_changed",
 }  # fmt: skip
 """What a writer at work can look like for a moment."""
@@ -1187,7 +1186,7 @@ class Walk:
         self.roots, self.own, self.faults, self.files = {}, [], [], {}
         self.total = self.later = 0
         self.overlong = False
-        self.in_place, self.torn, self.oldest, self.sealed, self.last = True, False, None, False, None
+        self.in_place, self.torn, self.oldest, self.last = True, False, None, None
         self.last_leaf, self.loud = EMPTY_ROOT, -1
         self.acts, self.times, self.fresh, self.last_time, self.purged = [], {}, True, "", []
         wanted = set(sizes)
@@ -1217,7 +1216,7 @@ class Walk:
                         members = line.members
                         if seq == covered:
                             self.oldest = members[1] if members else None
-                        self.last_leaf, self.sealed, self.last = line.leaf, bool(members and members[3]), (name, number)
+                        self.last_leaf, self.last = line.leaf, (name, number)
                         stored.compare(0, seq, line.leaf)
                         tree.append(line.leaf)
                         self.total += 1
@@ -1505,7 +1504,7 @@ class Alignment:
 
     def __init__(self, folder, signed, size, names):
         self.size, self.items, self.own, self.faults = size, [], [], []
-        self.days, self.loud, self.total, self.sealed, self.last = {}, -1, 0, False, None
+        self.days, self.loud, self.sealed = {}, -1, False
         self.purged = []
         expected, before, signed_before = 0, None, None
         for name in names:
@@ -1515,7 +1514,6 @@ class Alignment:
                 with folder.open(name) as file:
                     for line in lines_of(file):
                         number += 1
-                        self.total, self.last = self.total + 1, (name, number)
                         self.sealed = bool(line.members and line.members[3])
                         seq = self._place(signed, line, expected)
                         if seq is None:
@@ -1949,6 +1947,7 @@ class Verifier:
         self.roots_file, self.issued, self.unasked = roots_file, [], False
         self.tail = None
         self.signed, self.listed, self.proven, self.known_strays, self.half = None, {}, 0, set(), []
+        self.ends_sealed = False
 
     def say(self, kind, message, *place, **more):
         """Add a finding."""
@@ -2140,17 +2139,8 @@ class Verifier:
                 self.say("wrong_day", "Entries were logged on another day than the file's.", begin, end, name, 1)
         if walk.torn and walk.last is not None and not any(fault[1] == "torn_tail" for fault in walk.faults):
             self.say("torn_tail", "The last line is incomplete.", file=walk.last[0], line=walk.last[1])
-        if not any(fault[1] == "torn_tail" for fault in walk.faults):
-            self.last_seal(walk)
         grown = walk.later > 0
         self.found.extend(walk.stored.findings(self.size, walk.total, grown))
-
-    def last_seal(self, lines):
-        """The last of the lines (a walk or an alignment) of a log at rest has a seal."""
-        if lines.total and not lines.sealed and lines.total == self.size and not self.walk.later:
-            self.say(
-                "seal_missing", "The last entry has no seal.", lines.total - 1, file=lines.last[0], line=lines.last[1]
-            )
 
     def strays(self):
         """Name the files that are no part of a log, but for those that turned out to hold entries."""
@@ -2193,13 +2183,11 @@ class Verifier:
             after = min(size for size in upto if size > proven)
             text = "The entries do not have the root that was signed; nothing tells which."
             self.say("history_rewritten", text, proven, after)
+        self.ends_sealed = placed.sealed
         self.tell_runs(runs)
         self.tell_gaps(placed, runs)
         for seq, kind, words, file, line in placed.faults:
             self.say(kind, words, seq, file=file, line=line)
-        last_is_here = any(run.end == self.size for run in runs if run.fate != "copy")
-        if last_is_here:
-            self.last_seal(placed)
         self.known_strays = {name for _, name in renamed}
         self.signed, self.proven, self.purged = signed, proven, placed.purged
         self.rebuild(signed, proven, placed)
@@ -2333,6 +2321,7 @@ class Verifier:
         by_file = {}
         for line in lines:
             by_file.setdefault(line.file, []).append(line)
+        seal = "" if self.ends_sealed else " The last one has no seal: no writer ever acknowledged it."
         for name, several in by_file.items():
             first = several[0]
             if at_end and self.anchors:
@@ -2345,7 +2334,7 @@ class Verifier:
                     self.tail = (name, first.line)
                     self.say(
                         "unsigned_tail",
-                        "No signed checkpoint covers {}.".format(count(number, "line")),
+                        "No signed checkpoint covers {}.{}".format(count(number, "line"), seal),
                         self.size,
                         self.size + number,
                         name,

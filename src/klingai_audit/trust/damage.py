@@ -71,8 +71,6 @@ def whole_state(reading: Reading, start: Start | None, anchors: Sequence[Anchor]
         return None
     if not all(part.report.stored for part in scanned.ranges):
         return None
-    if scanned.ranges and not scanned.ranges[-1].report.sealed:
-        return None
     forest = _forest(reading, start)
     if any(forest.root(anchor.size) != anchor.root for anchor in anchors if anchor.size <= size):
         return None
@@ -102,9 +100,9 @@ def _hashes(reading: Reading) -> Leaves:
 
 
 def damaged_state(
-    reading: Reading, anchors: Sequence[Anchor], size: int, look: Look, *, seal_due: bool, tolerant: bool = False
+    reading: Reading, anchors: Sequence[Anchor], size: int, look: Look, *, tolerant: bool = False
 ) -> State:
-    """Find out what is wrong. `size` is the signed size; `seal_due` tells that the last line must have a seal.
+    """Find out what is wrong. `size` is the signed size.
 
     `tolerant` tells that lines beyond may stay: then their stored hashes are compared too.
     """
@@ -150,10 +148,6 @@ def damaged_state(
     if tolerant and beyond:
         stored_beyond = stored_leaves(size, size + len(beyond))
         state.findings += compare_hashes("tree/0", 0, size, b"".join(beyond), stored_beyond)
-    if seal_due and not found.sealed and found.lines == size and not found.tail and not found.damaged(size - 1):
-        file, line = found.place(size - 1)
-        message = f"Entry {size - 1}, the last one, has no seal: no writer ever acknowledged it."
-        state.findings.append(Finding("seal_missing", message, size - 1, file=file, line=line))
     return state
 
 

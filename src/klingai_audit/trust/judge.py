@@ -112,7 +112,7 @@ class Judge:
         size = head.size if head is not None else max((a.size for a in anchors), default=reading.scanned.reach())
         # Steps 3 to 5: entries, links, tree.
         whole = whole_state(reading, self.start, anchors, size)
-        state = whole or damaged_state(reading, anchors, size, last, seal_due=last is first, tolerant=terms.tolerant)
+        state = whole or damaged_state(reading, anchors, size, last, tolerant=terms.tolerant)
         old, forgotten = check_memory(terms.remembered, head, key, size, state.root, state.reach)
         unsigned = self._unsigned(state, old if old is not None and old > size and not forgotten else None)
         tree = list(check_tree(first, last, reading.first_lines, size, state.levels, reading.reader))

@@ -138,7 +138,6 @@ def _kinds() -> dict[str, FindingKind]:
         {
             "unsigned_tail": ("No signed checkpoint covers these lines.", ("insert",)),
             "torn_tail": ("The last line is incomplete.", ()),
-            "seal_missing": ("The last entry has no seal: it was never acknowledged.", ("insert",)),
         },
     )
     add(

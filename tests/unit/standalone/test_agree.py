@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import random
 import tempfile
 from dataclasses import replace
@@ -14,7 +15,10 @@ from hypothesis import strategies as st
 
 from klingai_audit import AuditLog
 from klingai_audit.ledger.keys import KeyFolder
+from klingai_audit.standalone import klingai_audit_verify as alone
+from klingai_audit.stores.directory import DirectoryStore
 from klingai_audit.tlog.policy import WitnessPolicy
+from klingai_audit.trust.verify import verify
 from klingai_audit.upkeep.attacks import Eyes
 from klingai_audit.upkeep.copy import Impossible, LogCopy
 from klingai_audit.upkeep.drill import all_attacks
@@ -151,12 +155,12 @@ def test_a_copy_beside_a_zeroed_original(tmp_path):
 
 
 def test_the_only_day_renamed_and_its_lines_swapped(tmp_path):
-    """The seal that is asked for is that of the last line, under whatever name it stands."""
+    """What stands last then has no seal, which nobody asks of a line that was signed."""
     files = one_day().files()
     lines = files.pop(FIRST).splitlines(keepends=True)
     files[FIRST + "1"] = b"".join([*lines[:4], *lines[-2:], *lines[4:-2]])
     assert [] == disagreement(tmp_path / "audit", files, KEY, SMITH.now)
-    assert {"file_renamed", "seal_missing"} == ask_both(tmp_path / "audit", KEY, SMITH.now)[1].kinds
+    assert {"file_renamed"} == ask_both(tmp_path / "audit", KEY, SMITH.now)[1].kinds
 
 
 steps = st.lists(
@@ -301,12 +305,36 @@ def test_the_only_day_under_another_name(tmp_path):
 
 
 def test_the_last_entries_moved(tmp_path):
-    """What stands last then has no seal."""
+    """What stands last then has no seal, which nobody asks of a line that was signed."""
     files = one_day().files()
     lines = files[FIRST].splitlines(keepends=True)
     files[FIRST] = b"".join([*lines[:4], *lines[-2:], *lines[4:-2]])
     assert [] == disagreement(tmp_path / "audit", files, KEY, SMITH.now)
-    assert {"entry_moved", "seal_missing"} == ask_both(tmp_path / "audit", KEY, SMITH.now)[1].kinds
+    assert {"entry_moved"} == ask_both(tmp_path / "audit", KEY, SMITH.now)[1].kinds
+
+
+def unsealed(smith: Smith, count: int) -> Smith:
+    """Append entries in a batch without a seal, as a database or a bucket takes them."""
+    smith.batch(*itertools.islice(smith.stream, count), sealed=False)
+    return smith
+
+
+def test_signed_lines_need_no_seal(tmp_path):
+    """What a published checkpoint covers is whole without any seal, and rules out the same."""
+    smith = unsealed(one_day(), 5)
+    package, single = ask_both(write_files(tmp_path / "audit", smith.files()), smith.log_key.vkey, smith.now)
+    assert [] == differences(package, single)
+    assert (frozenset(), "ruled_out") == (package.kinds, package.states["insert"])
+
+
+def test_lines_beyond_the_checkpoint_need_a_seal(tmp_path):
+    """A line that no checkpoint covers and no writer sealed is told as such by both."""
+    smith = one_day()
+    folder = write_files(tmp_path / "audit", unsealed(smith, 5).files(smith.checkpoint(31)))
+    said = [f.message for f in verify(DirectoryStore(folder, tmp_path / "mark"), key=KEY, patience=0.0).findings]
+    alone_said = [f.message for f in alone.verify_log(str(folder), KEY).findings]
+    assert [True, True] == [any("has no seal" in text for text in texts) for texts in (said, alone_said)]
+    assert [] == disagreement(tmp_path / "again", smith.files(smith.checkpoint(31)), KEY, smith.now)
 
 
 def test_joined_lines_and_no_tree(tmp_path):
