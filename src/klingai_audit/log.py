@@ -261,8 +261,8 @@ class AuditLog(Answers):
         seen = once or draft.event_type == EventType.TASK_STATUS_CHANGED
         return self.append(self.admit(draft, warn=not seen), once=once)
 
-    def admit(self, draft: Draft, *, warn: bool = True) -> EncodedEvent:
-        """Resolve who acts and apply privacy; nothing is written but the subject's row. Raises: as `log`.
+    def admit(self, draft: Draft, *, warn: bool = True, seal: bool = True) -> EncodedEvent:
+        """Resolve who acts and apply privacy; of the log nothing is written (`seal`: vault, too). Raises: as `log`.
 
         With `warn` the first act of nobody is warned of; what is seen of a task is no act of who sees it.
         """
@@ -273,7 +273,7 @@ class AuditLog(Answers):
                 'An event was recorded with actor "unknown": bind who acts with klingai_audit.acting(…).',
                 stacklevel=4,
             )
-        return self._door.admit(resolved)
+        return self._door.admit(resolved, seal=seal)
 
     def append(self, event: EncodedEvent, *, once: bool = False) -> Receipt:
         """Append an admitted event. Raises: AuditUnavailable."""

@@ -90,8 +90,8 @@ class Door:
     def __repr__(self) -> str:
         return f"Door(policy={self.policy.digest[:16]})"
 
-    def admit(self, draft: Draft) -> EncodedEvent:
-        """Turn a draft, its actor resolved, into event bytes.
+    def admit(self, draft: Draft, *, seal: bool = True) -> EncodedEvent:
+        """Turn a draft, its actor resolved, into event bytes; without `seal` nothing is put into the vault.
 
         Raises: InvalidEvent (with UnknownEventType, EventTooLarge): names JSON pointer and type, never a value.
         AuditUnavailable: the subject table cannot keep the actor, or the vault what is to be sealed: the act must not
@@ -147,7 +147,7 @@ class Door:
             ),
             plain=plain,
         )
-        if to_seal and self._vault is not None:
+        if to_seal and seal and self._vault is not None:
             self._vault.seal(subject, event_id, to_seal)
         return encoded
 
