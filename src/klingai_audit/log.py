@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from klingai_audit.capture import attach as clients
-from klingai_audit.config import Places, must_create, open_store, open_vault, state_folder
+from klingai_audit.config import Places, must_create, open_store, open_vault, state_folder, subject_table
 from klingai_audit.durable import OPS, FileOps
 from klingai_audit.errors import SignerUnavailable
 from klingai_audit.event.context import UNKNOWN_ACTOR, resolve
@@ -27,19 +27,19 @@ from klingai_audit.event.record import Draft, EncodedEvent
 from klingai_audit.event.types import EventType
 from klingai_audit.ledger.alive import Alive
 from klingai_audit.ledger.appender import Appender
-from klingai_audit.ledger.batches import sealed_only
 from klingai_audit.ledger.clock import SYSTEM_CLOCK, Clock
+from klingai_audit.ledger.heads_of import head_of
 from klingai_audit.ledger.keys import KeyFolder
 from klingai_audit.ledger.opening import check_remembered_key, first_metadata, tell_all
 from klingai_audit.ledger.options import OptionsMemory, describe_options
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.ledger.receipt import Receipt, State, check_wait
-from klingai_audit.ledger.sealed_head import SealedHead
 from klingai_audit.ledger.state import OriginMemory, StateFolder
 from klingai_audit.privacy.door import Door
 from klingai_audit.privacy.policy import Policy
-from klingai_audit.privacy.subjects import SqliteSubjects, SubjectTable
+from klingai_audit.privacy.subjects import SubjectTable
 from klingai_audit.privacy.vault import Vault
+from klingai_audit.stores.urls import RemoteUrl
 from klingai_audit.trust.quorum import Quorum
 from klingai_audit.views.answers import Answers
 from klingai_audit.views.erasures import redo_erasures
@@ -84,11 +84,11 @@ class AuditLog(Answers):
     @classmethod
     def open(
         cls,
-        log: str | os.PathLike[str] | None = None,
+        log: str | os.PathLike[str] | RemoteUrl | None = None,
         *,
         keys: str | os.PathLike[str] | None = None,
         state: str | os.PathLike[str] | None = None,
-        subjects: str | os.PathLike[str] | None = None,
+        subjects: str | os.PathLike[str] | RemoteUrl | None = None,
         vault: str | os.PathLike[str] | None = None,
         create: bool = True,
         origin: str | None = None,
@@ -114,7 +114,7 @@ class AuditLog(Answers):
         """
         check_wait(wait)
         places = Places.resolve(log, keys, state, subjects, vault)
-        store = sealed_only(open_store(places, ops), "seal")
+        store = open_store(places, ops)
         folder, memory = KeyFolder(places.keys, ops), StateFolder(places.state, ops)
         if must_create(places, folder, memory, exists=store.exists, create=create):
             with folder.locked():
@@ -128,9 +128,9 @@ class AuditLog(Answers):
         policy = Policy.load(places.keys / _POLICY_FILE)
         sealed = open_vault(places, folder.origin, policy, ops)
         lookup_key = folder.lookup_key
-        table = SqliteSubjects(places.subjects, lookup_key)
+        table = subject_table(places, lookup_key)
         reader = LogReader(store)
-        head = SealedHead(
+        head = head_of(
             store,
             folder,
             memory,
@@ -162,12 +162,13 @@ class AuditLog(Answers):
 
     def _note_options(self, memory: OptionsMemory, given: Mapping[str, Any], clock: Clock) -> None:
         """Record what is otherwise than at the last opening: policy, places, and options that are given."""
-        places = {"keys": self.places.keys, "state": self.places.state, "subjects": self.places.subjects}
+        people = self.places.subjects_file or f"elsewhere:{self.fingerprint(str(self.places.subjects))}"
+        places: dict[str, Path | str] = {"keys": self.places.keys, "state": self.places.state, "subjects": people}
         if self.policy.vault.seals:
             places["vault"] = self.places.vault
         log_key = "external" if self._keys.external else "file"
         options = {"policy": self.policy.digest, "log_key": log_key, **places, **given}
-        told = describe_options(self.places.log, options, self.fingerprint)
+        told = describe_options(self.places.home, options, self.fingerprint)
         if changes := memory.changes(told):
             self.append(own_event("settings_changed", {"changed": changes}, clock.now_ns())).wait()
         memory.remember(told)

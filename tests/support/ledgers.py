@@ -13,10 +13,10 @@ from klingai_audit.event.own import own_event
 from klingai_audit.event.record import EncodedEvent, Event, encode_event, end_event_id, format_time, new_event_id
 from klingai_audit.ledger.appender import Appender
 from klingai_audit.ledger.clock import SYSTEM_CLOCK, Clock
+from klingai_audit.ledger.heads_of import head_of
 from klingai_audit.ledger.keys import KeyFolder
 from klingai_audit.ledger.line import compute_seal, splice
 from klingai_audit.ledger.reader import LogReader
-from klingai_audit.ledger.sealed_head import SealedHead
 from klingai_audit.ledger.state import FAILED_SYNC, StateFolder
 from klingai_audit.ledger.store import Store
 from klingai_audit.stores.directory import DirectoryStore
@@ -97,7 +97,7 @@ class Ledger:
             self.store.create()
         self.keys.resume()
         self.clock = clock
-        self.head = SealedHead(
+        self.head = head_of(
             self.store,
             self.keys,
             self.state,

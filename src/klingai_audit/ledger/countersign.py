@@ -57,9 +57,13 @@ class Countersigner:
         self._last_ns = now
         return Note(note.text, (*note.signatures, cosign(note.text, signer, max(0, now // _SECOND_NS))))
 
+    def begin(self, line: bytes) -> None:
+        """Take entry 0 from the writer that is about to commit it. Raises: LogDamaged."""
+        self._named = _named_key(line, self._store.url)
+
     def _signer(self) -> SignerKey | None:
         if self._named is None:
-            self._named = _named_key(self._store)
+            self._named = _named_key(next(iter(self._store.read_entries(0, 1)), b""), self._store.url)
         if not self._named:
             return None
         signer = self._keys.mldsa_signer
@@ -85,10 +89,9 @@ class _Created(msgspec.Struct):
     metadata: _Metadata
 
 
-def _named_key(store: Store) -> str:
-    """Return the vkey that entry 0 names, empty if none. Raises: LogDamaged; StorageError."""
-    line = next(iter(store.read_entries(0, 1)), b"")
+def _named_key(line: bytes, where: str) -> str:
+    """Return the vkey that entry 0 names, empty if none. Raises: LogDamaged."""
     try:
         return msgspec.json.decode(line, type=_Created).metadata.mldsa_key
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise LogDamaged(f"Entry 0 of {store.url} does not create the log.", kind_of_damage="first_entry") from exc
+        raise LogDamaged(f"Entry 0 of {where} does not create the log.", kind_of_damage="first_entry") from exc

@@ -258,11 +258,14 @@ class KeyFolder:
             return None
         return self._read_epoch(folder, epoch)
 
-    def prepare_next(self) -> EpochKeys:
-        """Make sure that `next/` holds a complete successor of the current epoch; durable on return."""
+    def prepare_next(self, successor: EpochKeys | None = None) -> EpochKeys:
+        """Make sure that `next/` holds `successor`, or any complete one; durable on return."""
         epoch, folder = self.current.epoch + 1, self.path / "next"
         prepared = self.next_keys()
-        signer = SignerKey.generate(epoch_name(self.origin, epoch))
+        if successor is not None and prepared is not None and prepared.signer != successor.signer:
+            prepared = None
+        signer = SignerKey.generate(epoch_name(self.origin, epoch)) if successor is None else successor.signer
+        secret = secrets.token_bytes(32) if successor is None else successor.tail
         try:
             self._ops.make_folder(folder, _FOLDER_MODE)
             if prepared is not None:  # by a process that may have died before the names were durable
@@ -270,7 +273,7 @@ class KeyFolder:
                 return prepared
             key, tail, pub = _names(epoch)
             self._write(f"next/{pub}", f"{signer.verifier.format()}\n".encode(), mode=0o644)
-            self._write(f"next/{tail}", _encode_secret(secrets.token_bytes(32)))
+            self._write(f"next/{tail}", _encode_secret(secret))
             self._write(f"next/{key}", f"{signer.format()}\n".encode())
         except OSError as exc:
             raise AuditUnavailable(f"The next epoch's keys cannot be written to {folder}: {exc.strerror}.") from exc
