@@ -8,8 +8,9 @@ import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 from klingai_audit.durable import OPS, FileOps
 from klingai_audit.errors import (
@@ -23,7 +24,7 @@ from klingai_audit.errors import (
 )
 from klingai_audit.ledger.keys import KeyFolder, read_public_key
 from klingai_audit.ledger.reader import LogReader
-from klingai_audit.ledger.state import FAILED_SYNC, OriginMemory, StateFolder
+from klingai_audit.ledger.state import FAILED_SYNC, OriginMemory, StateFolder, state_home
 from klingai_audit.ledger.store import Store
 from klingai_audit.privacy.policy import Policy
 from klingai_audit.privacy.subjects import SqliteSubjects, SubjectTable
@@ -31,6 +32,7 @@ from klingai_audit.privacy.unseal_key import read_unseal_public
 from klingai_audit.privacy.vault import Vault
 from klingai_audit.stores.directory import DirectoryStore
 from klingai_audit.stores.memory import MemoryStore
+from klingai_audit.stores.urls import OBJECT_SCHEMES, POSTGRES_SCHEMES, RemoteUrl
 from klingai_audit.tlog.keys import VerifierKey
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "open_subjects",
     "open_vault",
     "state_folder",
+    "subject_table",
     "trusted_key",
 ]
 
@@ -57,41 +60,76 @@ KeySource = Literal["option", "remembered", "keys folder", "first use"]
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The five places of a log (docs/format.md, "Places"). `log` is a path or `memory:`."""
+    """The five places of a log (docs/format.md, "Places").
+
+    `log` is a path, `memory:`, or a URL as it may be shown; `remote` is that URL as a driver needs it, None for the
+    others. `subjects` may be a PostgreSQL table instead of a file.
+    """
 
     log: str
     keys: Path
     state: Path
-    subjects: Path
+    subjects: Path | RemoteUrl
     vault: Path
+    remote: RemoteUrl | None = None
 
     @classmethod
     def resolve(
         cls,
-        log: str | os.PathLike[str] | None = None,
+        log: str | os.PathLike[str] | RemoteUrl | None = None,
         keys: str | os.PathLike[str] | None = None,
         state: str | os.PathLike[str] | None = None,
-        subjects: str | os.PathLike[str] | None = None,
+        subjects: str | os.PathLike[str] | RemoteUrl | None = None,
         vault: str | os.PathLike[str] | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> Places:
         """Take each place from its option, else from the environment, else beside the log.
 
-        Environment: `KLINGAI_AUDIT_LOG`, `_KEYS`, `_STATE`, `_SUBJECTS`, `_VAULT`. Raises: UsageError for a URL scheme
-        that this version does not serve.
+        Beside a log on a server is a folder of this log in the user's state directory. Environment:
+        `KLINGAI_AUDIT_LOG`, `_KEYS`, `_STATE`, `_SUBJECTS`, `_VAULT`. Raises: UsageError for a URL scheme that
+        this version does not serve, and where there is no state directory.
         """
-        where = os.fspath(log or environ.get("KLINGAI_AUDIT_LOG") or DEFAULT_LOG)
-        if where == "memory:":
-            base = f"{tempfile.mkdtemp(prefix='klingai-audit-')}/audit"
-        elif "://" in where:
-            raise UsageError(f"This version keeps logs in folders, not at {where.split('://')[0]}:// URLs.")
-        else:
-            where = base = where.rstrip("/") or "/"
-        keys_path = Path(keys or environ.get("KLINGAI_AUDIT_KEYS") or f"{base}.keys")
-        state_path = Path(state or environ.get("KLINGAI_AUDIT_STATE") or f"{base}.state")
-        subjects_path = Path(subjects or environ.get("KLINGAI_AUDIT_SUBJECTS") or keys_path / "subjects.sqlite")
-        vault_path = Path(vault or environ.get("KLINGAI_AUDIT_VAULT") or f"{base}.vault")
-        return cls(where, keys_path, state_path, subjects_path, vault_path)
+        where = log or environ.get("KLINGAI_AUDIT_LOG") or DEFAULT_LOG
+        where = where if isinstance(where, RemoteUrl) else os.fspath(where)
+        remote = where if isinstance(where, RemoteUrl) else _remote(where, POSTGRES_SCHEMES | OBJECT_SCHEMES)
+        shown = (str(where).rstrip("/") or "/") if remote is None else remote.shown
+        beside = _Beside(shown, remote)
+        keys_path = Path(keys or environ.get("KLINGAI_AUDIT_KEYS") or beside("keys"))
+        state_path = Path(state or environ.get("KLINGAI_AUDIT_STATE") or beside("state"))
+        table = subjects or environ.get("KLINGAI_AUDIT_SUBJECTS") or keys_path / "subjects.sqlite"
+        if not isinstance(table, RemoteUrl):
+            table = _remote(os.fspath(table), POSTGRES_SCHEMES) or Path(table)
+        vault_path = Path(vault or environ.get("KLINGAI_AUDIT_VAULT") or beside("vault"))
+        return cls(shown, keys_path, state_path, table, vault_path, remote)
+
+    @property
+    def address(self) -> str | RemoteUrl:
+        """The log as `resolve` and `AuditLog.open` take it."""
+        return self.remote or self.log
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that the log lies in; None for one in memory or on a server."""
+        return None if self.remote is not None or self.log == "memory:" else Path(self.log)
+
+    @property
+    def subjects_file(self) -> Path | None:
+        """The file that holds the table of people; None for one in a database."""
+        return None if isinstance(self.subjects, RemoteUrl) else self.subjects
+
+    @property
+    def home(self) -> Path:
+        """The folder that the places are told relative to: the one that holds the log, or all that is beside it."""
+        return Path(self.log).absolute().parent if self.remote is None else _remote_home(self.remote)
+
+    def need_folder(self, act: str) -> Path:
+        """Return the log's folder for an act (`"drill"`) that only logs in folders can have. Raises: UsageError."""
+        if self.folder is None:
+            raise UsageError(
+                f"{act} needs a log in a folder; this one is at {self.log}.",
+                do="Copy it into a folder first: klingai-audit backup FOLDER",
+            )
+        return self.folder
 
     def as_json(self) -> dict[str, str]:
         """Return the places as `places` in JSON output."""
@@ -104,8 +142,49 @@ class Places:
         }
 
 
+class _Beside:
+    """Where a place lies that nobody named; a temporary folder or a home is looked for only if it is asked."""
+
+    def __init__(self, log: str, remote: RemoteUrl | None) -> None:
+        self._log = log
+        self._remote = remote
+
+    def __call__(self, name: str) -> str:
+        if self._remote is not None:
+            return str(_remote_home(self._remote) / name)
+        if self._log == "memory:":
+            self._log = f"{tempfile.mkdtemp(prefix='klingai-audit-')}/audit"
+        return f"{self._log}.{name}"
+
+
+def _remote(where: str, served: frozenset[str]) -> RemoteUrl | None:
+    """Return the URL that a place names, None for a path. Raises: UsageError for a scheme that is not served."""
+    scheme, separator, _rest = where.partition("://")
+    if not separator or "/" in scheme:
+        return None
+    if scheme.lower() not in served:
+        raise UsageError(
+            f"{scheme}:// URLs are not served here.", do=f"Give a path or one of: {', '.join(sorted(served))}."
+        )
+    return RemoteUrl(where)
+
+
+def _remote_home(remote: RemoteUrl) -> Path:
+    try:
+        return state_home() / "logs" / remote.name
+    except RuntimeError as exc:
+        raise UsageError(
+            "This user has no home, so there is no place for the keys and state of a log on a server.",
+            do="Set XDG_STATE_HOME, or give --keys, --state and --vault.",
+        ) from exc
+
+
 def open_store(places: Places, ops: FileOps = OPS) -> Store:
-    """Return the store of a log; nothing is created or locked."""
+    """Return the store of a log; nothing is created or locked. Raises: MissingExtra, UsageError."""
+    if places.remote is not None:
+        if places.remote.scheme == "postgresql":
+            return cast("Store", import_module("klingai_audit.stores.postgres").PostgresStore(places.remote.reveal()))
+        return cast("Store", import_module("klingai_audit.stores.objects").ObjectStore(places.remote.reveal()))
     if places.log == "memory:":
         return MemoryStore()
     return DirectoryStore(Path(places.log), places.state / FAILED_SYNC, ops)
@@ -121,10 +200,18 @@ def open_reader(places: Places) -> LogReader:
     return LogReader(store)
 
 
+def subject_table(places: Places, lookup_key: bytes, *, read_only: bool = False) -> SubjectTable:
+    """Open the table of people; a missing one is created, unless `read_only`. Raises: as `SqliteSubjects`."""
+    if isinstance(places.subjects, RemoteUrl):
+        driver = import_module("klingai_audit.stores.subjects_postgres").PostgresSubjects
+        return cast("SubjectTable", driver(places.subjects.reveal(), lookup_key, read_only=read_only))
+    return SqliteSubjects(places.subjects, lookup_key, read_only=read_only)
+
+
 def open_subjects(places: Places) -> SubjectTable | None:
     """Return the subject table read-only, or None where it cannot be read: views then show pseudonyms."""
     try:
-        return SqliteSubjects(places.subjects, KeyFolder(places.keys).lookup_key, read_only=True)
+        return subject_table(places, KeyFolder(places.keys).lookup_key, read_only=True)
     except (OSError, UsageError, StorageError, Malformed):
         return None
 
@@ -212,7 +299,7 @@ def check_modes(places: Places) -> None:
     Who comes in neither as owner nor by the group is "others"; what the group may do is its owner's decision.
     Raises: UnsafePermissions, with the command that mends it.
     """
-    log = [] if places.log == "memory:" else [("log folder", Path(places.log))]
+    log = [] if places.folder is None else [("log folder", places.folder)]
     for what, path in (*log, ("keys folder", places.keys), ("state folder", places.state)):
         if _lets_others(path, 0o002):
             raise UnsafePermissions(f"The {what} {path} may be written by others.", do=f"Run: chmod o-w {path}")

@@ -48,7 +48,8 @@ def succeed(session: Session, into: Path | None, known: Sequence[Path], reason: 
 
     if into is None:
         raise UsageError("A successor needs a place of its own.", do="Name it: recover --restored --into FOLDER")
-    places = Places.resolve(into, environ={})
+    shared = None if session.places.subjects_file else session.places.subjects
+    places = Places.resolve(into, subjects=shared, environ={})
     done = begin(session.places, places, [read_file(path) for path in known], reason)
     if session.as_json:
         session.emit({**asdict(done), "log": escaped(str(places.log))})

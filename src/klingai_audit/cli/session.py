@@ -106,7 +106,7 @@ def open_log(
 
     places = session.places
     return AuditLog.open(
-        places.log,
+        places.address,
         keys=places.keys,
         state=places.state,
         subjects=places.subjects,

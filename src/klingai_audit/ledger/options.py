@@ -21,17 +21,18 @@ _DECODER: Final = msgspec.json.Decoder(dict[str, str])
 
 
 def describe_options(
-    log: str, options: Mapping[str, str | Path | None], fingerprint: Callable[[str], str]
+    home: Path, options: Mapping[str, str | Path | None], fingerprint: Callable[[str], str]
 ) -> dict[str, str]:
     r"""Return options as texts that an entry may hold; those without a value are left out.
 
-    Places are told as seen from the folder that the log is in, so that moving all of it changes nothing; elsewhere
-    they are told by `fingerprint`, because paths name people. Bytes of a path that are no UTF-8 become `\xff`.
+    Places are told as seen from `home`, the folder that the log is in, so that moving all of it changes nothing;
+    elsewhere they are told by `fingerprint`, because paths name people. Bytes of a path that are no UTF-8 become
+    `\xff`.
     """
     told = {}
     for name, value in options.items():
         if isinstance(value, Path):
-            path = _text(os.path.relpath(value, Path(log).absolute().parent))
+            path = _text(os.path.relpath(value, home))
             told[name] = f"elsewhere:{fingerprint(_text(value.absolute()))}" if path.startswith("..") else path
         elif value is not None:
             told[name] = value

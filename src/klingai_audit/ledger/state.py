@@ -20,7 +20,7 @@ from klingai_audit.errors import AuditUnavailable
 from klingai_audit.ledger.acknowledged import Acknowledged
 from klingai_audit.ledger.store import SyncFailed
 
-__all__ = ["FAILED_SYNC", "OriginMemory", "StateFolder"]
+__all__ = ["FAILED_SYNC", "OriginMemory", "StateFolder", "state_home"]
 
 FAILED_SYNC: Final = "failed-sync"
 """Name of the mark that a failed sync leaves in the state folder."""
@@ -28,6 +28,12 @@ FAILED_SYNC: Final = "failed-sync"
 _FOLDER_MODE: Final = 0o750
 _NEW: Final = ".new"
 _UNRECORDED: Final = re.compile(r"([0-9a-f]{64})\.new")
+
+
+def state_home() -> Path:
+    """Return `$XDG_STATE_HOME/klingai-audit` (`~/.local/state/…`). Raises: RuntimeError where there is no home."""
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path("~/.local/state").expanduser()) / "klingai-audit"
 
 
 class StateFolder:
@@ -189,9 +195,7 @@ class OriginMemory:
 
     def __init__(self, folder: Path | None = None, ops: FileOps = OPS) -> None:
         if folder is None:
-            base = os.environ.get("XDG_STATE_HOME")
-            home = Path(base) if base else Path("~/.local/state").expanduser()
-            folder = home / "klingai-audit" / "origins"
+            folder = state_home() / "origins"
         self.folder = folder
         self._ops = ops
 

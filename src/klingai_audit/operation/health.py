@@ -26,8 +26,8 @@ def observe(board: Board, audit: AuditLog) -> None:
     board.check("log", can_read(audit.reader))
     places = audit.places
     if places.log != "memory:":
-        if Path(places.log).is_dir():
-            board.check("log_disk", has_room(Path(places.log)))
+        if places.folder is not None and places.folder.is_dir():
+            board.check("log_disk", has_room(places.folder))
         board.check("state_disk", has_room(places.state))
 
 

@@ -91,12 +91,13 @@ def _periods(policy: Policy) -> list[dict[str, Any]]:
 
 def _files(places: Places) -> Iterator[tuple[str, Path, list[Path]]]:
     """Yield name, path and files of each place; what lies in several is named once."""
-    subjects = places.subjects
-    table = [path for path in subjects.parent.glob(f"{subjects.name}*") if path.is_file()] if subjects.name else []
+    subjects = places.subjects_file
+    table = [path for path in subjects.parent.glob(f"{subjects.name}*") if path.is_file()] if subjects else []
     index = places.state / "index"
-    if places.log != "memory:":
-        yield "log", Path(places.log), list(_below(Path(places.log)))
-    yield "subjects", subjects, sorted(table)
+    if places.folder is not None:
+        yield "log", places.folder, list(_below(places.folder))
+    if subjects is not None:
+        yield "subjects", subjects, sorted(table)
     yield "keys", places.keys, [path for path in _below(places.keys) if path not in table]
     yield "index", index, list(_below(index))
     yield "state", places.state, [path for path in _below(places.state) if index not in path.parents]

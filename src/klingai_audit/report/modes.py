@@ -61,10 +61,10 @@ class PlaceAccess:
 
 
 def look_at(places: Places) -> list[PlaceAccess]:
-    """Look at the five places of a log, in the order log, keys, subjects, state, vault. Never raises."""
-    paths = {"log": Path(places.log), "keys": places.keys, "subjects": places.subjects, "state": places.state,
+    """Look at the places of a log that are files, in the order log, keys, subjects, state, vault. Never raises."""
+    paths = {"log": places.folder, "keys": places.keys, "subjects": places.subjects_file, "state": places.state,
              "vault": places.vault}  # fmt: skip
-    return [_look(name, paths[name]) for name in _ALL if places.log != "memory:" or name != "log"]
+    return [_look(name, path) for name in _ALL if (path := paths[name]) is not None]
 
 
 def _look(place: str, path: Path) -> PlaceAccess:

@@ -307,7 +307,7 @@ def _copy_keys(places: Places, part: Path, note: bytes, ops: FileOps) -> int:
             mode = 0o644 if path.suffix in (".pub", ".toml", ".policy") else PRIVATE_MODE
             ops.replace(target / path.name, data, mode=mode)
             copied += len(data)
-    copied += _copy_subjects(places.subjects, target / "subjects.sqlite", ops)
+    copied += _copy_subjects(places.subjects_file, target / "subjects.sqlite", ops)
     state = StateFolder(part / "audit.state", ops)
     state.create()
     state.write_head(note)
@@ -328,9 +328,9 @@ def _copy_vault(source: Path, target: Path, ops: FileOps) -> int:
     return copied
 
 
-def _copy_subjects(source: Path, target: Path, ops: FileOps) -> int:
-    """Copy the table of people at one instant, by SQLite itself."""
-    if not source.exists():
+def _copy_subjects(source: Path | None, target: Path, ops: FileOps) -> int:
+    """Copy the table of people at one instant, by SQLite itself; one in a database is its server's to back up."""
+    if source is None or not source.exists():
         return 0
     ops.close(ops.open(target, _NEW_FILE, PRIVATE_MODE))
     with (
@@ -351,4 +351,5 @@ def _carry_over(restored: Places, successor: Places, ops: FileOps = OPS) -> None
         if path.is_file():
             ops.replace(successor.keys / name, path.read_bytes(), mode=PRIVATE_MODE if name == "lookup.key" else 0o644)
     KeyFolder(restored.keys).lookup_key  # noqa: B018  (refuses a key that others may read, or that is none)
-    _copy_subjects(restored.subjects, successor.subjects, ops)
+    if successor.subjects_file is not None:
+        _copy_subjects(restored.subjects_file, successor.subjects_file, ops)

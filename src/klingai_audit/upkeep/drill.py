@@ -134,6 +134,7 @@ def drill(
     LogDamaged if the log is not whole to begin with; UsageError for a log of over 1 GiB; Malformed for a witness
     policy that is none.
     """
+    folder = places.need_folder("A drill")
     trusted = trusted_key(places, key)
     store = open_reader(places).store
     size = sum(file.size for file in store.inspect())
@@ -141,7 +142,7 @@ def drill(
         raise UsageError(f"The log has {size:,} bytes; a drill copies and reads up to {MAX_BYTES:,}.")
     here = _what_is_known(places)
     with tempfile.TemporaryDirectory(prefix="klingai-audit-drill-") as base:
-        copy = LogCopy(Path(places.log), Path(base))
+        copy = LogCopy(folder, Path(base))
 
         def judge(eyes: Eyes | None = None) -> Verdict:
             with_what = eyes or here

@@ -71,7 +71,7 @@ def recover(places: Places) -> RecoverResult:
     finally:
         store.close()
     with AuditLog.open(
-        places.log,
+        places.address,
         keys=places.keys,
         state=places.state,
         subjects=places.subjects,

@@ -126,7 +126,7 @@ class Bench:
             places = self.places
             self._writer = self._stack.enter_context(
                 AuditLog.open(
-                    places.log,
+                    places.address,
                     keys=places.keys,
                     state=places.state,
                     subjects=places.subjects,

@@ -12,7 +12,7 @@ ODD = os.fsdecode(b"au\xffdit")
 
 
 def describe(log: Path, **options: str | Path | None) -> dict[str, str]:
-    return describe_options(str(log), options, lambda text: f"<{text}>")
+    return describe_options(log.absolute().parent, options, lambda text: f"<{text}>")
 
 
 def test_places_are_told_as_seen_from_the_log(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Addresses of what lies on a server: whole for the driver, without secrets for everybody else."""
+
+from __future__ import annotations
+
+import pytest
+
+from klingai_audit.errors import UsageError
+from klingai_audit.stores.urls import RemoteUrl
+
+
+@pytest.mark.parametrize(
+    ("whole", "shown"),
+    [
+        ("postgresql://ann:pw@db.example.com:5432/audit", "postgresql://ann@db.example.com:5432/audit"),
+        ("postgres://ann:p%40w@h/audit?sslmode=require", "postgres://ann@h/audit?sslmode=require"),
+        ("postgresql://h/audit?user=a&password=pw&sslpassword=pw", "postgresql://h/audit?user=a"),
+        ("postgresql://u:pw@h1:1,h2:2/audit", "postgresql://u@h1:1,h2:2/audit"),
+        ("postgresql:///audit?host=/run/pg&passfile=/pw", "postgresql:///audit?host=/run/pg"),
+        ("s3://bucket/prefix", "s3://bucket/prefix"),
+        ("s3://pw:pw@bucket/prefix?aws_secret_access_key=pw&aws_session_token=pw", "s3://bucket/prefix"),
+        ("az://container/prefix?sig=pw&account_key=pw", "az://container/prefix"),
+    ],
+)
+def test_secrets_are_not_shown(whole: str, shown: str) -> None:
+    """Neither text nor repr nor a formatted string holds a password; the driver gets all of it."""
+    url = RemoteUrl(whole)
+    assert (shown, shown, whole) == (url.shown, f"{url}", url.reveal())
+    assert "pw" not in repr(url)
+
+
+def test_a_url_that_is_none_is_refused_without_its_password() -> None:
+    """What the parser complains of may be the password itself."""
+    with pytest.raises(UsageError) as refused:
+        RemoteUrl("postgresql://ann:[pw@h/audit")
+    assert "pw" not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+def test_one_place_has_one_name() -> None:
+    """User, password and options change nothing; another host, database, bucket or prefix does."""
+    same = [
+        "postgresql://ann:pw@DB.example.com/audit",
+        "postgres://ben@db.example.com/audit?sslmode=require",
+        "postgresql://db.example.com/audit/",
+    ]
+    assert 1 == len({RemoteUrl(url).name for url in same})
+    other = [
+        "postgresql://db.example.com/other",
+        "postgresql://db.example.com:5433/audit",
+        "postgresql://db.example.com/audit?schema=b",
+        "s3://audit/a",
+        "s3://audit/b",
+        "s3://audit/a-b",
+        "s3://audit/a/b",
+        "gs://audit/a",
+    ]
+    assert len({RemoteUrl(url).name for url in [same[0], *other]}) == 1 + len(other)
+
+
+def test_a_name_is_a_file_name() -> None:
+    """It says what it is for, and has nothing that a file name cannot have."""
+    assert "postgresql-db.example.com-5432-audit" == RemoteUrl("postgresql://u@db.example.com:5432/audit").name[:-13]
+    assert "s3-bucket-a-b" == RemoteUrl("s3://bucket/a/b").name[:-13]
+    name = RemoteUrl("s3://bucket/" + "x/../" * 100 + "é").name
+    assert name.isascii()
+    assert "/" not in name
+    assert len(name) <= 100
