@@ -23,17 +23,17 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from klingai_audit.capture.facts import PendingReceipt, Sink, utc_now
+from klingai_audit.diagnostics import tell
 from klingai_audit.errors import UsageError
 from klingai_audit.event.context import Actor, acting
 from klingai_audit.event.own import own_event
 from klingai_audit.event.record import Draft, EncodedEvent, format_time
+from klingai_audit.ledger.counters import count_missed
 
 __all__ = ["MAX_LATE", "Desk", "Item", "UnrecordedWarning"]
 
 MAX_LATE: Final = 1_000
 """Late entries kept in memory; what exceeds it is counted as lost."""
-
-_log: Final = logging.getLogger("klingai_audit")
 
 
 class UnrecordedWarning(UserWarning):
@@ -283,6 +283,7 @@ class Desk:
     def _count(self, item: Item, *, lost: bool) -> None:
         with self._lock:
             self._missed[item.kind] += 1
+            count_missed(str(item.kind))
             self._lost += lost
             self._since = self._since or utc_now()
 
@@ -291,7 +292,7 @@ class Desk:
             f"{item.entry.event_type} happened and could not be recorded ({type(cause).__name__}); "
             f"entries waiting: {self.outstanding}"
         )
-        _log.error(text)
+        tell(logging.ERROR, "not_recorded", text, type=item.entry.event_type, error_kind=type(cause).__name__)
         with contextlib.suppress(UnrecordedWarning):  # with `-W error` the provider's answer would be lost
             warnings.warn(text, UnrecordedWarning, stacklevel=2)
 

@@ -21,12 +21,12 @@ from klingai_audit.capture.calls import Catalogue, bind, credential_of
 from klingai_audit.capture.facts import Exchange
 from klingai_audit.capture.recorder import Recorder
 from klingai_audit.capture.results import Seen, raised, returned
+from klingai_audit.diagnostics import tell
 from klingai_audit.errors import UsageError
 from klingai_audit.event.record import Draft
 
 __all__ = ["wrap"]
 
-_log: Final = logging.getLogger("klingai_audit")
 _HARMLESS: Final = frozenset({"aclose", "close"})
 _FORWARDED: Final = (
     "__aiter__", "__anext__", "__bool__", "__contains__", "__delitem__", "__getitem__", "__iter__", "__len__",
@@ -129,10 +129,8 @@ def _list(thing: Any, names: list[str]) -> None:
         new = [name for name in names if (kind, name) not in _listed]
         _listed.update((kind, name) for name in new)
     if new:
-        _log.warning(
-            "not audited, because no operation is known for them: %s",
-            ", ".join(f"{kind.__name__}.{name}" for name in new),
-        )
+        methods = ", ".join(f"{kind.__name__}.{name}" for name in new)
+        tell(logging.WARNING, "not_audited", "not audited, because no operation is known for them: %s", methods)
 
 
 def _forwarding(name: str) -> Callable[..., Any]:

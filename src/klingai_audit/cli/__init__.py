@@ -11,4 +11,4 @@ def main() -> None:
     """Run `klingai-audit` with this process's arguments and exit with its code."""
     from klingai_audit.cli.run import run
 
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:], last=True))

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 from cyclopts import App, Group, Parameter
 
 from klingai_audit.cli.session import Session
+from klingai_audit.operation.logs import set_up
 
 COMMANDS: Final = {
     "demo": ("demo:demo", "Watch it work: a small team makes videos, then the log is checked and attacked."),
@@ -143,8 +144,21 @@ def build_app() -> App:
             Parameter(help="Its sealed content. Default: KLINGAI_AUDIT_VAULT, else <log>.vault"),
         ] = None,
         json: Annotated[bool, _EVERYWHERE, Parameter(negative=(), show_default=False, help="Print JSON.")] = False,
+        log_format: Annotated[
+            str | None,
+            _EVERYWHERE,
+            Parameter(help="Diagnostics on standard error: text or json. Default: KLINGAI_AUDIT_LOG_FORMAT, else text"),
+        ] = None,
+        log_level: Annotated[
+            str | None,
+            _EVERYWHERE,
+            Parameter(
+                help="Which: debug, info, warning or error. Default: KLINGAI_AUDIT_LOG_LEVEL, else warning",
+            ),
+        ] = None,
     ) -> Any:
         """Run one command."""
+        set_up(log_format, log_level)
         command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
         if "session" in ignored:
             bound.arguments["session"] = Session(log, keys, state, subjects, json, vault)

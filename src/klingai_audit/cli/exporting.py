@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import signal
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from klingai_audit.cli.cosigning import Cosigned, Witnesses
+from klingai_audit.cli.operating import Metrics, operated
 from klingai_audit.cli.options import Record
 from klingai_audit.cli.progress import progress_bar
 from klingai_audit.cli.publishing import export_tiles
 from klingai_audit.cli.session import Session, SessionArgument, escaped
-from klingai_audit.cli.signals import until_signalled
+from klingai_audit.cli.signals import exit_code, pause_until, until_signalled
+from klingai_audit.diagnostics import tell
 from klingai_audit.errors import UsageError
+from klingai_audit.operation.board import Board
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from klingai_audit.exports.cursor import CursorFile
     from klingai_audit.exports.run import ExportResult
     from klingai_audit.exports.sink import SinkLost
-
-_INTERRUPTED: Final = 130
+    from klingai_audit.ledger.reader import LogReader
 
 
 def export(
@@ -62,6 +66,7 @@ def export(
     cosigned: Cosigned = False,
     witnesses: Witnesses = None,
     record: Record = False,
+    metrics: Metrics = None,
     session: SessionArgument,
 ) -> int:
     """Write or send entries in another format, each with its place in the signed tree.
@@ -79,7 +84,7 @@ def export(
     from klingai_audit.exports import Course
     from klingai_audit.exports import export as run
 
-    _check(follow=follow, until=until, resend=resend)
+    _check(follow=follow, until=until, resend=resend, metrics=metrics)
     reader = open_reader(session.places)
     place = output if output is not None else None if to is not None else sys.stdout.buffer
     where = to or ("-" if output is None else str(output.absolute()))
@@ -88,16 +93,24 @@ def export(
     def note(metadata: Mapping[str, Any]) -> bool:
         return record_act(session, "log_exported", {"command": "export", **metadata}, asked=record)
 
+    def trouble(error: SinkLost, pause: float) -> None:
+        progress.lost()
+        _tell_trouble(session, error, pause)
+
     with contextlib.ExitStack() as stack:
         kept = None if name is None else stack.enter_context(_cursor(session, name))
         ended = stack.enter_context(until_signalled()) if follow else []
         endless = follow or place is sys.stdout.buffer
         told = None if endless else stack.enter_context(progress_bar(session, "exporting", "entries"))
+        progress = _Progress(reader, told)
+        progress.observe(stack.enter_context(operated(session, metrics, reader)))
         course = Course(
             follow=follow,
             stop=lambda: bool(ended),
-            told=told,
-            trouble=lambda error, pause: _tell_trouble(session, error, pause),
+            told=progress.told,
+            sent=progress.sent,
+            trouble=trouble,
+            pause=lambda seconds: pause_until(lambda: bool(ended), seconds),
         )
         result = run(
             reader,
@@ -117,10 +130,47 @@ def export(
             resend=resend,
         )
     _tell(session, result, to_stdout=place is sys.stdout.buffer)
-    return _INTERRUPTED if ended and ended[0] == signal.SIGINT else 0
+    return exit_code(ended)
 
 
-def _check(*, follow: bool, until: str | None, resend: float) -> None:
+class _Progress:
+    """How far an export is, for whoever looks: people at the terminal, the operator's board."""
+
+    def __init__(self, reader: LogReader, told: Callable[[int, int], None] | None) -> None:
+        self._reader = reader
+        self._told = told
+        self._board = Board()
+        self._done: int | None = None
+        self._lost = False
+
+    def observe(self, board: Board) -> None:
+        """Show it on this board, too."""
+        self._board = board
+        board.check("receiver", lambda: "the receiver cannot be reached" if self._lost else None)
+        board.look("export_lag_entries", self._lag)
+
+    def told(self, done: int, size: int) -> None:
+        """Take note that everything before entry `done` of `size` was handed over."""
+        self._done, self._lost = done, False
+        if self._told is not None:
+            self._told(done, size)
+
+    def sent(self, entries: int) -> None:
+        """Take note that so many entries were handed over."""
+        self._board.count("exported_entries", by=entries)
+
+    def lost(self) -> None:
+        """Take note that the receiver went away."""
+        self._lost = True
+        self._board.count("errors", "export", "SinkLost")
+
+    def _lag(self) -> dict[tuple[str, ...], float]:
+        return {} if self._done is None else {(): float(max(0, self._reader.size - self._done))}
+
+
+def _check(*, follow: bool, until: str | None, resend: float, metrics: str | None) -> None:
+    if metrics is not None and not follow:
+        raise UsageError("An export that ends has nothing to serve.", do="Use --follow, or leave --metrics out.")
     if follow and until is not None:
         raise UsageError("--follow has no end, --until is one.", do="Leave one of them out.")
     if not 0 <= resend <= 3600:
@@ -154,6 +204,7 @@ def _cursor(session: Session, name: str) -> CursorFile:
 def _tell_trouble(session: Session, error: SinkLost, pause: float) -> None:
     from klingai_audit.views.inert import inert
 
+    tell(logging.WARNING, "receiver_lost", "the receiver of an export cannot be reached", again_in_s=pause)
     words = f"{inert(error.message)} Trying again in {pause:g} s."
     session.remark(words, trouble={"message": inert(error.message), "again_in_s": pause})
 

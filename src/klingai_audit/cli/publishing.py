@@ -8,9 +8,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from klingai_audit.cli.cosigning import Cosigned, Witnesses, cosigned_head
+from klingai_audit.cli.operating import Metrics, operated
 from klingai_audit.cli.progress import progress_bar
 from klingai_audit.cli.proving import size_of
 from klingai_audit.cli.session import Session, SessionArgument, escaped
+from klingai_audit.cli.signals import exit_code, until_signalled
 
 
 def serve_log(
@@ -27,10 +29,12 @@ def serve_log(
     witnesses: Witnesses = None,
     certificate: Annotated[Path | None, Parameter(help="Serve over TLS with this certificate chain (PEM).")] = None,
     private_key: Annotated[Path | None, Parameter(help="Its private key (PEM).")] = None,
+    metrics: Metrics = None,
     session: SessionArgument,
-) -> None:
+) -> int:
     """Serve the log as C2SP tlog-tiles until interrupted: checkpoint and hashes to all, entries to readers."""
     from klingai_audit.config import open_reader
+    from klingai_audit.operation.asgi import counted
     from klingai_audit.publish.server import bind, log_app, read_tokens, run_app
 
     reader = open_reader(session.places)
@@ -50,7 +54,10 @@ def serve_log(
         session.say("Serving ", (reader.origin, "bold"), f" at {url}/checkpoint")
         session.say((f"Hashes to everybody, entries to {readers}. Stop with Ctrl-C.", "dim"))
     session.flush()
-    run_app(app, listening, certificate=certificate, private_key=private_key)
+    with until_signalled() as ended, operated(session, metrics, reader) as board:
+        served = counted(app, board, ("/tile/entries", "/tile", "/checkpoint"))
+        run_app(served, listening, certificate=certificate, private_key=private_key)
+    return exit_code(ended)
 
 
 def export_tiles(

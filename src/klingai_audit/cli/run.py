@@ -1,13 +1,14 @@
 """One command line from arguments to exit code; the only place that turns errors into messages.
 
 Exit codes: 0 done, 1 failed, 2 the input is off, 3 disk, database or network, 4 evidence does not hold,
-130 interrupted, 141 the reader of the output went away.
+130 interrupted, 141 the reader of the output went away, 143 terminated. What a command had open is closed first.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
 import traceback
@@ -19,25 +20,41 @@ from cyclopts.exceptions import CycloptsError
 
 from klingai_audit.cli.app import build_app
 from klingai_audit.cli.session import write_json
+from klingai_audit.cli.signals import Terminated, terminable
+from klingai_audit.diagnostics import tell
 from klingai_audit.errors import KlingAuditError, StorageError, UsageError
+from klingai_audit.operation.logs import in_json, tear_down
 from klingai_audit.views.inert import inert
 
 PROGRAM: Final = "klingai-audit"
 INTERRUPTED: Final = 130
+TERMINATED: Final = 143
 BROKEN_PIPE: Final = 141
 TRACEBACK_ENV: Final = "KLINGAI_AUDIT_TRACEBACK"
 """Set to any value to see the traceback of an internal error."""
 
 
-def run(argv: Sequence[str]) -> int:
-    """Run one command line and return its exit code; nothing is raised but SystemExit from below."""
+def run(argv: Sequence[str], *, last: bool = False) -> int:
+    """Run one command line and return its exit code; nothing is raised but SystemExit from below.
+
+    With `last` the process ends after it: diagnostics go on where they went.
+    """
+    try:
+        return _run(argv)
+    finally:
+        if not last:
+            tear_down()
+
+
+def _run(argv: Sequence[str]) -> int:
     as_json = "--json" in argv
     _fill_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = build_app().meta(list(argv), exit_on_error=False, print_error=False)
+        with terminable():
+            code = build_app().meta(list(argv), exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except KlingAuditError as exc:
         return _report(exc.kind, exc.message, exc.do, exc.exit_code, as_json)
@@ -45,6 +62,8 @@ def run(argv: Sequence[str]) -> int:
         return _report_usage(exc, as_json)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Terminated:
+        return TERMINATED
     except BrokenPipeError:
         _silence_stdout()
         return BROKEN_PIPE
@@ -71,6 +90,8 @@ def _report(kind: str, message: str, do: str, code: int, as_json: bool) -> int:
         message, do = inert(message), inert(do)
         if as_json:
             write_json(sys.stderr, {"error": {"kind": kind, "message": message, "do": do}})
+        elif in_json():
+            tell(logging.ERROR, "command_failed", "%s %s", message, do, kind=kind, exit=code)
         else:
             sys.stderr.write(f"{PROGRAM}: {message}\n" + (f"  {do}\n" if do else ""))
         sys.stderr.flush()

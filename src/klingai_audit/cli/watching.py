@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.operating import Metrics, operated
 from klingai_audit.cli.session import Session, SessionArgument, escaped
-from klingai_audit.cli.signals import until_signalled
+from klingai_audit.cli.signals import exit_code, until_signalled
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from klingai_audit.watch.problems import Alert
     from klingai_audit.watch.rounds import Round, Settings
 
-_INTERRUPTED: Final = 130
 _STYLES: Final = {"broken": "bold red", "unreachable": "red", "finding": "yellow", "note": "cyan"}
 
 Span = str | None
@@ -55,6 +54,7 @@ def watch(
     ca: Annotated[Path | None, Parameter(help="PEM file of the authority behind the syslog receiver.")] = None,
     plain: Annotated[bool, Parameter(help="Allow tcp:// and http:// to another machine.")] = False,
     key: Annotated[str | None, Parameter(help="The log's public key, as for verify.")] = None,
+    metrics: Metrics = None,
     session: SessionArgument,
 ) -> int:
     """Watch the log until interrupted: verify, detect, and with --record also reconcile, witness and time-stamp.
@@ -64,6 +64,7 @@ def watch(
     """
     from klingai_audit.cli.recording import reader_id
     from klingai_audit.cli.trusting import check_log, memory_folder
+    from klingai_audit.watch.metrics import observe, take
     from klingai_audit.watch.run import Watch
 
     policy = _policy(session)
@@ -82,8 +83,13 @@ def watch(
     def verify(quick: bool, progress: Callable[[int, int], None]) -> Verdict:
         return check_log(session, key=key, quick=quick, progress=progress)
 
-    with until_signalled() as ended:
-        found = Watch(
+    with until_signalled() as ended, operated(session, metrics) as board:
+
+        def tell(done: Round) -> None:
+            take(board, done)
+            _tell(session, done, always=once)
+
+        watch = Watch(
             session.places,
             policy,
             settings,
@@ -93,8 +99,18 @@ def watch(
             rules=_rules(session),
             channels=channels,
             stop=lambda: bool(ended),
-        ).run(lambda done: _tell(session, done, always=once), once=once, on_finding=exit_on_finding)
-    return _INTERRUPTED if ended and ended[0] == signal.SIGINT else found
+        )
+        observe(board, watch)
+        board.check("log", lambda: _unreadable(session))
+        found = watch.run(tell, once=once, on_finding=exit_on_finding)
+    return exit_code(ended, found)
+
+
+def _unreadable(session: Session) -> None:
+    """Raises: StorageError if the log's checkpoint cannot be read."""
+    from klingai_audit.config import open_reader
+
+    open_reader(session.places).checkpoint_note()
 
 
 def _policy(session: Session) -> Policy:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.operating import Metrics, operated
 from klingai_audit.cli.session import Session, SessionArgument, escaped, open_log
+from klingai_audit.cli.signals import exit_code, pause_until, until_signalled
 from klingai_audit.errors import NoTrustedKey, UsageError
 from klingai_audit.views.inert import inert
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from klingai_audit.tlog.keys import VerifierKey
     from klingai_audit.tlog.policy import WitnessPolicy
     from klingai_audit.upkeep.witnessing import Round
-    from klingai_audit.witness.server import Answer
+    from klingai_audit.witness.server import Answer, Witness
 
 _STYLES: Final = {"cosigned": "green", "ahead": "bold red", "refused": "bold red"}
 _ALARM: Final = 4
@@ -32,27 +34,29 @@ def submit(
         float | None, Parameter(help="Go on, asking every so many seconds if there is news. Default: once.")
     ] = None,
     timeout: Annotated[float, Parameter(help="Seconds to wait for one witness.")] = 10.0,
+    metrics: Metrics = None,
     session: SessionArgument,
 ) -> int:
     """Show the newest checkpoint to the witnesses of <keys>/witness.policy and keep their cosignatures in an entry.
 
     Exit 1 if fewer cosigned than the policy asks for, 4 if a witness holds another history.
     """
-    import time
-
+    from klingai_audit.operation.health import observe
     from klingai_audit.upkeep.witnessing import witness_now
     from klingai_audit.witness.client import WitnessClient
 
     policy = _policy(session)
-    with open_log(session) as audit:
+    with until_signalled() as ended, open_log(session) as audit, operated(session, metrics) as board:
+        observe(board, audit)
         client = WitnessClient(policy, timeout=timeout)
-        while True:
+        while not ended:
             done = witness_now(audit, client, always=every is None)
             code = _tell(session, done, policy)
             if every is None or code == _ALARM:
                 return code
             session.flush()
-            time.sleep(every)
+            pause_until(lambda: bool(ended), every)
+    return exit_code(ended)
 
 
 def status(*, session: SessionArgument) -> int:
@@ -99,10 +103,12 @@ def serve(
     listen: Annotated[str, Parameter(help="HOST:PORT; port 0 takes any free one.")] = "127.0.0.1:8788",
     certificate: Annotated[Path | None, Parameter(help="Serve over TLS with this certificate chain (PEM).")] = None,
     private_key: Annotated[Path | None, Parameter(help="Its private key (PEM).")] = None,
+    metrics: Metrics = None,
     session: SessionArgument,
-) -> None:
+) -> int:
     """Be a witness until interrupted: cosign what extends what was cosigned before, refuse and keep what does not."""
     from klingai_audit.ledger.keyfile import read_key_file
+    from klingai_audit.operation.asgi import counted
     from klingai_audit.publish.server import bind, run_app
     from klingai_audit.witness.book import Book
     from klingai_audit.witness.server import Witness, witness_app
@@ -119,7 +125,12 @@ def serve(
         session.say("Witness ", (inert(signer.name), "bold"), f" at {url}, for {len(witness.origins)} log(s)")
         session.say((f"Line for their policies: witness NAME {signer.verifier.format()} {url}", "dim"))
     session.flush()
-    run_app(app, listening, certificate=certificate, private_key=private_key)
+    with until_signalled() as ended, operated(session, metrics) as board:
+        board.check("memory", lambda: _memory_trouble(witness))
+        board.look("findings", lambda: {("witness", "broken"): float(len(witness.book.exhibits()))})
+        served = counted(app, board, ("/add-checkpoint",))
+        run_app(served, listening, certificate=certificate, private_key=private_key)
+    return exit_code(ended)
 
 
 def evidence(
@@ -180,6 +191,11 @@ def _journal(session: Session, path: str, answer: Answer) -> None:
         session.remark("A log showed another history than it did before: kept as evidence.", forked=True)
     else:
         session.remark(f"{path} {answer.status}", path=path, status=answer.status)
+
+
+def _memory_trouble(witness: Witness) -> None:
+    """Raises: StorageError if what was cosigned cannot be read."""
+    witness.book.held(witness.origins[0])
 
 
 def _policy(session: Session) -> WitnessPolicy:

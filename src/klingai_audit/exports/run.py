@@ -57,13 +57,14 @@ class ExportResult:
 class Course:
     """How an export is to go on, and whom it tells.
 
-    `follow` goes on until `stop()`. `told` gets the number of
-    entries gone through and their total; `trouble` gets each error that is waited out, and the pause in seconds.
+    `follow` goes on until `stop()`. `told` gets the number of entries gone through and their total, `sent` how many
+    were just handed over; `trouble` gets each error that is waited out, and the pause in seconds.
     """
 
     follow: bool = False
     stop: Callable[[], bool] = bool
     told: Callable[[int, int], None] | None = None
+    sent: Callable[[int], None] | None = None
     trouble: Callable[[SinkLost, float], None] | None = None
     pause: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
@@ -124,6 +125,8 @@ class Job:
         self.result.again += sum(record.seq < self._furthest for record in batch.records)
         self._done = batch.position
         self._furthest = max(self._furthest, batch.position.seq)
+        if self.course.sent is not None:
+            self.course.sent(len(batch.records))
         if self.course.told is not None:
             self.course.told(self._done.seq, self._head.size)
         if self.course.clock() - self._saved_at >= SAVE_SECONDS:

@@ -14,7 +14,7 @@ from collections.abc import Sequence, Sized
 from time import perf_counter
 from typing import Final
 
-__all__ = ["BATCH_BOUNDS", "SECONDS_BOUNDS", "Counters", "Histogram", "totals", "writers_of"]
+__all__ = ["BATCH_BOUNDS", "SECONDS_BOUNDS", "Counters", "Histogram", "count_missed", "missed", "totals", "writers_of"]
 
 BATCH_BOUNDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0)
 """Upper bounds of the classes of batch sizes, in entries, inclusive."""
@@ -133,6 +133,7 @@ class _Registry:
         self.lock = threading.Lock()
         self.live: set[Counters] = set()
         self.closed: dict[str, Counters] = {}
+        self.missed: Counter[str] = Counter()
 
 
 _REGISTRY = _Registry()
@@ -156,6 +157,18 @@ def writers_of(origin: str) -> list[Counters]:
     """Return the counters of those that have the log `origin` open in this process."""
     with _REGISTRY.lock:
         return [one for one in _REGISTRY.live if one.origin == origin]
+
+
+def count_missed(kind: str) -> None:
+    """Count an act that happened and could not be recorded (yet), by what kind of entry it would have been."""
+    with _REGISTRY.lock:
+        _REGISTRY.missed[kind] += 1
+
+
+def missed() -> dict[str, int]:
+    """Return what `count_missed` counted."""
+    with _REGISTRY.lock:
+        return dict(_REGISTRY.missed)
 
 
 def _sum_of(one: Counters) -> Counters:

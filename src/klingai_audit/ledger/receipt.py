@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+from klingai_audit.diagnostics import tell
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ __all__ = [
     "wake_loops",
 ]
 
-_LOG: Final = logging.getLogger("klingai_audit")
 
 State = Literal["durable", "published"]
 """`durable`: synced and sealed; `published`: under a signed checkpoint (docs/format.md)."""
@@ -75,8 +75,8 @@ def wake(waiters: Waiters, loops: Loops) -> None:
         elif callable(waiter):
             try:
                 waiter()
-            except Exception:  # noqa: BLE001  # whoever is called back, the entry is what it is
-                _LOG.exception("what waited for an entry failed")
+            except Exception as exc:  # noqa: BLE001  # whoever is called back, the entry is what it is
+                tell(logging.ERROR, "callback_failed", "what waited for an entry failed", error=exc)
         else:
             waiter.release()
 

@@ -10,6 +10,7 @@ import logging
 import time
 from typing import Final, Literal
 
+from klingai_audit.diagnostics import tell
 from klingai_audit.errors import SignerUnavailable
 
 __all__ = ["RETRY_S", "Rotation", "RotationClock"]
@@ -20,7 +21,6 @@ RETRY_S: Final = 60.0
 """How long after a rotation was put off it is tried again, in seconds."""
 
 _DAY_NS: Final = 86_400 * 10**9
-_LOG: Final = logging.getLogger("klingai_audit")
 
 
 class RotationClock:
@@ -39,7 +39,8 @@ class RotationClock:
     def put_off(self, error: SignerUnavailable) -> None:
         """Note that nobody signs now."""
         if self._again_at is None:
-            _LOG.warning("the epoch goes on, the log's keys are not rotated yet: %s", error.message)
+            words = "the epoch goes on, the log's keys are not rotated yet: %s"
+            tell(logging.WARNING, "not_rotated", words, error.message)
         self._again_at = time.monotonic() + RETRY_S
 
     def rotated(self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from klingai_audit.errors import MissingExtra
 from klingai_audit.ledger.appender import MAX_QUEUE
-from klingai_audit.ledger.counters import Counters, Histogram, totals
+from klingai_audit.ledger.counters import Counters, Histogram, missed, totals
 from klingai_audit.operation.board import Board
 from klingai_audit.operation.names import METRICS, PREFIX
 
@@ -54,6 +54,7 @@ class _Collector:
         histograms: dict[str, list[tuple[tuple[str, ...], Histogram]]] = {}
         for name, labels, one in self._board.times():
             histograms.setdefault(name, []).append((labels, one))
+        numbers["unrecorded_acts"] = {(kind,): float(count) for kind, count in missed().items()}
         numbers["build_info"] = {(_own_version(), platform.python_version()): 1.0}
         writers = totals()
         if writers:

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, TextIO
 from klingai_audit.diagnostics import LOGGER_NAME, place_of, tell
 from klingai_audit.errors import UsageError
 
-__all__ = ["FORMAT_ENV", "LEVEL_ENV", "JsonFormatter", "TextFormatter", "set_up"]
+__all__ = ["FORMAT_ENV", "LEVEL_ENV", "JsonFormatter", "TextFormatter", "in_json", "set_up", "tear_down"]
 
 FORMAT_ENV: Final = "KLINGAI_AUDIT_LOG_FORMAT"
 LEVEL_ENV: Final = "KLINGAI_AUDIT_LOG_LEVEL"
@@ -66,11 +66,22 @@ def _members(record: logging.LogRecord) -> dict[str, Any]:
     return members if error is None else {**members, "error": type(error).__name__, "raised": place_of(error)}
 
 
+def _is_heard(record: logging.LogRecord) -> bool:
+    """Tell whether logging's last resort would print a record: not if its library's logger was told to be quiet."""
+    logger: logging.Logger | None = logging.getLogger(record.name)
+    while logger is not None:
+        if any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+            return False
+        logger = logger.parent
+    return True
+
+
 class _StandardError(logging.StreamHandler[TextIO]):
     """Writes to whatever `sys.stderr` is at the moment; a reader that went away is no error."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
+        self.addFilter(_is_heard)
 
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
@@ -81,6 +92,7 @@ class _StandardError(logging.StreamHandler[TextIO]):
 
 
 _HANDLER: Final = _StandardError()
+_BEFORE: Final[list[tuple[Any, ...]]] = []
 
 
 def set_up(form: str | None = None, level: str | None = None, environment: Mapping[str, str] = os.environ) -> _Form:
@@ -97,26 +109,32 @@ def set_up(form: str | None = None, level: str | None = None, environment: Mappi
         raise UsageError(
             "The level of diagnostics is debug, info, warning or error.", do=f"Set --log-level or {LEVEL_ENV} to one."
         )
-    ours, root = logging.getLogger(LOGGER_NAME), logging.getLogger()
+    tear_down()
     as_json = form == "json"
     _HANDLER.setFormatter(JsonFormatter() if as_json else TextFormatter())
-    if _HANDLER not in ours.handlers:
-        ours.addHandler(_HANDLER)
+    ours, root = logging.getLogger(LOGGER_NAME), logging.getLogger()
+    before = ours.level, threading.excepthook, warnings.showwarning, sys.excepthook
+    _BEFORE.append(before)
+    root.addHandler(_HANDLER)
     ours.setLevel(level.upper())
-    ours.propagate = False
-    if as_json:
-        _take_over(root)
-        return "json"
-    return "text"
-
-
-def _take_over(root: logging.Logger) -> None:
-    """Let nothing else write to standard error what is no JSON."""
-    if _HANDLER not in root.handlers:
-        root.addHandler(_HANDLER)
-    warnings.showwarning = _warned  # type: ignore[assignment]
     threading.excepthook = _thread_failed
-    sys.excepthook = _failed
+    if as_json:  # nothing else may write there what is no JSON
+        warnings.showwarning = _warned  # type: ignore[assignment]
+        sys.excepthook = _failed
+    return "json" if as_json else "text"
+
+
+def tear_down() -> None:
+    """Put back what `set_up` found; nothing if it was not called."""
+    while _BEFORE:
+        level, threading.excepthook, warnings.showwarning, sys.excepthook = _BEFORE.pop()
+        logging.getLogger(LOGGER_NAME).setLevel(level)
+        logging.getLogger().removeHandler(_HANDLER)
+
+
+def in_json() -> bool:
+    """Tell whether this process's diagnostics are JSON lines now."""
+    return bool(_BEFORE) and isinstance(_HANDLER.formatter, JsonFormatter)
 
 
 def _warned(_message: object, category: type[Warning], filename: str, lineno: int, *_more: object) -> None:

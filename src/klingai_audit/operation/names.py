@@ -43,6 +43,7 @@ METRICS: Final = {
         "counter", "What failed: stage commit, publish, check, deliver, export or serve; class of error",
         ("stage", "kind"),
     ),
+    "unrecorded_acts": Metric("counter", "Acts that happened and could not be recorded at once", ("kind",)),
     "verification_time_seconds": Metric(
         "gauge", "When the log was last verified (seconds since 1970), quickly or wholly", ("mode",)
     ),
@@ -52,7 +53,7 @@ METRICS: Final = {
     "check_time_seconds": Metric("gauge", "When a check of the watch was last made (seconds since 1970)", ("check",)),
     "check_duration_seconds": Metric("gauge", "How long that check took", ("check",)),
     "undelivered_messages": Metric("gauge", "Alerts that wait for a receiver", ("receiver",)),
-    "exported_entries": Metric("counter", "Entries that a receiver has"),
+    "exported_entries": Metric("counter", "Entries handed over to a receiver, those sent again after a break included"),
     "export_lag_entries": Metric("gauge", "Published entries that the receiver does not have yet"),
     "http_requests": Metric("counter", "Requests answered, by what was asked for and HTTP status", ("route", "status")),
     "http_request_seconds": Metric("histogram", "How long an answer took", ("route",)),

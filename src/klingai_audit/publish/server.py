@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from klingai_audit.durable import read_optional
-from klingai_audit.errors import KlingAuditError, Malformed, MissingExtra, StorageError, UsageError
+from klingai_audit.errors import KlingAuditError, Malformed, MissingExtra, UsageError
 from klingai_audit.ledger.reader import LogReader
+from klingai_audit.operation.listening import bind
 from klingai_audit.publish.tiles import CHECKPOINT, tile_bytes
 from klingai_audit.tlog.checkpoint import parse_checkpoint
 from klingai_audit.tlog.note import parse_note
@@ -122,23 +123,6 @@ def log_app(
     )
 
 
-def bind(listen: str) -> socket.socket:
-    """Return a listening socket for `HOST:PORT` (port 0: any free one; `[::1]:80` for IPv6).
-
-    Raises: UsageError for another form; StorageError if it cannot be had.
-    """
-    host, colon, port = listen.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise UsageError(f"{listen!r} is no address to listen on.", do="Use HOST:PORT, such as 127.0.0.1:8080")
-    host = host.removeprefix("[").removesuffix("]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, int(port)), family=family, backlog=128)
-    except (OSError, UnicodeError) as exc:
-        reason = getattr(exc, "strerror", None) or "no such host"
-        raise StorageError(f"Nothing can listen on {listen}: {reason}.", do="Choose another address.") from exc
-
-
 def run_app(
     app: Any, listening: socket.socket, *, certificate: Path | None = None, private_key: Path | None = None
 ) -> None:
@@ -151,6 +135,7 @@ def run_app(
     try:
         config = uvicorn.Config(
             app,
+            log_config=None,
             log_level="warning",
             access_log=False,
             server_header=False,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from klingai_audit.diagnostics import tell
 from klingai_audit.durable import read_optional
 from klingai_audit.errors import AuditUnavailable, InvalidSignature, KlingAuditError, Malformed
 from klingai_audit.ledger.reader import LogReader
@@ -30,7 +31,6 @@ POLICY_FILE: Final = "witness.policy"
 """Name of the witnesses' policy in the keys folder, in the form of C2SP tlog-policy."""
 
 POLL_S: Final = 0.1
-_LOG: Final = logging.getLogger("klingai_audit")
 
 
 def read_policy(keys: Path) -> WitnessPolicy | None:
@@ -137,8 +137,8 @@ class Quorum:
         for ask in self._askers:
             try:
                 ask()
-            except Exception:  # noqa: BLE001  whoever asks, others may, too
-                _LOG.exception("the witnesses could not be asked")
+            except Exception as exc:  # noqa: BLE001  whoever asks, others may, too
+                tell(logging.ERROR, "witnesses_not_asked", "the witnesses could not be asked", error=exc)
         return self._patience if timeout is None else timeout
 
     def _demanded(self) -> WitnessPolicy:

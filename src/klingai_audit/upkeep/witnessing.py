@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Final
 
+from klingai_audit.diagnostics import tell
 from klingai_audit.errors import InconsistentCheckpoints, KlingAuditError, UsageError
 from klingai_audit.event.own import own_event
 from klingai_audit.ledger.clock import SYSTEM_CLOCK, Clock
@@ -33,7 +34,6 @@ __all__ = [
     "witness_now",
 ]
 
-_LOG: Final = logging.getLogger("klingai_audit")
 _PIECE: Final = 65_536
 _GATHER_S: Final = 0.05
 """Who waits for witnesses does so with others: one round for all."""
@@ -146,7 +146,8 @@ class Witnessing:
                 self.error = None
             except KlingAuditError as error:
                 self.error = error
-                _LOG.warning("the log could not be witnessed: %s", error.message)
+                words = "the log could not be witnessed: %s"
+                tell(logging.WARNING, "not_witnessed", words, error.message, kind=error.kind)
 
 
 def _names(client: WitnessClient) -> list[str]:

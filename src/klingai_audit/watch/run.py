@@ -102,6 +102,23 @@ class Watch:
                 pass
         return 0
 
+    # What another thread may ask for while the watch runs.
+
+    @property
+    def done(self) -> dict[str, float]:
+        """When each check was last made, in seconds since 1970 UTC."""
+        return dict(self._memory.done)
+
+    @property
+    def open(self) -> list[Problem]:
+        """What is there now."""
+        return list(self._memory.open.values())
+
+    @property
+    def undelivered(self) -> dict[str, int]:
+        """Messages that wait, by receiver."""
+        return {name: len(waiting) for name, waiting in dict(self._memory.waiting).items()}
+
     def round(self) -> Round | None:
         """Do what is due; None if nothing was. Raises: as `run`."""
         memory, now = self._memory, self._clock()
