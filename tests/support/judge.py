@@ -207,7 +207,7 @@ def _kept(
     epochs: list[tuple[int, Key]],
     levels: list[list[bytes]],
 ) -> None:
-    named = {e["seq"] + 1 for e in entries if e["event_type"] in ("signing_key_rotated", "log_closed")}
+    named = {e["seq"] + 1 for e in entries if e["event_type"] in ("signing_key_rotated", "log_closed", "log_migrated")}
     stamps = {e["metadata"]["size"]: e for e in entries if e["event_type"] == "checkpoint_timestamped"}
     expected = sorted(n for n in {*named, *stamps, *range(every, size + 1, every)} if n <= size)
     kept = {name for name in files if name.startswith("checkpoints/")}

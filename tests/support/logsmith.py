@@ -301,7 +301,7 @@ class Smith:
     def is_kept(self, size: int) -> bool:
         """Whether the format asks for a kept checkpoint of this size, time stamps aside."""
         last = self.entries[size - 1][118:]
-        return size % KEPT_EVERY == 0 or last.startswith((b'signing_key_rotated"', b'log_closed"'))
+        return size % KEPT_EVERY == 0 or last.startswith((b'signing_key_rotated"', b'log_closed"', b'log_migrated"'))
 
     def checkpoint(self, size: int | None = None, epoch: int | None = None, *, second: bool | None = None) -> bytes:
         """The signed checkpoint of `size` (default: now) by the log key and the epoch's key.

@@ -223,7 +223,7 @@ def _registry() -> dict[str, EventInfo]:
     own(t.GAP_OPENED, _LOG, "Events could not be recorded from here on.", "the recorder, by policy")
     own(t.GAP_CLOSED, _LOG, "Recording works again; states the count.", "the recorder, by policy")
     add(log, t.RECONCILED, _COMPLIANCE, "The log was compared with the provider's records.", "reconcile")
-    own(t.LOG_MIGRATED, _LOG, "The log continues in another store or format.", "migrate")
+    own(t.LOG_MIGRATED, _LOG, "The log goes on in another store, or came from one.", "migrate", "metadata.phase")
     add(log, t.LOG_IMPORTED, _LOG, "A file of an older log was taken over.", "import", "resource_id")
     return table
 

@@ -16,6 +16,7 @@ from typing import Final
 
 __all__ = [
     "KEPT_INTERVAL",
+    "MIGRATED",
     "PURGED_PREFIX",
     "ROTATED",
     "SEAL_BYTES",
@@ -23,6 +24,7 @@ __all__ = [
     "compute_seal",
     "event_type_of",
     "has_valid_seal",
+    "is_migration",
     "is_rotation",
     "names_checkpoint",
     "parse_members",
@@ -39,6 +41,9 @@ SEAL_BYTES: Final = 54
 ROTATED: Final = "signing_key_rotated"
 """The type of the entry that ends an epoch."""
 
+MIGRATED: Final = "log_migrated"
+"""The type of the entries that end a log in one store and take it up in another."""
+
 PURGED_PREFIX: Final = b'{"purged":"'
 """How the line in the place of a purged entry begins; no entry begins so."""
 
@@ -50,7 +55,8 @@ _TAIL: Final = re.compile(
 )
 _TAIL_MAX: Final = 197 + 12
 _ROTATION: Final = ROTATED.encode() + b'"'
-_NAMED: Final = (_ROTATION, b'log_closed"')
+_MIGRATION: Final = MIGRATED.encode() + b'"'
+_NAMED: Final = (_ROTATION, b'log_closed"', _MIGRATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +116,18 @@ def event_type_of(entry: bytes) -> str:
 
 
 def names_checkpoint(entry: bytes) -> bool:
-    """Tell whether the checkpoint that ends with this entry is kept: a handover or a closing."""
+    """Tell whether the checkpoint that ends with this entry is kept: a handover, a closing or a migration."""
     return entry.startswith(_NAMED, _EVENT_TYPE_AT)
 
 
 def is_rotation(entry: bytes) -> bool:
     """Tell whether this entry ends an epoch."""
     return entry.startswith(_ROTATION, _EVENT_TYPE_AT)
+
+
+def is_migration(entry: bytes) -> bool:
+    """Tell whether this entry says that the log goes on in another store, or that it came from one."""
+    return entry.startswith(_MIGRATION, _EVENT_TYPE_AT)
 
 
 def _mac(tail_key: bytes, origin: str, covered: bytes) -> bytes:

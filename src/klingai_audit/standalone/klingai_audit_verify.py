@@ -1130,7 +1130,7 @@ class Own:
         metadata = found.get("metadata") if isinstance(found, dict) else None
         self.seq, self.kind, self.root, self.file, self.line = seq, kind, root, file, line
         self.metadata, self.logged = None, found.get("logged_at") if isinstance(found, dict) else None
-        if kind != "log_closed":
+        if kind not in ("log_closed", "log_migrated"):
             self.metadata = metadata if isinstance(metadata, dict) else {}
 
 
@@ -1138,10 +1138,12 @@ _OWN = {
     b"log_created": "log_created",
     b"signing_key_rotated": "signing_key_rotated",
     b"log_closed": "log_closed",
+    b"log_migrated": "log_migrated",
     b"checkpoint_timestamped": "checkpoint_timestamped",
     b"checkpoint_witnessed": "checkpoint_witnessed",
     b"retention_applied": "retention_applied",
 }
+_CLOSING = ("signing_key_rotated", "log_closed", "log_migrated")
 _QUIET = (b"checkpoint_witnessed", b"checkpoint_timestamped", b"log_heartbeat", b"log_opened", b"log_closed")
 
 
@@ -1276,7 +1278,7 @@ class Walk:
                 self.acts.append((seq, moment(members[1])))
                 self.fresh = False
         kind = own_kind(line.data)
-        if kind and (kind != "log_closed" or seq < covered):
+        if kind and (kind not in ("log_closed", "log_migrated") or seq < covered):
             self.own.append(Own(seq, kind, found, tree.root(), name, number))
         if self.notes is not None and fault is None and members is not None:
             self.notes.take(seq, found, members[1], name, number)
@@ -1668,7 +1670,7 @@ class Notes:
 
     def __init__(self, bytes_of_log):
         self.found, self.writers, self.last, self.gaps = [], set(), None, []
-        self.intents, self.by_cause, self.crowded = {}, {}, False
+        self.intents, self.by_cause, self.crowded, self.left = {}, {}, False, None
         bits = 1 << 20
         while bits < bytes_of_log // 4 and bits < 1 << 27:
             bits <<= 1
@@ -1679,6 +1681,10 @@ class Notes:
         """Take an entry that is of the format."""
         kind, metadata = found["event_type"], found.get("metadata") or {}
         place = (seq, seq + 1, file, line)
+        phase = metadata.get("phase") if kind == "log_migrated" else None
+        if self.left is not None and phase != "in":
+            self.add("migration_ignored", "The log was to go on in another store; entries follow here.", self.left)
+        self.left = place if phase == "out" else None
         now = moment(logged)
         if now is not None:
             self.silence(now)
@@ -1769,6 +1775,8 @@ class Notes:
                 self.add("intent_overdue", "An act was announced and its outcome never came.", place)
         for place in self.gaps:
             self.add("open_gap", "Events could not be recorded, and the gap was not closed.", place)
+        if self.left is not None:
+            self.add("migrated", "The log goes on in another store, which this entry names.", self.left)
         if self.repeated or self.siblings:
             self._look_up(folder, size)
         return sorted(self.found, key=lambda finding: finding.seq or 0)
@@ -2577,7 +2585,7 @@ class Verifier:
 
     def check_second(self, newest, kept):
         """Step 7: the line by ML-DSA-44 is there where it must be, and by its key's name; no more is checked here."""
-        closing = {own.seq + 1 for own in self.own if own.kind in ("signing_key_rotated", "log_closed")}
+        closing = {own.seq + 1 for own in self.own if own.kind in _CLOSING}
         for name, one in [("checkpoint", newest), *((self.folder.kept[size], one) for size, one in kept.items())]:
             if one is None or not self.second_known or not self.known_before(one.size - 1) or one.size > self.size:
                 continue
@@ -2763,8 +2771,7 @@ class Verifier:
         due = set(
             range(KEPT_EVERY, min(self.size, self.walk.total + len(self.folder.kept) * KEPT_EVERY + 1) + 1, KEPT_EVERY)
         )
-        named = ("signing_key_rotated", "log_closed")
-        due.update(own.seq + 1 for own in self.own if own.kind in named and own.seq < self.size)
+        due.update(own.seq + 1 for own in self.own if own.kind in _CLOSING and own.seq < self.size)
         due.update(self.stamped)
         there = self.folder.kept
         for size in sorted(due - set(there)):

@@ -42,7 +42,7 @@ class Countersigned:
 def is_demanded(size: int, closing: AbstractSet[int]) -> bool:
     """Tell whether a checkpoint of this size has the line in a log that names the key.
 
-    `closing` are the sizes whose last entry is a handover or a closing.
+    `closing` are the sizes whose last entry is a handover, a closing or a migration.
     """
     return size % KEPT_INTERVAL == 0 or size in closing
 

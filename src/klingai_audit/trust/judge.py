@@ -38,7 +38,7 @@ from klingai_audit.trust.witnessed import Witnessed, check_witnessed
 
 __all__ = ["Judge", "Terms", "gave_up", "missing_log"]
 
-_NAMED_TYPES: Final = ("signing_key_rotated", "log_closed")
+_NAMED_TYPES: Final = ("signing_key_rotated", "log_closed", "log_migrated")
 _GONE: Final = ("entry_missing", "file_missing", "head_cut", "tail_cut")
 """What nobody can tell of a log that cannot be read as a whole."""
 _UNFINISHED_RUNS: Final = ("purge_unfinished", "seal_unfinished")
@@ -58,7 +58,8 @@ class Terms:
     `tolerant`: lines that no checkpoint covers are a note if they link to the log and end with a seal.
     `witnesses` is the policy that cosignatures are judged by; `demanded`: that its quorum is missing is a finding.
     `tsa_roots` stand behind time stamps that count; `dated_within` is the distance up to which they rule out
-    back-dating. `compare` looks for notes that take more than one entry.
+    back-dating. `compare` looks for notes that take more than one entry. `derived`: writers on several hosts derive the
+    keys of coming epochs (docs/format.md, "Batch-signed logs").
     """
 
     trusted: VerifierKey | None
@@ -76,6 +77,7 @@ class Terms:
     tsa_roots: Roots | None = None
     dated_within: dt.timedelta = DATED_WITHIN
     compare: bool = True
+    derived: bool = False
 
 
 def missing_log(store: Store, terms: Terms) -> Verdict:
@@ -179,6 +181,7 @@ class Judge:
             stamped=stamped,
             countersigned=countersigned,
             dated_within=terms.dated_within,
+            derived=terms.derived,
         )
         memory = None
         if not broken and head is not None:

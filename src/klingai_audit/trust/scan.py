@@ -42,6 +42,7 @@ OWN_TYPES: Final = frozenset(
         "log_closed",
         "log_created",
         "log_heartbeat",
+        "log_migrated",
         "log_opened",
         "log_recovered",
         "retention_applied",

@@ -46,11 +46,17 @@ def _note(scanned: Scanned, kind: str, message: str, seq: int, end: int | None =
 
 
 def _own(scanned: Scanned) -> Iterator[Finding]:
-    """Clock steps, and gaps that nobody closed."""
+    """Clock steps, gaps that nobody closed, and logs that went on elsewhere."""
     gaps: list[int] = []
+    left: int | None = None
     for seq, line in scanned.own():
         kind = event_type_of(line)
-        if kind == "clock_stepped":
+        if kind == "log_migrated":
+            phase = read_metadata(line).get("phase")
+            if left is not None and (phase, seq) != ("in", left + 1):
+                yield _ignored(scanned, left)
+            left = seq if phase == "out" else None
+        elif kind == "clock_stepped":
             yield _note(scanned, "clock_step", f"The writer's clock jumped before entry {seq}.", seq)
         elif kind == "log_recovered" and "set_aside" in read_metadata(line):
             message = (
@@ -64,6 +70,21 @@ def _own(scanned: Scanned) -> Iterator[Finding]:
             gaps.pop()
     for seq in gaps:
         yield _note(scanned, "open_gap", f"The gap that entry {seq} opened was never closed.", seq)
+    if left is not None and left + 1 < _size(scanned):
+        yield _ignored(scanned, left)
+    elif left is not None:
+        yield _note(scanned, "migrated", f"The log was migrated: it goes on where entry {left} says.", left)
+
+
+def _ignored(scanned: Scanned, left: int) -> Finding:
+    message = (
+        f"Entry {left} says that the log goes on in another store, and entry {left + 1} does not take it up there."
+    )
+    return _note(scanned, "migration_ignored", message, left)
+
+
+def _size(scanned: Scanned) -> int:
+    return max((part.report.base + part.report.lines for part in scanned.ranges), default=0)
 
 
 def _silences(scanned: Scanned, now: dt.datetime) -> Iterator[Finding]:

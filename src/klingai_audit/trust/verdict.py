@@ -201,6 +201,8 @@ def _kinds() -> dict[str, FindingKind]:
             "purge_unfinished": ("Entries that are listed for purging are still there.", ()),
             "seal_unfinished": ("A day was being sealed or purged when the run was stopped.", ()),
             "open_gap": ("Events could not be recorded, and the gap was not closed.", ()),
+            "migrated": ("The log goes on in another store.", ()),
+            "migration_ignored": ("Entries follow one that says that the log goes on in another store.", ()),
             "equal_event_id": ("Two entries have the same event_id; views show one.", ()),
             "two_ends": ("One task has two different ends.", ()),
         },

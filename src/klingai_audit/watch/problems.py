@@ -40,7 +40,7 @@ Change = Literal["new", "again", "gone"]
 
 _EXITS: Final[Mapping[Level, int]] = MappingProxyType({"broken": 4, "unreachable": 3, "finding": 1, "note": 0})
 
-TOLD_NOTES: Final = frozenset({"heartbeat_gap", "open_gap", "clock_step", "lines_set_aside"})
+TOLD_NOTES: Final = frozenset({"heartbeat_gap", "open_gap", "clock_step", "lines_set_aside", "migration_ignored"})
 """Notes of a verification that are worth an alert."""
 
 

@@ -164,7 +164,10 @@ def test_the_only_day_renamed_and_its_lines_swapped(tmp_path):
 
 
 steps = st.lists(
-    st.sampled_from(["work", "work", "day", "rotate", "close", "open", "heartbeat", "gap", "wait", "step"]), max_size=14
+    st.sampled_from(
+        ["work", "work", "day", "rotate", "close", "open", "heartbeat", "gap", "wait", "step", "out", "in"]
+    ),
+    max_size=14,
 )
 
 
@@ -172,7 +175,7 @@ steps = st.lists(
 @settings(max_examples=25, deadline=None)
 @given(steps=steps, late=st.integers(0, 100))
 def test_any_life_of_a_log(steps, late):
-    """Logs of any history: rotations, days, silences, gaps."""
+    """Logs of any history: rotations, days, silences, gaps, migrations."""
     smith = Smith().create()
     for step in steps:
         if step == "work":
@@ -191,6 +194,8 @@ def test_any_life_of_a_log(steps, late):
             smith.batch(smith.event("gap_opened", {}))
         elif step == "wait":
             smith.now += dt.timedelta(minutes=90)
+        elif step in ("out", "in"):
+            smith.batch(smith.event("log_migrated", {"phase": step}))
         else:
             smith.batch(smith.event("clock_stepped", {}))
     with tempfile.TemporaryDirectory() as folder:

@@ -114,6 +114,30 @@ def test_clock_step_and_open_gap_are_notes(tmp_path):
     assert notes(smith.closed(), tmp_path) == [("clock_step", 2, 3), ("open_gap", 5, 6)]
 
 
+def migration(smith: Smith, phase: str) -> Smith:
+    smith.batch(smith.event("log_migrated", {"phase": phase}))
+    return smith
+
+
+def test_a_log_that_went_on_elsewhere_says_so(tmp_path):
+    """Its last entry is the migration; where the log went on there is nothing to remark."""
+    smith = migration(Smith().create().closed(), "out")
+    assert notes(smith, tmp_path) == [("migrated", 3, 4)]
+    assert notes(migration(smith, "in").opened("w2").work(4).closed("w2"), tmp_path / "there") == []
+
+
+@pytest.mark.parametrize("between", [0, 3])
+def test_entries_after_a_migration_are_noted(tmp_path, between):
+    """Whoever wrote on in the old place did what no writer does."""
+    smith = migration(Smith().create().closed(), "out").work(1 + between)
+    assert notes(smith.opened("w2").closed("w2"), tmp_path) == [("migration_ignored", 3, 4)]
+    again = migration(migration(smith, "in"), "out")
+    assert notes(again, tmp_path / "again") == [
+        ("migration_ignored", 3, 4),
+        ("migrated", len(again.entries) - 1, len(again.entries)),
+    ]
+
+
 @pytest.mark.parametrize("chunk", [1000, 1 << 20])
 def test_equal_ids_and_two_ends_are_notes(tmp_path, monkeypatch, chunk):
     """The same event twice is one for the views; a task that both succeeded and failed is not."""
