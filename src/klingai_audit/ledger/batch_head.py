@@ -1,4 +1,4 @@
-"""The head of a log whose store takes the signed checkpoint with each batch (docs/format.md, "Batch-signed logs").
+"""The head of a log whose store takes the signed checkpoint with each batch (docs/format.md 7.1).
 
 Several hosts move it. Each reads the head in its transaction, checks who signed it and that it continues what it
 knows, appends, signs and commits; who was too slow begins again. The store can neither add nor change an entry that
@@ -34,6 +34,7 @@ from klingai_audit.ledger.log_head import HEARTBEAT_NS, OwnEvent
 from klingai_audit.ledger.pace import ClockWatch, parse_logged_at
 from klingai_audit.ledger.places import Appended, places_of
 from klingai_audit.ledger.rotation import Rotation, RotationClock
+from klingai_audit.ledger.sought import Sought
 from klingai_audit.ledger.state import StateFolder
 from klingai_audit.ledger.tree import GrowingTree
 from klingai_audit.tlog.merkle import EMPTY_ROOT, leaf_hash
@@ -88,6 +89,7 @@ class BatchHead:
         self._acknowledged = state.acknowledged
         self._at = _BEGINNING
         self._ends: dict[str, Appended] = {}
+        self.sought = Sought(store)
         self._due: list[EncodedEvent] = []
         self._remembered_at = 0.0
         self._publishing = threading.Lock()
@@ -264,7 +266,7 @@ class BatchHead:
         at = self._at
         logged_ns = max(now, at.logged_ns)
         logged_at = format_time(logged_ns).encode()
-        places = places_of(events, self._held)
+        places = places_of(events, self._held, self.sought, self.size)
         results: list[Appended] = []
         fresh: list[Appended] = []
         ends: list[tuple[str, int]] = []

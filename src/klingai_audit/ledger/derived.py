@@ -1,7 +1,7 @@
 """Epoch keys where several hosts sign: each is derived from the one before, so that every host comes to the same.
 
 Who holds the key of epoch k can make those of all later epochs, and none of the earlier ones. So yesterday is safe
-from a thief of today's key, tomorrow is not. Source: RFC 5869 (HKDF-SHA-256); docs/format.md, "Epochs".
+from a thief of today's key, tomorrow is not. Source: RFC 5869 (HKDF-SHA-256); docs/format.md 7.1.
 """
 
 from __future__ import annotations
