@@ -25,10 +25,13 @@ def bind(listen: str) -> socket.socket:
     host = host.removeprefix("[").removesuffix("]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, int(port)), family=family, backlog=128)
+        listening = socket.create_server((host, int(port)), family=family, backlog=128)
     except (OSError, UnicodeError) as exc:
         reason = getattr(exc, "strerror", None) or "no such host"
         raise StorageError(f"Nothing can listen on {listen}: {reason}.", do="Choose another address.") from exc
+    # Connections inherit it: asyncio does not see that these are TCP, and an answer in two writes takes 40 ms without.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def bind_in_range(listen: str) -> socket.socket:

@@ -68,8 +68,10 @@ def _members(record: logging.LogRecord) -> dict[str, Any]:
 
 def _is_heard(record: logging.LogRecord) -> bool:
     """Tell whether logging's last resort would print a record: not if its library's logger was told to be quiet."""
+    if record.name == LOGGER_NAME:
+        return True
     logger: logging.Logger | None = logging.getLogger(record.name)
-    while logger is not None:
+    while logger is not None and logger.parent is not None:
         if any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
             return False
         logger = logger.parent
