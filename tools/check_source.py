@@ -30,6 +30,7 @@ MAY_WRITE = {
     PACKAGE + "upkeep/backup.py": "removes an unfinished copy, which has a name that no other file has",
     PACKAGE + "detect/trials.py": "a rule is tried on a log in memory, its keys in a temporary folder",
     PACKAGE + "ledger/sealed.py": "a sealed day is read from an unnamed temporary file",
+    PACKAGE + "ledger/scratch.py": "a log on a server is verified in a private temporary folder, which goes",
     PACKAGE + "config.py": "a reader without a writable state folder gets a temporary one",
 }
 """Files of src that may call the file system's writing functions, and why; a needless one is a breach."""

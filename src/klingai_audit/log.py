@@ -34,6 +34,7 @@ from klingai_audit.ledger.opening import check_remembered_key, first_metadata, t
 from klingai_audit.ledger.options import OptionsMemory, describe_options
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.ledger.receipt import Receipt, State, check_wait
+from klingai_audit.ledger.scratch import scratch_beside
 from klingai_audit.ledger.state import OriginMemory, StateFolder
 from klingai_audit.privacy.door import Door
 from klingai_audit.privacy.policy import Policy
@@ -370,6 +371,7 @@ class AuditLog(Answers):
             "policy": self.policy,
         }
         terms["tsa_roots"] = policy_roots(self.policy, self.places.keys)
+        terms["scratch"] = scratch_beside(self.places.state)
         return with_custody(verify(self.reader.store, **{**terms, **options}), self.places.keys)
 
 

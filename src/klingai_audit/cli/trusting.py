@@ -107,6 +107,7 @@ def check_log(
     """
     from klingai_audit.config import known_mldsa_key, open_store, trusted_key
     from klingai_audit.errors import LogNotFound
+    from klingai_audit.ledger.scratch import scratch_beside
     from klingai_audit.trust.authority import policy_roots, read_roots
     from klingai_audit.trust.custody import with_custody
     from klingai_audit.trust.remember import recall, remember
@@ -143,6 +144,7 @@ def check_log(
         proofs_only=proofs_only,
         compare=compare,
         progress=progress,
+        scratch=scratch_beside(places.state),
     )
     if memory is not None and compare and not proofs_only:
         remember(memory, verdict.memory)

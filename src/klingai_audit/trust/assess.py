@@ -46,7 +46,8 @@ class Grounds:
     lines beyond the signed size that policy tolerates. `epochs` counts epochs, `closed` is the size that the last
     handover closed. `first_epoch_pinned` tells that epoch 0's key was given.
     `witnessed` is what known witnesses cosigned, `stamped` what time stamps prove, `countersigned` what ML-DSA-44
-    lines do; `dated_within` is how far an entry may lie from its time stamp.
+    lines do; `dated_within` is how far an entry may lie from its time stamp. `derived` tells that writers derive
+    the keys of coming epochs from the present one.
     """
 
     size: int = 0
@@ -64,6 +65,7 @@ class Grounds:
     stamped: Stamped = _NO_STAMPS
     countersigned: Countersigned = _NO_LINES
     dated_within: dt.timedelta = DATED_WITHIN
+    derived: bool = False
 
     @property
     def pinned(self) -> bool:
@@ -210,15 +212,26 @@ def _key_theft(grounds: Grounds) -> Threat:
         return _by_witnesses("key_theft", grounds, "cosigned this history", ", which no stolen key can undo")
     if grounds.epochs == 1:
         by = "no epoch has ended yet: whoever stole the keys can sign all entries anew" + since_stamped(grounds.stamped)
-        return _threat("key_theft", by, _others(grounds))
+        return _threat("key_theft", by + _tomorrow(grounds), _others(grounds))
     by = (
         f"entries below {grounds.closed} were closed by {grounds.epochs - 1} handover(s), whose keys were destroyed; "
         f"what the current epoch signed can be signed anew by a thief of its keys{since_stamped(grounds.stamped)}"
+        f"{_tomorrow(grounds)}"
     )
     if not grounds.first_epoch_pinned:
         by += ", and a thief of the log key can replace the first epoch's key too"
         return _threat("key_theft", by, f"Keep epoch 0's public key beside the log's. {_others(grounds)}")
     return _threat("key_theft", by, _others(grounds))
+
+
+def _tomorrow(grounds: Grounds) -> str:
+    """Say what handovers do not protect where several hosts write."""
+    if not grounds.derived:
+        return ""
+    return (
+        "; writers on several hosts derive the keys of coming epochs from the present one, so a thief of today's keys "
+        "can sign as any later epoch, too"
+    )
 
 
 def _quantum(grounds: Grounds) -> Threat:

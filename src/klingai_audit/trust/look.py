@@ -32,6 +32,9 @@ def reader_of(store: Store, file: LogFile) -> Read:
     """Return a reader of one file of the store; what has no path is held from the first reading on."""
     if file.path is not None:
         return file_reader(str(file.path))
+    ranged: Callable[[str, int, int], bytes] | None = getattr(store, "read_range", None)
+    if ranged is not None:
+        return lambda begin, end: ranged(file.name, begin, end)
     held: list[bytes] = []
 
     def read(begin: int, end: int) -> bytes:

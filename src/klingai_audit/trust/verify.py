@@ -6,13 +6,18 @@ unsound, a link or a root is off, or `tree/0` differs, `diagnose` finds out what
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime as dt
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, LogNotFound, UsageError
+from klingai_audit.ledger.batches import takes_batches
 from klingai_audit.ledger.store import Store
 from klingai_audit.privacy.policy import Policy
 from klingai_audit.tlog.keys import VerifierKey
@@ -22,6 +27,7 @@ from klingai_audit.trust.authority import Roots
 from klingai_audit.trust.dating import DATED_WITHIN
 from klingai_audit.trust.judge import Judge, Terms, gave_up, missing_log
 from klingai_audit.trust.look import Watch
+from klingai_audit.trust.mirrored import at_hand, faults_of, told_of
 from klingai_audit.trust.reading import Progress, Reading
 from klingai_audit.trust.remember import Memory
 from klingai_audit.trust.verdict import Finding, Verdict
@@ -54,6 +60,7 @@ def verify(
     progress: Progress | None = None,
     now: dt.datetime | None = None,
     patience: float = PATIENCE,
+    scratch: Path | None = None,
 ) -> Verdict:
     """Verify a log and return the verdict; never raises for what the log holds.
 
@@ -70,7 +77,8 @@ def verify(
     is off. `proofs_only` leaves out decoding entries (links, leaves, tree and signatures remain). `compare` False
     leaves out the notes that compare entries (acts without an outcome, equal ids, two ends). `processes` is
     the number of workers for large logs (default: one for each processor). `patience` is in seconds: 0 for a log
-    that surely has no writer.
+    that surely has no writer. A log on a server is copied below `scratch` first (default: the temporary folder), with
+    `quick_from` only what is new of it; the copy is removed afterwards.
     Raises: LogNotFound if there is nothing and nothing is remembered; UsageError for a key that is none;
     AuditUnavailable if the store cannot be read at all.
     """
@@ -91,10 +99,14 @@ def verify(
         tsa_roots=tsa_roots,
         dated_within=DATED_WITHIN if policy is None else 2 * policy.timestamp.span,
         compare=compare,
+        derived=takes_batches(store),
     )
     workers = processes or os.cpu_count() or 1
+    run = _Run(store, terms, quick_from, workers, progress, not proofs_only, patience, scratch)
     try:
-        return _verify(store, terms, Watch(store, patience, time.sleep), quick_from, workers, progress, proofs_only)
+        if quick_from is not None and (verdict := run.quick(quick_from)) is not None:
+            return verdict
+        return run.whole()
     except KlingAuditError:
         raise
     except OSError as exc:
@@ -105,31 +117,52 @@ def verify(
         return gave_up(store, terms, exc)
 
 
-def _verify(
-    store: Store,
-    terms: Terms,
-    watch: Watch,
-    quick_from: Memory | None,
-    workers: int,
-    progress: Progress | None,
-    proofs_only: bool,  # noqa: FBT001  # as `verify` has it
-) -> Verdict:
-    first = watch.look()
-    if not first.after:
-        if terms.remembered is None:
-            raise LogNotFound(f"There is no log at {store.url}.", do="Name it with --log, or run: klingai-audit init")
-        return missing_log(store, terms)
-    if quick_from is not None:
-        reading = Reading(store, not proofs_only, workers, progress)
-        start = reading.scan(first, quick_from, terms.trusted)
-        if start is not None:
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One verification: what is read, and how."""
+
+    store: Store
+    terms: Terms
+    quick_from: Memory | None
+    workers: int
+    progress: Progress | None
+    decode: bool
+    patience: float
+    scratch: Path | None
+
+    def quick(self, memory: Memory) -> Verdict | None:
+        """Verify what follows what `memory` tells of; None unless the log goes on from there and is whole."""
+        with self._opened(begin=memory.size - 1) as (store, terms, watch):
+            first, reading = watch.look(), self._reading(store)
+            start = reading.scan(first, memory, terms.trusted) if first.after else None
+            if start is None:
+                return None
             verdict = Judge(store, terms, reading, start).judge(first, reading.look_again(watch, first))
-            if verdict.integrity_ok:
-                return verdict
+            return told_of(store, verdict) if verdict.integrity_ok else None
+
+    def whole(self) -> Verdict:
+        """Verify everything. Raises: LogNotFound."""
+        with self._opened() as (store, terms, watch):
             first = watch.look()
-    reading = Reading(store, not proofs_only, workers, progress)
-    reading.scan(first, None, None)
-    return Judge(store, terms, reading, None).judge(first, reading.look_again(watch, first))
+            if not first.after:
+                if terms.remembered is None:
+                    raise LogNotFound(
+                        f"There is no log at {store.url}.", do="Name it with --log, or run: klingai-audit init"
+                    )
+                return missing_log(store, terms)
+            reading = self._reading(store)
+            reading.scan(first, None, None)
+            return told_of(store, Judge(store, terms, reading, None).judge(first, reading.look_again(watch, first)))
+
+    def _reading(self, store: Store) -> Reading:
+        return Reading(store, self.decode, self.workers, self.progress)
+
+    @contextlib.contextmanager
+    def _opened(self, begin: int = 0) -> Iterator[tuple[Store, Terms, Watch]]:
+        hand = at_hand(self.store, begin=begin, scratch=self.scratch, patience=self.patience, progress=self.progress)
+        with hand as store:
+            terms = dataclasses.replace(self.terms, findings=(*self.terms.findings, *faults_of(store)))
+            yield store, terms, Watch(store, self.patience if store is self.store else 0.0, time.sleep)
 
 
 def _parse_key(vkey: str | None) -> VerifierKey | None:
