@@ -16,6 +16,7 @@
     ├── UnderHold                   1  a legal hold stands against an erasure
     ├── StorageError                3  disk, database or network
     │   ├── AuditUnavailable        3  the act cannot be recorded, so it must not happen
+    │   │   ├── LogMigrated         3  the log goes on in another store, which the message names
     │   │   └── SignerUnavailable   3  entries are durable; the signer of the log key does not sign over them
     │   ├── LogNotFound             3  no log (or no keys) where one was expected
     │   ├── UnsupportedStorage      3  a file system that cannot keep the promises
@@ -45,6 +46,7 @@ __all__ = [
     "InvalidSignature",
     "KlingAuditError",
     "LogDamaged",
+    "LogMigrated",
     "LogNotFound",
     "Malformed",
     "MissingExtra",
@@ -147,6 +149,10 @@ class StorageError(KlingAuditError):
 
 class AuditUnavailable(StorageError):
     """The act cannot be recorded, so it must not happen; nothing was acknowledged."""
+
+
+class LogMigrated(AuditUnavailable):
+    """The log goes on in another store: nothing was written here, and nothing will be."""
 
 
 class SignerUnavailable(AuditUnavailable):

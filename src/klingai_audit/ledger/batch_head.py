@@ -31,6 +31,7 @@ from klingai_audit.ledger.heads import HeadReader, check_not_forked
 from klingai_audit.ledger.keys import KeyFolder
 from klingai_audit.ledger.line import is_rotation, names_checkpoint, parse_members, splice
 from klingai_audit.ledger.log_head import HEARTBEAT_NS, OwnEvent
+from klingai_audit.ledger.moved import refuse_moved, takes_up
 from klingai_audit.ledger.pace import ClockWatch, parse_logged_at
 from klingai_audit.ledger.places import Appended, places_of
 from klingai_audit.ledger.rotation import Rotation, RotationClock
@@ -52,12 +53,13 @@ _Events = Sequence[tuple[EncodedEvent, bool]]
 
 
 class _Position(NamedTuple):
-    """Where the log stands: its tree, the leaf hash and time of its last entry, and its signed head."""
+    """Where the log stands: its tree, the leaf hash and time of its last entry, its signed head, that entry's line."""
 
     tree: GrowingTree
     prev: bytes
     logged_ns: int
     head: CommittedHead | None
+    last: bytes = b""
 
 
 _BEGINNING: Final = _Position(GrowingTree(), EMPTY_ROOT, 0, None)
@@ -146,6 +148,7 @@ class BatchHead:
 
     def rotate_now(self) -> None:
         def act(txn: BatchTransaction) -> list[Appended]:
+            refuse_moved(self._at.last, self.store.url)
             self._rotate(txn, self._now(txn))
             return []
 
@@ -222,7 +225,7 @@ class BatchHead:
         self._epochs.follow(signed, head.last)
         members = parse_members(head.last)
         logged_ns = at.logged_ns if members is None else parse_logged_at(members.logged_at)
-        self._moved(_Position(tree, prev, max(at.logged_ns, logged_ns), signed))
+        self._moved(_Position(tree, prev, max(at.logged_ns, logged_ns), signed, head.last))
         if is_rotation(head.last):
             self._rotation.rotated()
 
@@ -244,8 +247,9 @@ class BatchHead:
 
     def _append(self, txn: BatchTransaction, events: _Events) -> list[Appended] | None:
         """Append events and the log's own that are due; None if the transaction was used for a rotation."""
+        refuse_moved(self._at.last, self.store.url, events)
         now = self._now(txn)
-        if self._rotation.is_due(now, self._at.logged_ns):
+        if not takes_up(events) and self._rotation.is_due(now, self._at.logged_ns):
             try:
                 self._rotate(txn, now)
             except SignerUnavailable as error:  # nothing was committed: the handover has all lines
@@ -254,7 +258,7 @@ class BatchHead:
                 return None
         stepped = self._watch.check(now, self._at.logged_ns)
         due = [*self._due, *([] if stepped is None else [self._own_event("clock_stepped", stepped)])]
-        first = 1 if self.size == 0 else 0  # nothing stands before `log_created`
+        first = 1 if self.size == 0 or takes_up(events) else 0  # nothing stands before `log_created`
         more = [*events[:first], *((event, False) for event in due), *events[first:]]
         results = self._commit(txn, more, now)
         self._due.clear()
@@ -316,7 +320,7 @@ class BatchHead:
             ends=ends,
         )
         txn.append(batch)
-        self._moved(_Position(tree, fresh[-1].leaf_hash, ns, head))
+        self._moved(_Position(tree, fresh[-1].leaf_hash, ns, head, fresh[-1].line))
         self._acknowledged.note(tree.size, fresh[-1].leaf_hash)
         self._note_ends(ends, fresh)
         if time.monotonic() - self._remembered_at >= _REMEMBER_S:

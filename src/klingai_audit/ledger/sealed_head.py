@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from klingai_audit.event.record import EncodedEvent
 from klingai_audit.ledger.head import Head
 from klingai_audit.ledger.log_head import HEARTBEAT_NS
+from klingai_audit.ledger.moved import refuse_moved
 from klingai_audit.ledger.places import Appended
+from klingai_audit.ledger.store import Transaction
 
 __all__ = ["SealedHead"]
 
@@ -22,24 +24,30 @@ class SealedHead(Head):
     def take_up(self, created: Sequence[tuple[EncodedEvent, bool]]) -> list[Appended]:
         with self.store.transaction() as txn:
             self.load(txn)
-            return self.append(txn, created if self.size == 0 else created[-1:])
+            events = created if self.size == 0 else created[-1:]
+            refuse_moved(self._last_line, self.store.url, events)
+            return self.append(txn, events)
 
     def commit(self, events: Sequence[tuple[EncodedEvent, bool]]) -> list[Appended]:
         with self.store.transaction() as txn:
-            self.catch_up(txn)
+            self._catch_up_here(txn)
             return self.append(txn, events)
 
     def beat(self) -> list[Appended]:
         with self.store.transaction() as txn:
-            self.catch_up(txn)
+            self._catch_up_here(txn)
             if self.silent_ns < HEARTBEAT_NS:
                 return []
             return self.append(txn, [self.own("log_heartbeat", {})])
 
     def rotate_now(self) -> None:
         with self.store.transaction() as txn:
-            self.catch_up(txn)
+            self._catch_up_here(txn)
             self.rotate(txn)
+
+    def _catch_up_here(self, txn: Transaction) -> None:
+        self.catch_up(txn)
+        refuse_moved(self._last_line, self.store.url)
 
     def close(self) -> None:
         self.ends.close()
