@@ -135,7 +135,11 @@ class Index:
             return False
         self._use(manifest)
         last = manifest.segments[-1] if manifest.segments else None
-        return last is not None and not self._lines.grown(last.places[1]) and manifest.sealed == self._lines.sealed()
+        return (
+            last is not None
+            and not self._lines.grown(last.places[1], last.end)
+            and manifest.sealed == self._lines.sealed()
+        )
 
     def _catch_up(self, manifest: Manifest | None, note: str) -> Manifest:
         """Return the manifest of the whole log; under the lock."""

@@ -1,6 +1,7 @@
 """Stored lines by number: where an entry's bytes stand in the log's files, and reading them there.
 
-Only a short cut. A store without files, and a file that is not where it was, are asked through `LogReader`.
+Only a short cut. A file that is not where it was is asked through `LogReader`; so is a store without files, for
+some lines at a time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from klingai_audit.errors import StorageError
 from klingai_audit.ledger.line import PURGED_PREFIX, seq_of
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.ledger.sealed import is_sealed, open_day, unpacked_size
-from klingai_audit.ledger.store import LogFile
+from klingai_audit.ledger.store import LogFile, StoredDay
 from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
 
 __all__ = ["Block", "Lines", "PlaceOf", "Stale"]
@@ -29,6 +30,8 @@ _BLOCK: Final = 1 << 22
 _BATCH: Final = 4096
 _SPARSE: Final = 1 << 13
 _DENSE: Final = 1 << 18
+_NEAR: Final = 64
+_MOST: Final = 4096
 _EVENT_ID: Final = slice(24, 60)
 
 _PURGED_LINE: Final = re.compile(rb"(?:\A|\n)" + re.escape(PURGED_PREFIX))
@@ -100,12 +103,18 @@ class Lines:
             ) from exc
 
     def sealed(self) -> dict[str, tuple[int, ...]]:
-        """Return the sealed days, by name and what the file system says of them."""
-        return {file.name: (*file.identity, file.size) for file in self._listed() if is_sealed(file.name)}
+        """Return the days in which entries may be purged, by name and what the store says of them.
+
+        Those are the sealed ones, in a store without files all but the newest.
+        """
+        listed = self._listed()
+        far = [file for file in listed if file.path is None]
+        kept = far[:-1] if far else [file for file in listed if is_sealed(file.name)]
+        return {file.name: (*file.identity, file.size) for file in kept}
 
     def first_purged(self, names: Iterable[str]) -> int | None:
-        """Return the first entry of the first of these sealed days in which entries are purged."""
-        found = []
+        """Return an entry before which none is purged of those in these days; None if none is."""
+        found = [purged for day in self._days(names) if (purged := self._first_of(day)) is not None]
         for file in self._listed():
             if file.name in names and file.path is not None:
                 with self._reader.store.view(file.name) as view:
@@ -114,9 +123,20 @@ class Lines:
                     found.append(_first_seq(file.path) or 0)
         return min(found, default=None)
 
-    def grown(self, place: int) -> bool:
-        """Tell whether anything may stand in the log beyond position `place`, which was its end."""
+    def _days(self, names: Iterable[str]) -> list[StoredDay]:
+        """Days of a store without files."""
+        far = {file.name for file in self._listed() if file.path is None}
+        return [day for day in self._reader.store.old_days() if day.name in far.intersection(names)]
+
+    def _first_of(self, day: StoredDay) -> int | None:
+        lines = enumerate(self._reader.lines(day.begin, day.end), day.begin)
+        return next((seq for seq, line in lines if line.startswith(PURGED_PREFIX)), None)
+
+    def grown(self, place: int, size: int) -> bool:
+        """Tell whether anything may stand in the log beyond its first `size` entries, which ended at `place`."""
         listed = self._listed()
+        if listed and all(file.path is None for file in listed):
+            return next(iter(self._reader.lines(size, size + 1)), None) is not None
         if not self._files or not listed:
             return True
         last, newest = self._files[-1], listed[-1]
@@ -145,7 +165,7 @@ class Lines:
 
         Raises: Stale for the first that the log does not have as the index has it.
         """
-        cursor = _Cursor()
+        cursor, window = _Cursor(), _Window(self._reader)
         firsts = [file.first for file in self._files]
         try:
             for seq, event_id in wanted:
@@ -153,7 +173,7 @@ class Lines:
                 place = self._place_of(seq) if at >= 0 else None
                 line = None if place is None else cursor.read(self._files[at], place)
                 if line is None or not _is_entry(line, seq, event_id):
-                    line = next(iter(self._reader.entries(seq, seq + 1)), b"")
+                    line = window.read(seq)
                     if not _is_entry(line, seq, event_id):
                         raise Stale(seq)
                 yield line
@@ -202,6 +222,26 @@ class _Cursor:
         if self._file is not None:
             self._file.close()
         self._file = self._path = None
+
+
+class _Window:
+    """Reads lines of a store, more at a time where the wanted ones stand close together."""
+
+    def __init__(self, reader: LogReader) -> None:
+        self._reader = reader
+        self._begin = 0
+        self._lines: list[bytes] = []
+
+    def read(self, seq: int) -> bytes:
+        """Return line `seq`, empty if there is none."""
+        at, held = seq - self._begin, len(self._lines)
+        if not 0 <= at < held:
+            near = bool(held) and -_NEAR - held <= at < 2 * held + _NEAR
+            count = min(_MOST, max(_NEAR, 2 * held)) if near else 1
+            self._begin = max(0, seq + 1 - count) if near and at < 0 else seq
+            self._lines = list(self._reader.lines(self._begin, self._begin + count))
+            at = seq - self._begin
+        return self._lines[at] if at < len(self._lines) else b""
 
 
 def _is_entry(line: bytes, seq: int, event_id: str) -> bool:

@@ -21,7 +21,7 @@ from klingai_audit.ledger.purged import parse_purged
 from klingai_audit.ledger.scratch import need_room
 from klingai_audit.ledger.store import LogFile, Store, StoredDay
 
-__all__ = ["Extent", "Mirrored", "Progress", "copy_log", "look_at", "stated_size"]
+__all__ = ["Extent", "Mirrored", "Progress", "copy_log", "end_of", "look_at", "stated_size"]
 
 Progress = Callable[[int, int], None]
 """Called with (bytes copied, bytes in all as far as known)."""
@@ -80,13 +80,13 @@ def look_at(store: Store, patience: float = 0.0) -> Extent:
     """
     before = store.inspect()
     note = store.read_checkpoint()
-    end = max(_end_of(store, stated_size(note)), max(map(_kept_size, before), default=0))
+    end = max(end_of(store, stated_size(note)), max(map(_kept_size, before), default=0))
     while stated_size(note) < end and patience > 0:
         time.sleep(_PAUSE_S)
         patience -= _PAUSE_S
         note = store.read_checkpoint()
     size = stated_size(note)
-    return Extent(before, note, size, max(size, _end_of(store, size) if size < end else size))
+    return Extent(before, note, size, max(size, end_of(store, size) if size < end else size))
 
 
 def _kept_size(file: LogFile) -> int:
@@ -94,8 +94,8 @@ def _kept_size(file: LogFile) -> int:
     return int(digits) if file.kind in _KINDS and digits.isdigit() else 0
 
 
-def _end_of(store: Store, size: int) -> int:
-    """Return how many entries there are from `size` on, counted without gaps; few are read."""
+def end_of(store: Store, size: int) -> int:
+    """Return how many entries a store holds, `size` at least, counted without gaps from there on; few are read."""
 
     def there(seq: int) -> bool:
         return next(iter(store.read_entries(seq, seq + 1)), None) is not None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Final
 
 from klingai_audit.errors import LogNotFound, UsageError
-from klingai_audit.ledger.line import PURGED_PREFIX
+from klingai_audit.ledger.line import PURGED_PREFIX, parse_members
 from klingai_audit.ledger.purged import parse_purged
 from klingai_audit.ledger.store import Store
 from klingai_audit.tlog.checkpoint import Checkpoint, parse_checkpoint
@@ -75,17 +76,27 @@ class LogReader:
     def first_since(self, day: dt.date) -> int:
         """Return the first entry of the first file of entries of `day` (UTC) or later; the size if there is none.
 
-        Only names and one line are read. 0 where the files do not tell. What it tells is not checked: for finding
-        what to read, never for trust.
+        Little is read: names and one line, or of a store without files a line for each halving. 0 where the files do
+        not tell. What it tells is not checked: for finding what to read, never for trust.
         """
-        names = [file.name for file in self.store.inspect() if file.kind == "entries"]
-        later = [name for name in names if name > f"audit-{day.isoformat()}"]
-        if not names or not later:
-            return self.size if names else 0
+        files = [file for file in self.store.inspect() if file.kind == "entries"]
+        later = [file.name for file in files if file.name > f"audit-{day.isoformat()}"]
+        if not files or not later:
+            return self.size if files else 0
+        if any(file.path is None for file in files):
+            return bisect_left(range(self.size), day.isoformat(), key=self._day_of)
         with self.store.view(min(later)) as view:
             line = bytes(view[: MAX_ENTRY_BYTES + 1]).partition(b"\n")[0]
         found = _SEQ.search(line, max(0, len(line) - _LEDGER_BYTES))
         return int(found[1]) if found else 0
+
+    def _day_of(self, seq: int) -> str:
+        """Return the day on which entry `seq` was logged, or if it is purged, the next one that is not."""
+        for line in self.store.read_entries(seq):
+            members = parse_members(line)
+            if members is not None:
+                return members.logged_at[:10]
+        return "9999-12-31"
 
     def inclusion(self, seq: int, size: int) -> tuple[bytes, ...]:
         """Return the inclusion proof of entry `seq` in the tree of `size`; O(log n) stored hashes are read."""

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import deque
 from typing import Final
 
+from klingai_audit.ledger.batches import takes_batches
+from klingai_audit.ledger.mirror import end_of, stated_size
 from klingai_audit.ledger.sealed import is_sealed
 from klingai_audit.ledger.store import Store
 
-__all__ = ["MAX_LOOK", "Tail"]
+__all__ = ["MAX_LINES", "MAX_LOOK", "Tail"]
 
 MAX_LOOK: Final = 4 << 20
 """Bytes of one file that a look reads at most, the newest ones."""
 
+MAX_LINES: Final = 1 << 14
+"""Lines that a look gives at most where a log has no files, the newest ones."""
+
 _MAX_TORN: Final = 1 << 17
 _NAME: Final = "audit-{}.jsonl"
 _MEMORY: Final = "memory:"
+
+
+def _is_far(store: Store) -> bool:
+    """Tell whether a view of a file would have to be put together."""
+    return store.url == _MEMORY or takes_batches(store)
 
 
 class Tail:
@@ -28,7 +39,7 @@ class Tail:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._name, self._offset = "", 0
-        self._seq = sum(1 for _ in store.read_entries(0)) if store.url == _MEMORY else None
+        self._seq = end_of(store, stated_size(store.read_checkpoint())) if _is_far(store) else None
         if self._seq is None:
             self._start()
 
@@ -43,10 +54,12 @@ class Tail:
     def look(self) -> list[bytes]:
         """Return the lines that were appended since the last look, without LF. Raises: OSError."""
         if self._seq is not None:  # a view of a store without files would be put together each time
-            lines = list(self._store.read_entries(self._seq))
-            self._seq += len(lines)
-            return lines
-        lines = []
+            newest: deque[bytes] = deque(maxlen=MAX_LINES)
+            for line in self._store.read_entries(self._seq):
+                newest.append(line)
+                self._seq += 1
+            return list(newest)
+        lines: list[bytes] = []
         for name in self._names(self._name):
             if name != self._name:
                 self._name, self._offset = name, 0

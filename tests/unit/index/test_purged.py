@@ -12,7 +12,9 @@ import pytest
 from klingai_audit.index import Index, build, index
 from klingai_audit.ledger.purged import line_hash, purged_line
 from klingai_audit.ledger.reader import LogReader
+from klingai_audit.ledger.store import SealedStore
 from klingai_audit.stores.directory import DirectoryStore
+from klingai_audit.stores.memory import MemoryStore
 from klingai_audit.views.plan import Filter
 from klingai_audit.views.query import query
 from tests.unit.views.lines import event_id, line
@@ -21,12 +23,13 @@ DAYS = [dt.date(2026, 11, day) for day in (18, 19, 20)]
 PER_DAY = 30
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DirectoryStore:
-    """A log of three days with a checkpoint; full segments have 16 entries."""
+@pytest.fixture(params=["directory", pytest.param("memory", marks=pytest.mark.slow)])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SealedStore:
+    """A log of three days, in a folder or in a store without files; full segments have 16 entries."""
     monkeypatch.setattr(build, "SEGMENT_ENTRIES", 16)
     monkeypatch.setattr(index, "SEGMENT_ENTRIES", 16)
-    made = DirectoryStore(tmp_path / "audit", tmp_path / "mark")
+    folder = request.param == "directory"
+    made: SealedStore = DirectoryStore(tmp_path / "audit", tmp_path / "mark") if folder else MemoryStore()
     made.create()
     for number, day in enumerate(DAYS):
         begin = number * PER_DAY
@@ -44,7 +47,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DirectoryStore:
     return made
 
 
-def purge(store: DirectoryStore, scratch: Path, *seqs: int) -> None:
+def purge(store: SealedStore, scratch: Path, *seqs: int) -> None:
     """Seal all days but the newest; these entries are purged."""
     with store.keeper(scratch) as keeper:
         for day in store.old_days():
