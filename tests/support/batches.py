@@ -63,6 +63,8 @@ class BatchMemoryTransaction:
         with store.commits:
             if store.note != (None if self._head is None else self._head.note):
                 raise HeadConflict("Another writer was faster.")
+            if batch.begin != len(store.entries):
+                raise HeadConflict("The batch does not begin where the log ends.")
             store.entries += batch.entries
             store.days += [batch.day] * len(batch.entries)
             publication = MemoryPublication(store)

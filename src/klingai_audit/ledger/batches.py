@@ -94,7 +94,8 @@ class BatchTransaction(Protocol):
         """Commit a batch on `head()`; at most one in a transaction; durable on return.
 
         A store that lost the connection in the middle looks for the batch's id before it answers.
-        Raises: HeadConflict, AuditUnavailable, CommitUnknown.
+        Raises: HeadConflict (also for a batch that does not begin where `head()` ends), AuditUnavailable,
+        CommitUnknown.
         """
         ...
 
