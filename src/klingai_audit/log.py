@@ -7,26 +7,28 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from klingai_audit.capture import attach as clients
+from klingai_audit.capture.spool import Spool, is_there
 from klingai_audit.config import Places, must_create, open_store, open_vault, state_folder, subject_table
 from klingai_audit.durable import OPS, FileOps
-from klingai_audit.errors import SignerUnavailable
+from klingai_audit.errors import AuditUnavailable, SignerUnavailable
 from klingai_audit.event.context import UNKNOWN_ACTOR, resolve
 from klingai_audit.event.given import refuse_given
 from klingai_audit.event.own import own_event
 from klingai_audit.event.record import Draft, EncodedEvent
 from klingai_audit.event.types import EventType
 from klingai_audit.ledger.alive import Alive
-from klingai_audit.ledger.appender import Appender
+from klingai_audit.ledger.appender import Appender, Observer
 from klingai_audit.ledger.clock import SYSTEM_CLOCK, Clock
 from klingai_audit.ledger.heads_of import head_of
 from klingai_audit.ledger.keys import KeyFolder
@@ -44,6 +46,7 @@ from klingai_audit.stores.urls import RemoteUrl
 from klingai_audit.trust.quorum import Quorum
 from klingai_audit.views.answers import Answers
 from klingai_audit.views.erasures import redo_erasures
+from klingai_audit.views.textlog import TextLog
 
 if TYPE_CHECKING:
     from klingai_audit.capture.recorder import Recorder
@@ -59,7 +62,10 @@ class AuditLog(Answers):
     """One log, opened for writing by this process. Threads, asyncio tasks and forked children may share it.
 
     Use `AuditLog.open`; as a context manager it is closed at the end of the block.
+    `spool` is where entries wait while the log cannot be reached.
     """
+
+    spool: Spool
 
     def __init__(
         self, places: Places, keys: KeyFolder, appender: Appender, door: Door, subjects: SubjectTable, reader: LogReader
@@ -74,7 +80,7 @@ class AuditLog(Answers):
         self.quorum = appender.witnesses = Quorum(reader, keys.log_signer.verifier, places.keys, door.policy.witness)
         self._recorder: Recorder | None = None
         self._recorder_lock = threading.Lock()
-        self._observers: list[Callable[[Sequence[bytes]], None]] = []
+        self._observers: list[Observer] = []
         self._warned_unknown = False
         self.origin: str = keys.origin
         self.vkey: str = keys.log_signer.verifier.format()
@@ -117,7 +123,8 @@ class AuditLog(Answers):
         places = Places.resolve(log, keys, state, subjects, vault)
         store = open_store(places, ops)
         folder, memory = KeyFolder(places.keys, ops), StateFolder(places.state, ops)
-        if must_create(places, folder, memory, exists=store.exists, create=create):
+        there = functools.partial(is_there, store, folder, memory, places.keys / _POLICY_FILE)
+        if must_create(places, folder, memory, exists=there, create=create):
             with folder.locked():
                 name = origin or f"log.klingai-audit.internal/{secrets.token_hex(16)}"
                 folder.create(name, post_quantum=post_quantum and not store.exists())
@@ -140,7 +147,7 @@ class AuditLog(Answers):
             rotation=policy.verify.epoch_rotation,
             accept_clock=accept_clock,
         )
-        observers = _observers(text_log, table, ops)
+        observers: list[Observer] = [] if text_log is None else [TextLog(Path(text_log), table, ops).observe]
         appender = Appender(
             head,
             opening=lambda: {"policy": policy.digest, "writer": secrets.token_hex(8)},
@@ -151,14 +158,22 @@ class AuditLog(Answers):
         audit.vault = sealed
         audit._wait, audit._observers = wait, observers
         created = own_event("log_created", first_metadata(folder, policy.digest), clock.now_ns())
-        appender.open(created=[(created, False)])
-        folder.created()
+        audit.spool = Spool(
+            places.state, lookup_key, audit.origin, policy, appender,
+            remembered=lambda: memory.remembers, wait=wait, ops=ops, now_ns=clock.now_ns,
+        )  # fmt: skip
+
+        def begin() -> None:
+            folder.created()
+            _OPEN.add(audit)
+            if places.log != "memory:":
+                OriginMemory(ops=ops).remember(audit.origin, audit.vkey, folder.mldsa_vkey)
+                redo_erasures(reader, table, sealed, places.state, ops)
+                given = {"wait": wait, "text_log": text_log and Path(text_log)}
+                audit._note_options(OptionsMemory(places.state, ops), given, clock)
+
+        audit.spool.start(lambda: appender.open(created=[(created, False)]), begin)
         _OPEN.add(audit)
-        if places.log != "memory:":
-            OriginMemory(ops=ops).remember(audit.origin, audit.vkey, folder.mldsa_vkey)
-            redo_erasures(reader, table, sealed, places.state, ops)
-            given = {"wait": wait, "text_log": text_log and Path(text_log)}
-            audit._note_options(OptionsMemory(places.state, ops), given, clock)
         return audit
 
     def _note_options(self, memory: OptionsMemory, given: Mapping[str, Any], clock: Clock) -> None:
@@ -184,6 +199,7 @@ class AuditLog(Answers):
             stack.callback(self.close_index)
             stack.callback(self.subjects.close)
             stack.callback(self._appender.close)
+            stack.callback(self.spool.close)
             if self._recorder is not None:
                 self._recorder.close()
 
@@ -285,10 +301,12 @@ class AuditLog(Answers):
     def flush(self, state: State = "durable", timeout: float | None = None) -> None:
         """Block until everything logged so far is `durable` or `published`, outcomes of captured calls included.
 
-        Raises: AuditUnavailable.
+        What waits in the spool is durable there; it goes into the log if that can be reached. Raises: AuditUnavailable.
         """
         if self._recorder is not None:
             self._recorder.desk.settle()
+        if not self.spool.settle() and state == "published":
+            raise AuditUnavailable("The log cannot be reached.", do="What was logged meanwhile waits in the spool.")
         self._appender.flush(publish=state == "published", timeout=timeout)
 
     def rotate_keys(self) -> int:
@@ -319,6 +337,7 @@ class AuditLog(Answers):
                 tasks = TaskTable(self.places.state / "tasks.sqlite", self.reader, self.subjects.reveal)
                 self._observers.append(tasks.observe)
                 self._recorder = Recorder(self, PROVIDER, tasks)
+                self.spool.look_after(self._recorder.desk.overdue, self._recorder.desk.catch_up)
             return self._recorder
 
     httpx_transport = clients.httpx_transport
@@ -360,7 +379,8 @@ class AuditLog(Answers):
         from klingai_audit.trust.custody import with_custody
         from klingai_audit.trust.verify import verify
 
-        with contextlib.suppress(SignerUnavailable):  # then the verdict tells what is not signed
+        tolerated = AuditUnavailable if self.spool.down else SignerUnavailable
+        with contextlib.suppress(tolerated):  # then the verdict tells what is not signed
             self.flush("published")
         terms: dict[str, Any] = {
             "key": self.vkey,
@@ -373,16 +393,6 @@ class AuditLog(Answers):
         terms["tsa_roots"] = policy_roots(self.policy, self.places.keys)
         terms["scratch"] = scratch_beside(self.places.state)
         return with_custody(verify(self.reader.store, **{**terms, **options}), self.places.keys)
-
-
-def _observers(
-    path: str | os.PathLike[str] | None, subjects: SubjectTable, ops: FileOps
-) -> list[Callable[[Sequence[bytes]], None]]:
-    if path is None:
-        return []
-    from klingai_audit.views.textlog import TextLog
-
-    return [TextLog(Path(path), subjects, ops).observe]
 
 
 _OPEN: Final[Alive[AuditLog]] = Alive()

@@ -5,10 +5,14 @@ not be lost because our record of it failed. So an entry that cannot be written 
 (late), tried again before every further act, and reported loudly: an error in the log `klingai_audit`, an
 `UnrecordedWarning`, and, once writing works again, a `gap_closed` entry with the counts, followed by the late
 entries with their own `timestamp`. While anything is late, acts whose policy is `refuse` are refused.
+
+Entries of classes whose policy is `spool` do not stay in memory: they wait in the spool (`capture.spool`). An outcome
+that nobody waits for is handed to the thread that looks after the spool, so that no caller waits for the disk.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime as dt
 import functools
@@ -23,9 +27,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from klingai_audit.capture.facts import PendingReceipt, Sink, utc_now
+from klingai_audit.capture.items import Item, reduced
+from klingai_audit.capture.spool import may_wait
+from klingai_audit.capture.spooling import Spooling
 from klingai_audit.diagnostics import tell
-from klingai_audit.errors import UsageError
-from klingai_audit.event.context import Actor, acting
+from klingai_audit.errors import AuditUnavailable, UsageError
+from klingai_audit.event.context import acting
 from klingai_audit.event.own import own_event
 from klingai_audit.event.record import Draft, EncodedEvent, format_time
 from klingai_audit.ledger.counters import count_missed
@@ -38,16 +45,6 @@ MAX_LATE: Final = 1_000
 
 class UnrecordedWarning(UserWarning):
     """Something happened that is not in the log yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One entry to write: `token` says who acts, `kind` is the class of the failure policy, for the counts."""
-
-    entry: Draft | EncodedEvent
-    token: Actor | None
-    once: bool = False
-    kind: str = "read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +64,8 @@ class Desk:
         self._sink = sink
         self._late: deque[Item] = deque()
         self._unconfirmed: deque[tuple[Item, PendingReceipt]] = deque()
-        self._handed: dict[int, tuple[Item, PendingReceipt]] = {}
+        self._handed: dict[int, tuple[Item, PendingReceipt, float]] = {}
+        self._spooling = Spooling(sink, self._keep)
         self._numbers = itertools.count()
         self._missed: Counter[str] = Counter()
         self._lost = 0
@@ -78,6 +76,7 @@ class Desk:
     def after_fork(self) -> None:
         """In a forked child: what the parent has to write is the parent's to write."""
         self._lock = threading.Lock()
+        self._spooling.after_fork()
         self._late.clear()
         self._unconfirmed.clear()
         self._handed.clear()
@@ -86,7 +85,7 @@ class Desk:
     @property
     def outstanding(self) -> int:
         """How many entries of acts that happened are not known to be in the log."""
-        return len(self._late) + len(self._unconfirmed) + len(self._handed)
+        return len(self._late) + self._spooling.later + len(self._unconfirmed) + len(self._handed)
 
     @property
     def late(self) -> int:
@@ -101,9 +100,73 @@ class Desk:
     def record(self, item: Item) -> PendingReceipt:
         """Queue one entry in the name of who acted."""
         if isinstance(item.entry, EncodedEvent):
-            return self._sink.append(item.entry)
+            return self._sink.append(item.entry, once=item.once)
         with acting.restore(item.token):
             return self._sink.record(item.entry, once=item.once)
+
+    def announce(self, item: Item) -> PendingReceipt | None:
+        """Record what is about to happen, durable on return; None if it waits in the spool.
+
+        Raises: what the log does wrong; then policy decides about the act, or refuses it with this very error.
+        """
+        spooling = self._spooling
+        if not spooling.takes(item):
+            receipt = self.record(item)
+            receipt.wait()
+            return receipt
+        item = spooling.encode(item)
+        if spooling.now:
+            spooling.put(item)
+            return None
+        try:
+            receipt = spooling.send(item)
+            spooling.wait(item, receipt)
+        except AuditUnavailable as exc:
+            spooling.put(item, exc)
+            return None
+        return receipt
+
+    async def aannounce(self, item: Item) -> PendingReceipt | None:
+        """Do the same without blocking the loop."""
+        spooling = self._spooling
+        if not spooling.takes(item):
+            receipt = self.record(item)
+            await receipt
+            return receipt
+        item = spooling.encode(item)
+        if spooling.now:
+            await asyncio.to_thread(spooling.put, item)
+            return None
+        try:
+            receipt = spooling.send(item)
+            await spooling.reached(item, receipt)
+        except AuditUnavailable as exc:
+            await asyncio.to_thread(spooling.put, item, exc)
+            return None
+        return receipt
+
+    def waits_before(self, cls: str) -> int:
+        """How many entries of earlier acts have to be written before an act of a class may begin."""
+        failure = self._sink.policy.failure
+        match failure.for_class(cls):
+            case "warn":
+                return 0
+            case "spool":
+                return sum(failure.for_class(item.kind) == "spool" for item in tuple(self._late))
+            case _:
+                return self.late + self._spooling.waiting
+
+    def prepare(self, cls: str) -> None:
+        """Before an act of a class, while entries wait in the spool: drain it first if policy wants the log itself.
+
+        Raises: AuditUnavailable: entries of the act may wait, and there is no more room.
+        """
+        self._spooling.prepare(cls)
+
+    async def aprepare(self, cls: str) -> None:
+        """Do the same without blocking the loop."""
+        if self._spooling.now:
+            await asyncio.to_thread(self._spooling.prepare, cls)
 
     def write(self, items: Iterable[Item]) -> None:
         """Write entries of an act that happened, durable on return; never raises for what a log can do wrong."""
@@ -111,13 +174,14 @@ class Desk:
         while pending:
             item, receipt = pending[0]
             try:
-                receipt.wait()
+                self._spooling.wait(item, receipt)
             except Exception as exc:  # noqa: BLE001  whatever the log does, the act has happened
                 self._fell_short(item, exc)
             except BaseException:
                 self._unconfirmed.extend(pending)
                 raise
             pending.popleft()
+        self._spooling.put_later()
 
     async def awrite(self, items: Iterable[Item]) -> None:
         """Do the same without blocking the loop."""
@@ -125,13 +189,15 @@ class Desk:
         while pending:
             item, receipt = pending[0]
             try:
-                await receipt
+                await self._spooling.reached(item, receipt)
             except Exception as exc:  # noqa: BLE001  see `write`
                 self._fell_short(item, exc)
             except BaseException:
                 self._unconfirmed.extend(pending)
                 raise
             pending.popleft()
+        if self._spooling.later:
+            await asyncio.to_thread(self._spooling.put_later)
 
     def hand_over(self, items: Iterable[Item]) -> None:
         """Queue entries of an act that happened, behind all before them, without waiting for the disk.
@@ -140,25 +206,40 @@ class Desk:
         """
         for item, receipt in self._queue(items):
             number = next(self._numbers)
-            self._handed[number] = item, receipt
+            self._handed[number] = item, receipt, time.monotonic()
             receipt.when_done(functools.partial(self._confirm, number))
+            self._spooling.watch(item)
 
     def _confirm(self, number: int) -> None:
         handed = self._handed.pop(number, None)
         if handed is None:
             return
-        item, receipt = handed
+        item, receipt, _ = handed
         try:
-            receipt.wait()
+            self._spooling.wait(item, receipt)
         except Exception as exc:  # noqa: BLE001  see `write`
             self._fell_short(item, exc)
 
     def settle(self) -> None:
-        """Wait for all that was handed over."""
-        for number, (_item, receipt) in list(self._handed.items()):
+        """Wait for all that was handed over; what waits in the spool is tried once."""
+        for number, (item, receipt, _) in list(self._handed.items()):
             with contextlib.suppress(Exception):
-                receipt.wait()
+                self._spooling.wait(item, receipt)
             self._confirm(number)
+        self._spooling.drain()
+
+    def overdue(self) -> float | None:
+        """Let what the log has not acknowledged in time go to the spool; return when to look again, in seconds."""
+        spooling, due = self._spooling, None
+        for number, (item, _, handed) in list(self._handed.items()):
+            if spooling.takes(item):
+                left = handed + spooling.after - time.monotonic()
+                if left > 0:
+                    due = left if due is None else min(due, left)
+                elif self._handed.pop(number, None) is not None:
+                    spooling.let_wait(item, AuditUnavailable(f"No answer of the log within {spooling.after:g} s."))
+        spooling.put_later()
+        return due
 
     def post(self, items: Iterable[Item]) -> None:
         """Queue entries without waiting, for callers that are being cancelled; `catch_up` confirms them."""
@@ -175,12 +256,14 @@ class Desk:
         while (posted := self._take_posted()) is not None:
             item, receipt = posted
             try:
-                receipt.wait()
+                self._spooling.wait(item, receipt)
             except Exception as exc:  # noqa: BLE001  see `write`
                 self._fell_short(item, exc)
             except BaseException:
                 self._unconfirmed.appendleft(posted)
                 raise
+        if self._spooling.out_of_reach:
+            return
         gap = self._take_gap()
         if gap is not None:
             try:
@@ -197,12 +280,14 @@ class Desk:
         while (posted := self._take_posted()) is not None:
             item, receipt = posted
             try:
-                await receipt
+                await self._spooling.reached(item, receipt)
             except Exception as exc:  # noqa: BLE001  see `write`
                 self._fell_short(item, exc)
             except BaseException:
                 self._unconfirmed.appendleft(posted)
                 raise
+        if self._spooling.out_of_reach:
+            return
         gap = self._take_gap()
         if gap is not None:
             try:
@@ -247,14 +332,30 @@ class Desk:
             self._since = gap.since
             self._cause = cause
 
+    # --- what fell short --------------------------------------------------------------------------
+
     def _queue(self, items: Iterable[Item]) -> deque[tuple[Item, PendingReceipt]]:
         pending: deque[tuple[Item, PendingReceipt]] = deque()
         for item in items:
-            try:
-                pending.append((item, self.record(item)))
-            except Exception as exc:  # noqa: BLE001  see `write`
-                self._fell_short(item, exc)
+            self._queue_one(item, pending)
         return pending
+
+    def _queue_one(self, item: Item, pending: deque[tuple[Item, PendingReceipt]]) -> None:
+        spooling = self._spooling
+        try:
+            if not spooling.takes(item):
+                if spooling.out_of_reach:
+                    raise spooling.cause
+                pending.append((item, self.record(item)))
+                return
+            again = item.since is not None
+            item = spooling.encode(item)
+            if spooling.now:
+                spooling.let_wait(item, spooling.cause)
+            else:
+                pending.append((item, spooling.send(item, again=again)))
+        except Exception as exc:  # noqa: BLE001  see `write`
+            self._fell_short(item, exc)
 
     def _fell_short(self, item: Item, cause: Exception) -> None:
         """An entry was not written: reduce it if the entry is at fault, else keep it for later."""
@@ -263,13 +364,12 @@ class Desk:
                 self._count(item, lost=True)
                 self._tell(item, cause)
                 return
-            item = replace(item, entry=_reduced(item.entry, cause))
-            try:
-                self._unconfirmed.append((item, self.record(item)))
-            except Exception as exc:  # noqa: BLE001  see `write`
-                self._fell_short(item, exc)
+            self._queue_one(replace(item, entry=reduced(item.entry, cause)), self._unconfirmed)
             return
-        self._keep(item, cause)
+        if self._spooling.takes(item) and may_wait(cause) and item.since is not None:
+            self._spooling.let_wait(item, cause)
+        else:
+            self._keep(item, cause)
 
     def _keep(self, item: Item, cause: Exception) -> None:
         with self._lock:
@@ -295,9 +395,3 @@ class Desk:
         tell(logging.ERROR, "not_recorded", text, type=item.entry.event_type, error_kind=type(cause).__name__)
         with contextlib.suppress(UnrecordedWarning):  # with `-W error` the provider's answer would be lost
             warnings.warn(text, UnrecordedWarning, stacklevel=2)
-
-
-def _reduced(draft: Draft, cause: Exception) -> Draft:
-    """The same entry without what the log refused to hold."""
-    kept = {name: draft.metadata[name] for name in ("intent", "code", "error", "http_status") if name in draft.metadata}
-    return draft.replace(metadata={**kept, "reduced": type(cause).__name__})

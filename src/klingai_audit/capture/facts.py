@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
+from klingai_audit.capture.spool import Spool
 from klingai_audit.event.context import Actor
 from klingai_audit.event.record import Draft, EncodedEvent
 from klingai_audit.privacy.policy import Policy
@@ -312,11 +313,15 @@ class Provider(Protocol):
 class PendingReceipt(Protocol):
     """What `Sink.record` returns: waited for by threads, awaited by coroutines; both raise if not durable."""
 
-    def wait(self, state: Literal["durable", "witnessed"] = "durable") -> Any:
-        """Block until durable, or until witnesses have seen it."""
+    def wait(
+        self, state: Literal["durable", "published", "witnessed"] = "durable", timeout: float | None = None
+    ) -> Any:
+        """Block until durable, or published, or until witnesses have seen it; at most `timeout` seconds."""
         ...
 
-    async def reached(self, state: Literal["durable", "witnessed"] = "durable") -> Any:
+    async def reached(
+        self, state: Literal["durable", "published", "witnessed"] = "durable", timeout: float | None = None
+    ) -> Any:
         """Do the same without blocking the loop."""
         ...
 
@@ -338,6 +343,18 @@ class Sink(Protocol):
     @property
     def policy(self) -> Policy:
         """The policy in force."""
+        ...
+
+    @property
+    def spool(self) -> Spool | None:
+        """Where entries wait while the log cannot be reached."""
+        ...
+
+    def admit(self, draft: Draft, *, warn: bool = True) -> EncodedEvent:
+        """Apply privacy and make the bytes of an event, in the name of who acts; nothing is queued.
+
+        Without `warn` it may be an act of nobody.
+        """
         ...
 
     def record(self, draft: Draft, *, once: bool = False) -> PendingReceipt:

@@ -98,6 +98,10 @@ class Recorder:
         if attempt is None or attempt.joined:
             return attempt
         self._write_open(older_than=HOP_SECONDS)
+        try:
+            self.desk.prepare(attempt.operation.failure_class)
+        except AuditUnavailable as exc:
+            raise _not_sent(attempt, exc) from exc
         self.desk.catch_up()
         self._check_nothing_is_late(attempt)
         if attempt.operation.kind == "read":
@@ -107,8 +111,7 @@ class Recorder:
             return attempt
         item = self._intent_item(attempt)
         try:
-            receipt = self.desk.record(item)
-            receipt.wait()
+            receipt = self.desk.announce(item)
         except Exception as exc:  # noqa: BLE001  whatever the log does wrong, policy decides about the act
             self._not_recorded(attempt, item, exc)
             return attempt
@@ -116,7 +119,7 @@ class Recorder:
             self._break_off(attempt, exc)
             raise
         try:
-            if self._needs_witnesses(attempt):
+            if receipt is not None and self._needs_witnesses(attempt):
                 receipt.wait("witnessed")
         except BaseException as exc:
             self._break_off(attempt, exc)
@@ -131,6 +134,10 @@ class Recorder:
         if attempt is None or attempt.joined:
             return attempt
         self._write_open(older_than=HOP_SECONDS)
+        try:
+            await self.desk.aprepare(attempt.operation.failure_class)
+        except AuditUnavailable as exc:
+            raise _not_sent(attempt, exc) from exc
         await self.desk.acatch_up()
         self._check_nothing_is_late(attempt)
         if attempt.operation.kind == "read":
@@ -140,8 +147,7 @@ class Recorder:
             return attempt
         item = self._intent_item(attempt)
         try:
-            receipt = self.desk.record(item)
-            await receipt
+            receipt = await self.desk.aannounce(item)
         except Exception as exc:  # noqa: BLE001  see `begin`
             self._not_recorded(attempt, item, exc)
             return attempt
@@ -149,7 +155,7 @@ class Recorder:
             self._break_off(attempt, exc)
             raise
         try:
-            if self._needs_witnesses(attempt):
+            if receipt is not None and self._needs_witnesses(attempt):
                 await receipt.reached("witnessed")
         except BaseException as exc:
             self._break_off(attempt, exc)
@@ -248,9 +254,10 @@ class Recorder:
 
     def _check_nothing_is_late(self, attempt: Attempt) -> None:
         """Refuse the act while earlier ones are not recorded."""
-        if self.desk.late and self._refuses(attempt):
+        late = self.desk.waits_before(attempt.operation.failure_class)
+        if late:
             raise AuditUnavailable(
-                f"{attempt.operation.name} was not sent. Entries of earlier acts not yet written: {self.desk.late}.",
+                f"{attempt.operation.name} was not sent. Entries of earlier acts not yet written: {late}.",
                 do="Make the log writable again; they are written before the next act. See docs/when-it-fails.md.",
             ) from self.desk.cause
 
@@ -277,7 +284,7 @@ class Recorder:
         """End an act that was announced and is not sent, without waiting for the disk. Raises: AuditUnavailable."""
         self.desk.post(attempt.conclude(Exchange(request=attempt.request, error=type(exc).__name__, sent=False)))
         if isinstance(exc, AuditUnavailable):
-            raise AuditUnavailable(f"{attempt.operation.name} was not sent. {exc.message}", do=exc.do) from exc
+            raise _not_sent(attempt, exc) from exc
 
     def _intent_item(self, attempt: Attempt) -> Item:
         return _item(attempt.intent, attempt.operation, attempt.request, acting.capture())
@@ -334,6 +341,10 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def _not_sent(attempt: Attempt, cause: AuditUnavailable) -> AuditUnavailable:
+    return AuditUnavailable(f"{attempt.operation.name} was not sent. {cause.message}", do=cause.do)
 
 
 def _ended(draft: Draft, exchange: Exchange) -> Draft:

@@ -13,10 +13,15 @@ from klingai_audit.event.record import EncodedEvent, Event, encode_event, format
 __all__ = ["own_event"]
 
 
-def own_event(event_type: str, metadata: Mapping[str, Any], now_ns: int) -> EncodedEvent:
-    """Return the encoded event by which the log records an act of its own at `now_ns` (Unix nanoseconds)."""
+def own_event(
+    event_type: str, metadata: Mapping[str, Any], now_ns: int, *, event_id: str | None = None
+) -> EncodedEvent:
+    """Return the encoded event by which the log records an act of its own at `now_ns` (Unix nanoseconds).
+
+    `event_id` is drawn here unless it is given.
+    """
     event = Event(
-        event_id=new_event_id(now_ns),
+        event_id=event_id or new_event_id(now_ns),
         timestamp=format_time(now_ns),
         event_type=event_type,
         actor_id=OWN_ACTOR,

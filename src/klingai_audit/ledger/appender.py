@@ -208,6 +208,16 @@ class Appender:
                     self._refuse()
                 self.open()
 
+    def open_again(self) -> None:
+        """Open the log if it is not open: it could not be opened, or this process was forked. Raises: as `open`."""
+        if not self._opened:
+            self._reopen()
+
+    @property
+    def head(self) -> LogHead:
+        """The head, which only this writer moves."""
+        return self._head
+
     def flush(self, *, publish: bool = False, timeout: float | None = None) -> None:
         """Block until everything queued so far is durable (or, with `publish`, under a signed checkpoint)."""
         if not self._opened:

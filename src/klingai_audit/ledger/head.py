@@ -23,11 +23,13 @@ from klingai_audit.ledger.heads import HeadReader, SignedHead, check_epoch, chec
 from klingai_audit.ledger.keys import EpochKeys, KeyFolder
 from klingai_audit.ledger.line import compute_seal, is_rotation, names_checkpoint, parse_members, splice
 from klingai_audit.ledger.log_head import OwnEvent
+from klingai_audit.ledger.moved import takes_up
 from klingai_audit.ledger.pace import ClockWatch, parse_logged_at
 from klingai_audit.ledger.places import Appended, places_of
 from klingai_audit.ledger.recovery import Recovered, count_acknowledged, foreign_bytes
 from klingai_audit.ledger.rotation import Rotation, RotationClock
 from klingai_audit.ledger.signing import Unpublished, put_in_place
+from klingai_audit.ledger.sought import Sought
 from klingai_audit.ledger.state import StateFolder
 from klingai_audit.ledger.store import Pulled, SealedStore, Transaction
 from klingai_audit.ledger.tree import GrowingTree
@@ -73,6 +75,7 @@ class Head:
         self._due: list[EncodedEvent] = []
         self._recovered = Recovered(state)
         self.ends = EndsTable(state, store)
+        self.sought = Sought(store)
         self._acknowledged = state.acknowledged
         self.published = 0
 
@@ -257,7 +260,7 @@ class Head:
         stepped = self._watch.check(now, self._last_ns)
         if stepped is not None:
             self._due.append(self._own_event("clock_stepped", stepped))
-        if self._rotation.is_due(now, self._last_ns):
+        if not takes_up(events) and self._rotation.is_due(now, self._last_ns):
             try:
                 self._rotate(txn, now)
             except SignerUnavailable as error:
@@ -267,7 +270,7 @@ class Head:
         recovered = self._recovered.metadata()
         due = [(self._own_event("log_recovered", metadata), False) for metadata in recovered]
         due += [(event, False) for event in self._due]
-        first = 1 if self.size == 0 else 0  # nothing stands before `log_created`
+        first = 1 if self.size == 0 or takes_up(events) else 0  # nothing stands before `log_created`
         results = self._append(txn, [*events[:first], *due, *events[first:]], now)
         del results[first : first + len(due)], self._due[:]
         self._recovered.told(recovered)
@@ -276,7 +279,7 @@ class Head:
     def _append(self, txn: Transaction, events: Sequence[tuple[EncodedEvent, bool]], now: int) -> list[Appended]:
         logged_ns = max(now, self._last_ns)
         logged_at = format_time(logged_ns).encode()
-        places = places_of(events, self._held)
+        places = places_of(events, self._held, self.sought, self.size)
         last = max((index for index, place in enumerate(places) if place is None), default=-1)
         results: list[Appended] = []
         lines: list[bytes] = []

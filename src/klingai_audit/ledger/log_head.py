@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 from klingai_audit.event.record import EncodedEvent
 from klingai_audit.ledger.keys import KeyFolder
 from klingai_audit.ledger.places import Appended
+from klingai_audit.ledger.sought import Sought
 from klingai_audit.ledger.store import Store
 
 __all__ = ["HEARTBEAT_NS", "LogHead", "OwnEvent"]
@@ -22,11 +23,13 @@ OwnEvent = Callable[[str, Mapping[str, Any]], EncodedEvent]
 class LogHead(Protocol):
     """The head of one log as one writer knows it: `size` entries are durable, the first `published` published.
 
+    `sought` are events that are not appended where the log holds them already.
     `publish` may be called beside everything else, the rest by one thread at a time.
     Every method raises: AuditUnavailable (nothing was appended), LogDamaged, InconsistentCheckpoints, SyncFailed.
     """
 
     keys: KeyFolder
+    sought: Sought
 
     @property
     def store(self) -> Store:

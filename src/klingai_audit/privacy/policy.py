@@ -11,13 +11,14 @@ import hashlib
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal
 
 import msgspec
 
 from klingai_audit.errors import InvalidPolicy, StorageError, UnknownEventType, UsageError
 from klingai_audit.privacy.access_policy import AccessPolicy
 from klingai_audit.privacy.retention import RetentionPolicy
+from klingai_audit.privacy.spool_policy import SpoolPolicy
 from klingai_audit.privacy.vault_policy import VaultPolicy
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Policy",
     "PrivacyPolicy",
     "RetentionPolicy",
+    "SpoolPolicy",
     "TimestampPolicy",
     "VaultPolicy",
     "VerifyPolicy",
@@ -36,7 +38,7 @@ __all__ = [
     "parse_span",
 ]
 
-_Failure = Literal["refuse", "warn"]
+_Failure = Literal["refuse", "warn", "spool"]
 
 _NAME: Final = re.compile(r"\*?[a-z0-9_]{2,64}").fullmatch
 _MAX_POLICY_BYTES: Final = 65_536
@@ -88,8 +90,8 @@ max_age = "24h"
 roles = "recorded"
 
 [failure]
-# What happens to an act that cannot be recorded: "refuse" (it does not happen) or "warn" (it happens, is counted,
-# and the count is recorded when recording works again).
+# What happens to an act that cannot be recorded: "refuse" (it does not happen), "warn" (it happens, is counted,
+# and the count is recorded when recording works again) or "spool" (it happens; its entries wait, see below).
 paid_create = "refuse"
 credentials = "refuse"
 admin = "refuse"
@@ -99,6 +101,15 @@ download = "refuse"
 delete = "refuse"
 read = "warn"
 log = "refuse"
+
+[spool]
+# Entries of classes with "spool" wait in the state folder, sealed, while the log cannot be reached. So do those that
+# the log has not acknowledged for so long.
+after = "10s"
+# While so many bytes wait, no further act of these classes begins.
+max_bytes = 67108864
+# Nor while so many entries do.
+max_records = 100000
 
 [verify]
 # Entries that no signed checkpoint covers, while no writer is at work, break the log (true) or are a note (false).
@@ -175,11 +186,16 @@ class FailurePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     download: _Failure = "refuse"
     delete: _Failure = "refuse"
     read: _Failure = "warn"
-    log: _Failure = "refuse"
+    log: Literal["refuse", "warn"] = "refuse"
 
     def for_class(self, cls: str) -> _Failure:
-        """Return `refuse` or `warn` for an event class; a class that is not known is refused."""
+        """Return `refuse`, `warn` or `spool` for an event class; a class that is not known is refused."""
         return getattr(self, cls) if cls in EVENT_CLASSES else "refuse"
+
+    @property
+    def spools(self) -> bool:
+        """Whether any class has the policy `spool`."""
+        return any(self.for_class(cls) == "spool" for cls in EVENT_CLASSES)
 
 
 EVENT_CLASSES: Final[tuple[str, ...]] = FailurePolicy.__struct_fields__
@@ -240,6 +256,7 @@ _WATCH_SPANS: Final = tuple(name for name in WatchPolicy.__struct_fields__ if na
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     privacy: PrivacyPolicy = PrivacyPolicy()
     failure: FailurePolicy = FailurePolicy()
+    spool: SpoolPolicy = SpoolPolicy()
     verify: VerifyPolicy = VerifyPolicy()
     timestamp: TimestampPolicy = TimestampPolicy()
     witness: WitnessRules = WitnessRules()
@@ -264,6 +281,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     watch: WatchPolicy = WatchPolicy()
     vault: VaultPolicy = VaultPolicy()
     access: AccessPolicy = AccessPolicy()
+    spool: SpoolPolicy = SpoolPolicy()
+
+    @property
+    def spool_after(self) -> float:
+        """How long an entry of a class with `spool` is waited for, in seconds."""
+        return parse_span(self.spool.after, "spool.after").total_seconds()
 
     @classmethod
     def default(cls) -> Policy:
@@ -295,7 +318,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             tables = tomllib.loads(data.decode())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise InvalidPolicy(f"{name}: not TOML in UTF-8: {exc}") from exc
-        _refuse_spool(tables, name)
         try:
             file = msgspec.convert(tables, _File)
         except msgspec.ValidationError as exc:
@@ -313,6 +335,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
                 file.watch.span(setting)
             file.retention.check()
             file.vault.check(privacy.commit)
+            parse_span(file.spool.after, "spool.after")
+            file.spool.check()
+            _check_spool_and_witness(file)
         except (UsageError, UnknownEventType) as exc:
             raise InvalidPolicy(f"{name}: {exc.message}", do=exc.do) from exc
         return cls(
@@ -325,6 +350,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             retention=file.retention,
             vault=file.vault,
             access=file.access,
+            spool=file.spool,
             digest=hashlib.sha256(data).hexdigest(),
         )
 
@@ -342,13 +368,13 @@ def parse_optional_span(text: str, name: str) -> dt.timedelta | None:
     return None if text == _OFF else parse_span(text, name)
 
 
-def _refuse_spool(tables: dict[str, Any], name: str) -> None:
-    failure = tables.get("failure")
-    if not isinstance(failure, dict):
-        return
-    for cls, value in failure.items():
-        if value == "spool":
-            raise InvalidPolicy(f"{name}: failure.{cls}: `spool` comes with a later version", do="Use refuse or warn.")
+def _check_spool_and_witness(file: _File) -> None:
+    for cls in file.witness.require:
+        if file.failure.for_class(cls) == "spool":
+            raise UsageError(
+                f"failure.{cls} is spool, and witness.require has {cls}: what waits here has nobody seen.",
+                do="Take one of the two.",
+            )
 
 
 def _default_names() -> tuple[str, ...]:

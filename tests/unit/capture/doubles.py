@@ -25,12 +25,12 @@ class Receipt:
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
 
-    def wait(self, state: str = "durable") -> Receipt:
+    def wait(self, state: str = "durable", timeout: float | None = None) -> Receipt:
         if self.error is not None:
             raise self.error
         return self
 
-    async def reached(self, state: str = "durable") -> Receipt:
+    async def reached(self, state: str = "durable", timeout: float | None = None) -> Receipt:
         return self.wait(state)
 
     def when_done(self, callback: Callable[[], object]) -> None:
@@ -48,6 +48,7 @@ class MemorySink:
     """
 
     origin = ORIGIN
+    spool = None
 
     def __init__(self, policy: str = "") -> None:
         self.policy = Policy.parse(policy.encode()) if policy else Policy.default()

@@ -15,7 +15,7 @@ from klingai_audit.privacy.policy import EVENT_CLASSES, Policy
 def test_default_text_is_the_default() -> None:
     """Every setting of the default text is written out, and leaving it out gives the same."""
     written, empty = Policy.default(), Policy.parse(b"")
-    names = ["privacy", "vault", "access", "failure", "verify", "timestamp", "witness", "watch", "retention"]
+    names = ["privacy", "vault", "access", "failure", "spool", "verify", "timestamp", "witness", "watch", "retention"]
     assert [getattr(written, name) for name in names] == [getattr(empty, name) for name in names]
     tables = tomllib.loads(Policy.DEFAULT_TEXT)
     assert names == list(tables)
@@ -90,10 +90,29 @@ def test_errors_name_file_and_key(text: str, named: str, tmp_path: Path) -> None
     assert named in caught.value.message
 
 
-def test_spool_comes_later() -> None:
-    """The value that a later version knows is refused as such."""
-    with pytest.raises(InvalidPolicy, match=r"failure\.read: `spool` comes with a later version"):
-        Policy.parse(b"[failure]\nread = 'spool'")
+def test_a_class_may_wait_in_the_spool() -> None:
+    """Every class but `log` may have the policy spool, with limits of its own; none has it by default."""
+    assert not Policy.default().failure.spools
+    policy = Policy.parse(b"[failure]\nread = 'spool'\n[spool]\nafter = '2s'\nmax_records = 5")
+    assert (policy.failure.spools, policy.failure.for_class("read"), policy.spool_after) == (True, "spool", 2.0)
+    assert policy.spool.max_records == 5
+
+
+@pytest.mark.parametrize(
+    "text, named",
+    [
+        ("[failure]\nlog = 'spool'", "failure.log"),
+        ("[spool]\nafter = 'soon'", "spool.after"),
+        ("[spool]\nmax_bytes = 1000", "spool.max_bytes"),
+        ("[spool]\nmax_records = 0", "spool.max_records"),
+        ("[failure]\ndelete = 'spool'\n[witness]\nrequire = ['delete']", "failure.delete is spool, and witness"),
+    ],
+)
+def test_a_spool_that_cannot_be(text: str, named: str) -> None:
+    """Own events never wait, limits have limits, and what waits here no witness has seen."""
+    with pytest.raises(InvalidPolicy) as caught:
+        Policy.parse(text.encode())
+    assert named in caught.value.message
 
 
 def test_missing_and_unreadable_files(tmp_path: Path) -> None:
