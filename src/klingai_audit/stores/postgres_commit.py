@@ -1,0 +1,270 @@
+"""The writing half of the PostgreSQL store: one transaction under the lock of the head row.
+
+Two round trips: the first takes the lock and tells head, last line and time, the second writes everything and commits.
+Who lost the connection in the second waits until the old transaction is over, by taking the same lock, and then looks
+for the batch's id where the batch would begin. So the answer is known, or it is `CommitUnknown`.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any, Final, NamedTuple
+
+import psycopg
+
+from klingai_audit.errors import HeadConflict, LogDamaged, StorageError
+from klingai_audit.ledger.batches import CommitUnknown, SignedBatch, StoredHead
+from klingai_audit.stores.postgres_link import Connection, Link, is_gone, translated
+
+__all__ = ["UNKNOWN_S", "PostgresTransaction", "Statements", "make_room"]
+
+UNKNOWN_S: Final = 60.0
+"""How long a server is looked for that may have committed a batch, in seconds."""
+
+_BEGIN_S: Final = 5.0
+_FIRST_PAUSE_S: Final = 0.05
+_MAX_PAUSE_S: Final = 1.0
+_ROOM: Final = 500_000
+_HASH: Final = 32
+_AGAIN: Final = frozenset({"40001", "40P01"})
+
+_BEGIN: Final = b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+
+
+class Statements:
+    """The SQL of a commit for one schema."""
+
+    def __init__(self, schema: str) -> None:
+        s = f'"{schema}"'
+        self.lock = f"SELECT size, note, day, bytes, room FROM {s}.head FOR UPDATE".encode()
+        # In a statement of its own: it must see what was committed while the one before waited for the lock.
+        self.last = (
+            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8,"
+            f" (SELECT line FROM {s}.entries WHERE seq = (SELECT size - 1 FROM {s}.head))"
+        ).encode()
+        self.append = (
+            f"WITH laid AS (INSERT INTO {s}.entries (seq, leaf, line, batch)"
+            " SELECT %b::int8 + n - 1, substring(%b::bytea FROM 32 * (n - 1)::int + 1 FOR 32), line,"
+            " CASE n WHEN 1 THEN %b::uuid END FROM unnest(%b::bytea[]) WITH ORDINALITY AS t (line, n))"
+            f" UPDATE {s}.head SET size = %b::int8, note = %b::bytea, published = coalesce(%b::bytea, published),"
+            " day = greatest(day, %b::date), bytes = bytes + %b::int8"
+        ).encode()
+        self.hashes = (
+            f"INSERT INTO {s}.hashes (level, place, hash)"
+            " SELECT %b::int2, %b::int8 + n - 1, substring(h FROM 32 * (n - 1) + 1 FOR 32)"
+            " FROM (SELECT %b::bytea AS h) t, generate_series(1, octet_length(h) / 32) n"
+        ).encode()
+        self.day = f"INSERT INTO {s}.days (day, begin_seq, before) VALUES (%b::date, %b::int8, %b::int8)".encode()
+        self.kept = (f"INSERT INTO {s}.kept (size, note) SELECT * FROM unnest(%b::int8[], %b::bytea[])").encode()
+        self.ends = f"INSERT INTO {s}.ends (event_id, seq) SELECT * FROM unnest(%b::text[], %b::int8[])".encode()
+        self.room = f"SELECT {s}.make_room(%b::int8)".encode()
+        self.batch = f"SELECT batch FROM {s}.entries WHERE seq = %b::int8".encode()
+        self.release = (
+            b"SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            b" WHERE pid = %b::int4 AND backend_start = %b::timestamptz AND wait_event = 'ClientRead'"
+        )
+
+
+class _Locked(NamedTuple):
+    """The head row under its lock."""
+
+    size: int
+    note: bytes
+    day: Any
+    bytes: int
+    room: int
+
+
+class PostgresTransaction:
+    """See `klingai_audit.ledger.batches.BatchTransaction`; `open` and `end` are the store's."""
+
+    def __init__(self, link: Link, statements: Statements) -> None:
+        self._link = link
+        self._sql = statements
+        self._connection: Connection | None = None
+        self._head = _Locked(0, b"", None, 0, 0)
+        self._last: bytes | None = None
+        self._now_ns = 0
+        self._over = False
+
+    # --- for the store ----------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Take the lock of the head; a server that just came back is waited for. Raises: StorageError."""
+        deadline, pause = time.monotonic() + _BEGIN_S, _FIRST_PAUSE_S
+        while True:
+            connection = self._link.take("write")
+            try:
+                self._begin(connection)
+            except psycopg.Error as error:
+                gone = is_gone(connection)
+                self._link.give_back(connection, "write")
+                if not gone or time.monotonic() + pause > deadline:
+                    raise self._error(error) from None
+            except BaseException:
+                self._link.give_back(connection, "write")
+                raise
+            else:
+                self._connection = connection
+                return
+            time.sleep(pause)
+            pause = min(2 * pause, _MAX_PAUSE_S)
+
+    def _begin(self, connection: Connection) -> None:
+        with connection.pipeline():
+            connection.execute(_BEGIN)
+            head = connection.execute(self._sql.lock, binary=True)
+            last = connection.execute(self._sql.last, binary=True)
+        found, told = head.fetchone(), last.fetchone()
+        if found is None or told is None:
+            raise LogDamaged(f"The head of {self._link.shown} is gone.", kind_of_damage="checkpoint_missing")
+        self._head = _Locked(*found)
+        self._now_ns, self._last = told[0] * 1000, told[1]
+
+    def end(self) -> None:
+        """Roll back what was not committed and give the connection back."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if not is_gone(connection) and not self._over:
+            try:
+                connection.execute(b"ROLLBACK")
+            except psycopg.Error:
+                connection.close()
+        self._link.give_back(connection, "write")
+
+    def wants_room(self) -> bool:
+        """Tell whether partitions are to be made ahead."""
+        return self._over and self._head.room - self._head.size < _ROOM
+
+    @property
+    def size(self) -> int:
+        """Entries of the log as this transaction knows it."""
+        return self._head.size
+
+    # --- for the writer ---------------------------------------------------------------------------
+
+    def head(self) -> StoredHead | None:
+        if self._head.size == 0:
+            return None
+        if self._last is None:
+            raise LogDamaged(
+                f"Entry {self._head.size - 1} of {self._link.shown} is gone, the last one.", kind_of_damage="tail_cut"
+            )
+        return StoredHead(self._head.note, self._last)
+
+    def now_ns(self) -> int | None:
+        return self._now_ns
+
+    def append(self, batch: SignedBatch) -> None:
+        connection = self._connection
+        if connection is None or self._over:
+            raise HeadConflict("A transaction takes one batch.")
+        if batch.begin != self._head.size:
+            raise HeadConflict(f"The log does not end after {batch.begin} entries.")
+        if not batch.entries:
+            raise HeadConflict("A batch without entries moves no head.")
+        self._over = True
+        try:
+            committed = self._send(connection, batch)
+        except psycopg.Error as error:
+            if not is_gone(connection):
+                self._over = False
+                raise self._error(error) from None
+            committed = None
+        if committed is None:
+            self._find_out(batch, connection)
+        self._head = self._head._replace(size=batch.end)
+
+    def _send(self, connection: Connection, batch: SignedBatch) -> bool | None:
+        """Write and commit in one round trip; None if the answer is not clear."""
+        sql, head = self._sql, self._head
+        sizes = sum(map(len, batch.entries)) + len(batch.entries)
+        with connection.pipeline():
+            if batch.end > head.room:
+                connection.execute(sql.room, (batch.end + _ROOM,))
+            if head.day is None or batch.day > head.day:
+                connection.execute(sql.day, (batch.day, batch.begin, head.bytes))
+            connection.execute(
+                sql.append,
+                (
+                    batch.begin,
+                    batch.leaves,
+                    uuid.UUID(batch.id),
+                    list(batch.entries),
+                    batch.end,
+                    batch.note,
+                    batch.note if batch.published else None,
+                    batch.day,
+                    sizes,
+                ),
+            )
+            for level, place, hashes in batch.hashes:
+                if level and hashes:
+                    connection.execute(sql.hashes, (level, place, hashes))
+            if batch.kept:
+                connection.execute(sql.kept, tuple(map(list, zip(*batch.kept, strict=True))))
+            if batch.ends:
+                connection.execute(sql.ends, tuple(map(list, zip(*batch.ends, strict=True))))
+            done = connection.execute(b"COMMIT")
+        return True if done.statusmessage == "COMMIT" else None
+
+    def _find_out(self, batch: SignedBatch, old: Connection) -> None:
+        """Return if a batch whose connection was lost was committed.
+
+        Raises: HeadConflict (it was not and will not be), CommitUnknown.
+        """
+        deadline, pause = time.monotonic() + UNKNOWN_S, _FIRST_PAUSE_S
+        old.close()
+        while True:
+            try:
+                if self._is_there(batch, old):
+                    return
+                break
+            except (psycopg.Error, StorageError):
+                if time.monotonic() + pause > deadline:
+                    raise CommitUnknown(
+                        f"The connection to {self._link.shown} was lost during a commit of {len(batch.entries)} "
+                        f"entries, and the server could not be asked for {UNKNOWN_S:.0f} s.",
+                        do="Whether they are in the log shows when it can be read again.",
+                    ) from None
+            time.sleep(pause)
+            pause = min(2 * pause, _MAX_PAUSE_S)
+        raise HeadConflict("The connection was lost before a commit; nothing of the batch was written.")
+
+    def _is_there(self, batch: SignedBatch, old: Connection) -> bool:
+        with self._link.lend("write") as connection:
+            connection.execute(self._sql.release, (old.backend, old.backend_start))
+            # The old transaction held this lock: whoever has it now knows that transaction to be over.
+            with connection.pipeline():
+                connection.execute(_BEGIN)
+                connection.execute(self._sql.lock)
+                found = connection.execute(self._sql.batch, (batch.begin,), binary=True)
+                connection.execute(b"ROLLBACK")
+            row = found.fetchone()
+        return row is not None and row[0] == uuid.UUID(batch.id)
+
+    def _error(self, error: psycopg.Error) -> Exception:
+        """Return our error for a statement that the server refused: nothing of the transaction is left."""
+        if error.sqlstate in _AGAIN:
+            return HeadConflict("The server refused a transaction because of another one.")
+        if error.sqlstate == "23505":
+            if error.diag.table_name == "ends":
+                return HeadConflict("Another writer recorded the same end.")
+            return LogDamaged(
+                f"{self._link.shown} holds rows beyond its head of {self._head.size} entries: "
+                f"in table {error.diag.table_name}.",
+                kind_of_damage="entry_inserted",
+            )
+        return translated(error, self._link.shown)
+
+
+def make_room(connection: Connection, statements: Statements, size: int) -> None:
+    """Make partitions ahead; what stands in the way is met again later. Raises: psycopg.Error."""
+    connection.execute(b"SET lock_timeout = '1s'")
+    try:
+        connection.execute(statements.room, (size + 2 * _ROOM,))
+    finally:
+        if not is_gone(connection):
+            connection.execute(b"SET lock_timeout = '30s'")
