@@ -183,8 +183,10 @@ def open_store(places: Places, ops: FileOps = OPS) -> Store:
     """Return the store of a log; nothing is created or locked. Raises: MissingExtra, UsageError."""
     if places.remote is not None:
         if places.remote.scheme == "postgresql":
-            return cast("Store", import_module("klingai_audit.stores.postgres").PostgresStore(places.remote.reveal()))
-        return cast("Store", import_module("klingai_audit.stores.objects").ObjectStore(places.remote.reveal()))
+            from klingai_audit.stores.postgres import PostgresStore
+
+            return PostgresStore(places.remote)
+        return cast("Store", import_module("klingai_audit.stores.objects").ObjectStore(places.remote))
     if places.log == "memory:":
         return MemoryStore()
     return DirectoryStore(Path(places.log), places.state / FAILED_SYNC, ops)
@@ -204,7 +206,7 @@ def subject_table(places: Places, lookup_key: bytes, *, read_only: bool = False)
     """Open the table of people; a missing one is created, unless `read_only`. Raises: as `SqliteSubjects`."""
     if isinstance(places.subjects, RemoteUrl):
         driver = import_module("klingai_audit.stores.subjects_postgres").PostgresSubjects
-        return cast("SubjectTable", driver(places.subjects.reveal(), lookup_key, read_only=read_only))
+        return cast("SubjectTable", driver(places.subjects, lookup_key, read_only=read_only))
     return SqliteSubjects(places.subjects, lookup_key, read_only=read_only)
 
 
