@@ -17,10 +17,11 @@ from typing import Any, Final, Self
 
 from klingai_audit.config import Places, open_reader, open_store
 from klingai_audit.durable import OPS, PRIVATE_MODE, FileOps, open_regular, read_optional
-from klingai_audit.errors import InvalidSignature, LogDamaged, StorageError, UnsupportedStorage, UsageError
+from klingai_audit.errors import InvalidSignature, LogDamaged, StorageError, UsageError
 from klingai_audit.event.own import own_event
 from klingai_audit.ledger.clock import SYSTEM_CLOCK
 from klingai_audit.ledger.keys import KeyFolder, read_public_key
+from klingai_audit.ledger.mirror import copy_log
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.ledger.sealed import is_sealed
 from klingai_audit.ledger.state import StateFolder
@@ -82,7 +83,7 @@ def back_up(
     table of people and the remembered head are copied too, closed to others; with `vault` what is sealed beside the
     log. The copy appears under its name only when it is whole.
     Raises: UsageError (the folder is there already), LogDamaged (the copy does not verify: nothing is left),
-    LogNotFound, UnsupportedStorage, StorageError.
+    LogNotFound, StorageError.
     """
     reader = open_reader(places)
     if folder.exists():
@@ -166,12 +167,12 @@ def _copy_still(reader: LogReader, part: Path, mode: int, ops: FileOps, progress
 
     A sealed day may hold purged entries whose authority came after the checkpoint that was read: then once more.
     """
+    if any(file.path is None for file in reader.store.inspect()):
+        return _copy_far(reader, part, mode, ops, progress)
     for turn in range(_TURNS):
         before = _sealed(reader.store)
         note = reader.checkpoint_note()
-        if part.exists():
-            shutil.rmtree(part)
-        ops.make_folder(part, mode)
+        _begin_part(part, mode, ops)
         try:
             copied = _copy_log(
                 reader.store, part / "audit", parse_checkpoint(parse_note(note).text), note, ops, progress
@@ -187,6 +188,20 @@ def _copy_still(reader: LogReader, part: Path, mode: int, ops: FileOps, progress
     )
 
 
+def _copy_far(reader: LogReader, part: Path, mode: int, ops: FileOps, progress: Progress | None) -> tuple[bytes, int]:
+    """Copy a log that has no files of its own, such as one on a server."""
+    _begin_part(part, mode, ops)
+    copied = copy_log(reader.store, part / "audit", beyond=False, durable=True, ops=ops, progress=progress)
+    note = copied.extent.note
+    return reader.checkpoint_note() if note is None else note, copied.size
+
+
+def _begin_part(part: Path, mode: int, ops: FileOps) -> None:
+    if part.exists():
+        shutil.rmtree(part)
+    ops.make_folder(part, mode)
+
+
 def _sealed(store: Store) -> list[tuple[str, object]]:
     return [(file.name, file.identity) for file in store.inspect() if is_sealed(file.name)]
 
@@ -196,8 +211,6 @@ def _copy_log(
 ) -> int:
     """Copy what the checkpoint covers, `checkpoint` last; returns bytes."""
     files = store.inspect()
-    if any(file.path is None for file in files):
-        raise UnsupportedStorage("Only a log that is a folder can be backed up in this way.")
     days = [file for file in files if file.kind == "entries"]
     total, copied, left = sum(file.size for file in days), 0, checkpoint.size
     for inner in ("tree", "checkpoints"):

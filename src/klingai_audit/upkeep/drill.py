@@ -16,6 +16,7 @@ from typing import Any, Final
 from klingai_audit.config import Places, known_mldsa_key, open_reader, state_folder, trusted_key
 from klingai_audit.errors import KlingAuditError, LogDamaged, UsageError
 from klingai_audit.ledger.keys import KeyFolder, read_public_key
+from klingai_audit.ledger.mirror import copy_log
 from klingai_audit.trust.verdict import Finding, Threat, Verdict
 from klingai_audit.trust.verify import verify
 from klingai_audit.upkeep.attacks import ATTACKS, Attack, Eyes
@@ -134,7 +135,6 @@ def drill(
     LogDamaged if the log is not whole to begin with; UsageError for a log of over 1 GiB; Malformed for a witness
     policy that is none.
     """
-    folder = places.need_folder("A drill")
     trusted = trusted_key(places, key)
     store = open_reader(places).store
     size = sum(file.size for file in store.inspect())
@@ -142,7 +142,9 @@ def drill(
         raise UsageError(f"The log has {size:,} bytes; a drill copies and reads up to {MAX_BYTES:,}.")
     here = _what_is_known(places)
     with tempfile.TemporaryDirectory(prefix="klingai-audit-drill-") as base:
-        copy = LogCopy(folder, Path(base))
+        far = any(file.path is None for file in store.inspect())
+        source = copy_log(store, Path(base) / "source").folder if far else places.need_folder("A drill")
+        copy = LogCopy(source, Path(base))
 
         def judge(eyes: Eyes | None = None) -> Verdict:
             with_what = eyes or here
