@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 from klingai_audit.capture.drain import GAP, Drain, SpoolTarget
 from klingai_audit.diagnostics import tell
 from klingai_audit.durable import OPS, FileOps
-from klingai_audit.errors import AuditUnavailable, KlingAuditError, VerificationError
+from klingai_audit.errors import AuditUnavailable, KlingAuditError, LogMigrated, VerificationError
 from klingai_audit.event.own import own_event
 from klingai_audit.event.record import EncodedEvent, new_event_id
 from klingai_audit.ledger.keys import KeyFolder
@@ -45,9 +45,9 @@ _FULL: Final = (
 )
 
 
-def may_wait(cause: BaseException) -> bool:
-    """Whether an entry that failed with `cause` may wait: the log was out of reach, which is not to say damaged."""
-    return isinstance(cause, AuditUnavailable) and not isinstance(cause.__cause__, VerificationError)
+def may_wait(exc: BaseException) -> bool:
+    """Whether an entry that failed with `exc` may wait: the log was out of reach, neither damaged nor elsewhere."""
+    return isinstance(exc, AuditUnavailable) and not isinstance(exc.__cause__ or exc, VerificationError | LogMigrated)
 
 
 def is_there(store: Store, keys: KeyFolder, state: StateFolder, policy: Path) -> bool:
