@@ -9,26 +9,20 @@ Source: docs/format.md, "Pseudonyms and commitments".
 
 from __future__ import annotations
 
-import base64
-import hmac
-import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from klingai_audit.durable import OPS, FileOps
-from klingai_audit.errors import AuditUnavailable, InvalidEvent, StorageError, UsageError
-from klingai_audit.event.context import OWN_ACTOR, UNKNOWN_ACTOR, normalise_id
+from klingai_audit.errors import AuditUnavailable, StorageError, UsageError
+from klingai_audit.event.context import UNKNOWN_ACTOR, normalise_id
 from klingai_audit.privacy import erasures
 from klingai_audit.privacy.database import PrivateDatabase
 from klingai_audit.privacy.erasures import Erased, ErasureCount
 from klingai_audit.privacy.masks import mask_email, mask_id, mask_ip
+from klingai_audit.privacy.subject_rows import MAX_ID_CHARACTERS, RESERVED, Subject, SubjectRows, checked_id, remember
 
 __all__ = [
     "MAX_ID_CHARACTERS",
@@ -44,18 +38,8 @@ __all__ = [
     "normalise_id",
 ]
 
-RESERVED: Final = (UNKNOWN_ACTOR, OWN_ACTOR)
-"""Ids that are their own pseudonym."""
-
-MAX_ID_CHARACTERS: Final = 512
-"""Longest id of a subject."""
-
-_CACHE_ENTRIES: Final = 100_000
-_KEY_BYTES: Final = 32
-_NONCE_BYTES: Final = 12
 _APPLICATION_ID: Final = 0x6B6C6175  # "klau"
 _VERSION: Final = 1
-_SEAL_DOMAIN: Final = b"klingai-audit/subject/v1\0"
 _PSEUDONYM: Final = re.compile(r"p_[A-Za-z0-9_-]{21}[AQgw]").fullmatch
 
 _SCHEMA: Final = f"""
@@ -70,15 +54,6 @@ CREATE TABLE IF NOT EXISTS subjects (
 PRAGMA application_id = {_APPLICATION_ID};
 PRAGMA user_version = {_VERSION};
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """One row: the pseudonym, the 32-byte subject key (never shown), and whether the row is a reserved one."""
-
-    pseudonym: str
-    key: bytes = field(repr=False)
-    reserved: bool = False
 
 
 class SubjectTable(Protocol):
@@ -157,9 +132,7 @@ class SqliteSubjects:
         busy_seconds: float = 10.0,
         ops: FileOps = OPS,
     ) -> None:
-        if len(lookup_key) != _KEY_BYTES:
-            raise StorageError(f"the look-up key of {path} has {len(lookup_key)} bytes, expected {_KEY_BYTES}")
-        self._lookup_key = lookup_key
+        self._rows = SubjectRows(lookup_key, str(Path(path).absolute()))
         self._cache: dict[str, Subject] = {}
         self._when_erased: list[Callable[[], None]] = []
         self._file = PrivateDatabase(
@@ -194,7 +167,7 @@ class SqliteSubjects:
         cached = cache.get(id)
         if cached is not None:
             return cached
-        normal = _checked(id)
+        normal = checked_id(id)
         with self._file.session(writing=True) as database:
             subject = self._select(database, normal)
             if subject is None:
@@ -206,7 +179,7 @@ class SqliteSubjects:
                 with self._file.transaction(database):
                     # Another process may have been first; the write lock is held from here on.
                     subject = self._select(database, normal) or self._add(database, normal, kind)
-            _remember(cache, id, subject)
+            remember(cache, id, subject)
         return subject
 
     def find(self, id: str) -> Subject | None:
@@ -214,11 +187,11 @@ class SqliteSubjects:
         cached = cache.get(id)
         if cached is not None:
             return cached
-        normal = _checked(id)
+        normal = checked_id(id)
         with self._file.session() as database:
             subject = self._select(database, normal)
             if subject is not None:
-                _remember(cache, id, subject)
+                remember(cache, id, subject)
         return subject
 
     def get(self, pseudonym: str) -> Subject | None:
@@ -229,7 +202,7 @@ class SqliteSubjects:
     def reveal(self, pseudonym: str) -> str | None:
         with self._file.session() as database:
             row = database.execute("SELECT key, sealed FROM subjects WHERE pseudonym = ?", (pseudonym,)).fetchone()
-        return None if row is None else self._unseal(pseudonym, row[0], row[1])
+        return None if row is None else self._rows.unseal(pseudonym, row[0], row[1])
 
     def pseudonyms(self) -> list[str]:
         with self._file.session() as database:
@@ -276,37 +249,18 @@ class SqliteSubjects:
     def after_fork(self) -> None:
         self._file.after_fork()
 
-    def _lookup(self, normal: str) -> bytes:
-        return hmac.digest(self._lookup_key, normal.encode("utf-8", "surrogatepass"), "sha256")
-
     def _select(self, database: sqlite3.Connection, normal: str) -> Subject | None:
         row = database.execute(
-            "SELECT pseudonym, key, reserved FROM subjects WHERE lookup = ?", (self._lookup(normal),)
+            "SELECT pseudonym, key, reserved FROM subjects WHERE lookup = ?", (self._rows.lookup(normal),)
         ).fetchone()
         return None if row is None else Subject(row[0], row[1], bool(row[2]))
 
     def _add(self, database: sqlite3.Connection, normal: str, kind: str) -> Subject:
-        reserved = normal in RESERVED
-        pseudonym = normal if reserved else "p_" + base64.urlsafe_b64encode(os.urandom(16))[:22].decode("ascii")
-        key, nonce = os.urandom(_KEY_BYTES), os.urandom(_NONCE_BYTES)
-        text = normal.encode("utf-8", "surrogatepass")
-        sealed = nonce + AESGCM(key).encrypt(nonce, text, _SEAL_DOMAIN + pseudonym.encode("ascii"))
+        row = self._rows.new(normal, kind)
         database.execute(
-            "INSERT INTO subjects (lookup, pseudonym, kind, key, sealed, reserved) VALUES (?, ?, ?, ?, ?, ?)",
-            (self._lookup(normal), pseudonym, kind, key, sealed, int(reserved)),
+            "INSERT INTO subjects (lookup, pseudonym, kind, key, sealed, reserved) VALUES (?, ?, ?, ?, ?, ?)", row
         )
-        return Subject(pseudonym, key, reserved)
-
-    def _unseal(self, pseudonym: str, key: bytes, sealed: bytes) -> str:
-        additional = _SEAL_DOMAIN + pseudonym.encode("utf-8")
-        try:
-            text = AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], additional)
-            return text.decode("utf-8", "surrogatepass")
-        except (InvalidTag, ValueError) as exc:
-            raise StorageError(
-                f"{self.path}: the sealed id of {pseudonym} does not open under its own key",
-                do="The subject table was changed from outside: preserve it, and restore a backup.",
-            ) from exc
+        return row.subject
 
     def _current(self) -> dict[str, Subject]:
         """Return what is remembered, emptied if anybody was erased since.
@@ -341,21 +295,4 @@ class SqliteSubjects:
         if version != _VERSION:
             raise StorageError(f"{self.path}: subject table of version {version}, this program knows {_VERSION}")
         row = database.execute("SELECT lookup FROM subjects WHERE pseudonym = ?", (UNKNOWN_ACTOR,)).fetchone()
-        if row is None or row[0] != self._lookup(UNKNOWN_ACTOR):
-            raise StorageError(
-                f"{self.path}: the look-up key is not the one that this subject table was made with",
-                do="Use the keys folder that belongs to this table.",
-            )
-
-
-def _remember(cache: dict[str, Subject], id: str, subject: Subject) -> None:
-    if len(cache) >= _CACHE_ENTRIES:
-        del cache[next(iter(cache))]
-    cache[id] = subject
-
-
-def _checked(text: str) -> str:
-    normal = normalise_id(text)
-    if not normal or len(normal) > MAX_ID_CHARACTERS:
-        raise InvalidEvent(f"an id is empty or longer than {MAX_ID_CHARACTERS} characters")
-    return normal
+        self._rows.check_key(None if row is None else row[0])

@@ -24,7 +24,7 @@ from klingai_audit.errors import (
     StorageError,
     UnsafePermissions,
 )
-from klingai_audit.privacy import subjects
+from klingai_audit.privacy import subject_rows
 from klingai_audit.privacy.subjects import RESERVED, SqliteSubjects, Subject, SubjectTable, is_pseudonym
 
 KEY = bytes(range(32))
@@ -386,7 +386,7 @@ def test_errors_show_no_ids(table: SqliteSubjects, path: Path) -> None:
 
 def test_cache_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest id leaves the cache when it is full, and is found again in the file."""
-    monkeypatch.setattr(subjects, "_CACHE_ENTRIES", 3)
+    monkeypatch.setattr(subject_rows, "_CACHE_ENTRIES", 3)
     table = SqliteSubjects(path, KEY)
     found = {name: table.resolve(name) for name in "abcde"}
     assert ["c", "d", "e"] == list(table._cache)
