@@ -86,7 +86,8 @@ class _Shell:
                 raise PageFailed(message)
             return
         read, write = os.pipe()
-        script = f"{command.script}\ncode=$?\n{{ pwd; env -0; }} >&{write}\nexit $code"
+        # What the command leaves running in the background must not hold the pipe open.
+        script = f"{{\n{command.script}\n}} {write}>&-\ncode=$?\n{{ pwd; env -0; }} >&{write}\nexit $code"
         with os.fdopen(read, "rb") as left:
             try:
                 done = subprocess.run(

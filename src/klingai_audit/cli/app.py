@@ -34,6 +34,8 @@ COMMANDS: Final = {
     "check": ("proving:check", "Check a proof or a bundle with nothing but a public key."),
     "bundle": ("bundling:bundle", "Hand out entries as evidence that checks itself in a browser."),
     "serve-log": ("publishing:serve_log", "Serve the log as C2SP tlog-tiles."),
+    "ingest": ("ingesting:ingest", "Take events of other programs over HTTP, answered with receipts."),
+    "ingest-token": ("ingesting:ingest_token", "Make a token for a program that sends events."),
     "status": ("status:status", "Show the checklist: what is evident, what is missing, what mends it."),
     "watch": ("watching:watch", "Verify and detect on a schedule, and alert."),
     "timestamp": ("stamping:timestamp", "Have the log time-stamped by an RFC 3161 authority."),

@@ -62,7 +62,10 @@ def document() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document; JSON values only. Do not change it."""
     _, schemas = msgspec.json.schema_components([Event, CloudEvent, EventData, Accepted, Problem], ref_template=_REF)
     schemas = {name: _tidy(schema) for name, schema in schemas.items()}
-    schemas["CloudEvent"]["properties"]["data"] = _ref(EventData)
+    schemas["CloudEvent"]["properties"]["data"] = {
+        **_ref(EventData),
+        "description": "An event, or an entry that was exported; what attributes say may be left out.",
+    }
     from importlib.metadata import version
 
     return {
@@ -182,8 +185,11 @@ def _response(status: int, words: str) -> dict[str, Any]:
 
 
 def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
-    """Take out what says nothing: defaults of null."""
-    for name, described in schema.get("properties", {}).items():
-        if described.get("default", "") is None:
-            schema["properties"][name] = {key: value for key, value in described.items() if key != "default"}
-    return schema
+    """Put required members first, and take out what says nothing: defaults of null."""
+    members, required = schema["properties"], schema.get("required", [])
+    ordered = [*required, *(name for name in members if name not in required)]
+    tidy = {
+        name: {key: value for key, value in members[name].items() if (key, value) != ("default", None)}
+        for name in ordered
+    }
+    return {**schema, "properties": tidy}

@@ -124,7 +124,7 @@ class EventData(EventMembers, frozen=True, kw_only=True, forbid_unknown_fields=T
 class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A CloudEvent 1.0 in structured JSON. Its further attributes are kept in `metadata.cloudevent`."""
 
-    specversion: Literal["1.0"]
+    specversion: Annotated[Literal["1.0"], Meta(description="The version of CloudEvents.")]
     id: Annotated[
         str,
         Meta(
@@ -144,12 +144,15 @@ class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
             },
         ),
     ]
-    time: Annotated[dt.datetime, Meta(tz=True)] | None = None
-    subject: Annotated[str, Meta(description="`resource_type/resource_id`, where `data` has none.")] | None = None
-    datacontenttype: str | None = None
-    dataschema: str | None = None
+    time: Annotated[
+        Annotated[dt.datetime, Meta(tz=True)] | None,
+        Meta(description="When it happened, where `data` does not say it."),
+    ] = None
+    subject: Annotated[_Text, Meta(description="`resource_type/resource_id`, where `data` has none.")] = None
+    datacontenttype: Annotated[_Text, Meta(description="JSON, if it is there.")] = None
+    dataschema: Annotated[_Text, Meta(description="Kept in `metadata.cloudevent`.")] = None
     data: Annotated[msgspec.Raw, Meta(description="An event (EventData).")] | UnsetType = UNSET
-    data_base64: Annotated[str, Meta(description="Refused: data has to be JSON.")] | None = None
+    data_base64: Annotated[_Text, Meta(description="Refused: data has to be JSON.")] = None
 
     def __repr__(self) -> str:
         return "CloudEvent(<hidden>)"
@@ -162,7 +165,7 @@ MEMBERS: Final = EventMembers.__struct_fields__
 class EventReceipt(msgspec.Struct, frozen=True, kw_only=True):
     """Where one event stands in the log."""
 
-    event_id: Annotated[str, Meta(pattern=_UUID)]
+    event_id: Annotated[str, Meta(pattern=_UUID, description="The event's id, given or made.")]
     seq: Annotated[int, Meta(ge=0, description="The entry's number.")]
     leaf_hash: Annotated[str, Meta(pattern=_HEX, description="SHA-256 of one zero byte and the entry.")]
     repeated: Annotated[bool, Meta(description="The log held it before; this is the receipt of the first time.")]
