@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -25,8 +25,8 @@ __all__ = ["GAP", "Drain", "Pending", "SpoolTarget", "time_left"]
 GAP: Final = "gap"
 """Class of the records by which a spool file says that a gap begins."""
 
-_WINDOW: Final = 256
-"""Records that are under way to the log at once."""
+_BATCH: Final = 256
+"""Records that go into the log at once: those behind wait until they are durable there."""
 
 
 class Pending(Protocol):
@@ -65,6 +65,14 @@ class SpoolTarget(Protocol):
         """Queue an event. Raises: AuditUnavailable."""
         ...
 
+    def append_batch(self, events: Sequence[tuple[EncodedEvent, bool]]) -> Sequence[Pending]:
+        """Queue (event, once) pairs that are committed together or not at all. Raises: AuditUnavailable."""
+        ...
+
+    def flush(self, *, timeout: float | None = None) -> None:
+        """Block until nothing is queued that was queued before. Raises: AuditUnavailable."""
+        ...
+
 
 def time_left(deadline: float | None) -> float | None:
     """Seconds until a moment of `time.monotonic()`; None for ever."""
@@ -87,19 +95,18 @@ class Drain:
         done = self._sent.get(file.name, -1)
         entries = [entry for entry in contents.entries if entry.number > done]
         self._append(file, entries, deadline)
-        if entries:
-            self._sent[file.name] = entries[-1].number
         return contents
 
     def _append(self, file: SpoolFile, entries: Sequence[Entry], deadline: float | None) -> None:
+        if not entries:
+            return
         self._target.head.sought.seek({entry.event_id: entry.since for entry in entries})
-        receipts: deque[Pending] = deque()
-        for entry in entries:
-            receipts.append(self._target.append(file.event(entry), once=entry.once))
-            if len(receipts) >= _WINDOW:
-                receipts.popleft().wait(timeout=time_left(deadline))
-        for receipt in receipts:
-            receipt.wait(timeout=time_left(deadline))
+        self._target.flush(timeout=time_left(deadline))
+        for begin in range(0, len(entries), _BATCH):
+            batch = entries[begin : begin + _BATCH]
+            for receipt in self._target.append_batch([(file.event(entry), entry.once) for entry in batch]):
+                receipt.wait(timeout=time_left(deadline))
+            self._sent[file.name] = batch[-1].number
 
     def finish(self, file: SpoolFile, contents: Contents, deadline: float | None) -> None:
         """Put aside what is no record, say in the log what waited, and remove the file; all records were sent."""

@@ -27,6 +27,7 @@ from klingai_audit.capture.facts import (
     Exchange,
     Operation,
     Outcome,
+    PendingReceipt,
     Provider,
     RequestFacts,
     Shelf,
@@ -36,7 +37,7 @@ from klingai_audit.capture.facts import (
 from klingai_audit.capture.memory import Memory
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, UsageError
 from klingai_audit.event.context import Actor, acting
-from klingai_audit.event.record import Draft, new_event_id
+from klingai_audit.event.record import Draft, EncodedEvent, new_event_id
 from klingai_audit.privacy import secrets
 
 __all__ = ["HOP_SECONDS", "Attempt", "Mark", "Recorder"]
@@ -161,6 +162,14 @@ class Recorder:
             self._break_off(attempt, exc)
             raise
         return attempt
+
+    def announce(self, event: EncodedEvent, cls: str) -> PendingReceipt | None:
+        """Write an admitted event before an act of a class of the failure policy that is no request; durable on return.
+
+        None if it waits in the spool. Raises: AuditUnavailable; then the act may not happen.
+        """
+        self.desk.prepare(cls)
+        return self.desk.announce(Item(event, None, kind=cls))
 
     def close(self) -> None:
         """Write what is still open as ended unknown, and what is late.

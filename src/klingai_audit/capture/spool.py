@@ -128,8 +128,8 @@ class Spool:
 
     @property
     def waiting(self) -> int:
-        """How many records this process has put into files that are not drained."""
-        return sum(file.count for file in self._held)
+        """How many entries this process has put into files that are not drained; the gaps themselves not counted."""
+        return sum(max(0, file.count - 1) for file in self._held)
 
     def mark(self) -> int:
         """Return the index of the first entry of the log that an event handed to it from now on may become."""

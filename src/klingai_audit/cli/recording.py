@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from klingai_audit.cli.session import Session, open_log
 from klingai_audit.errors import AuditUnavailable, KlingAuditError
+from klingai_audit.event.record import Draft
 from klingai_audit.privacy.subjects import RESERVED, SubjectTable, is_pseudonym, mask_id
 from klingai_audit.views.entry import People
 
 if TYPE_CHECKING:
+    from klingai_audit.log import AuditLog
     from klingai_audit.privacy.policy import Policy
 
 ACTOR_ENV: Final = "KLINGAI_AUDIT_ACTOR"
@@ -46,15 +48,18 @@ def record_read(
 def record_act(session: Session, event_type: str, metadata: Mapping[str, Any], *, asked: bool) -> bool:
     """Append an entry about an act of reading other than a query, such as an export, if asked for or policy; tell so.
 
-    Where the failure policy of class `export` is `warn`, one that cannot be written is a remark, and nothing stops.
+    Where the failure policy of class `export` is `warn`, one that cannot be written is a remark, and nothing stops; so
+    is one that waits in the spool, where it is `spool`.
     Raises: as `record_read`.
     """
     if not asked and not _policy_records_reads(session):
         return False
+    policy = _policy(session)
     try:
+        if policy is not None and policy.failure.export == "spool":
+            return _announce(session, event_type, metadata)
         append(session, event_type, metadata)
     except AuditUnavailable as exc:
-        policy = _policy(session)
         if policy is None or policy.failure.export != "warn":
             raise
         session.remark(f"It could not be recorded: {exc.message}", recorded=False, problem=exc.message)
@@ -74,15 +79,36 @@ def tell_recorded(session: Session, recorded: bool, cursor: str | None = None) -
 def append(session: Session, event_type: str, metadata: Mapping[str, Any], *, outcome: str = "success") -> None:
     """Append one entry about the log itself in the name of whoever runs this command; published on return."""
     with open_log(session) as audit:
-        audit.log(
-            event_type,
-            reader_id(),
-            resource_type="log",
-            resource_id=audit.origin,
-            action=str(metadata.get("command", event_type)),
-            outcome=outcome,
-            metadata=dict(metadata),
-        ).wait("published")
+        audit.record(_draft(audit, event_type, metadata, outcome)).wait("published")
+
+
+def _draft(audit: AuditLog, event_type: str, metadata: Mapping[str, Any], outcome: str = "success") -> Draft:
+    return Draft(
+        event_type=event_type,
+        actor_id=reader_id(),
+        resource_type="log",
+        resource_id=audit.origin,
+        action=str(metadata.get("command", event_type)),
+        outcome=outcome,
+        metadata=dict(metadata),
+    )
+
+
+def _announce(session: Session, event_type: str, metadata: Mapping[str, Any]) -> bool:
+    """Append an entry, or put it into the spool; tell whether the log has it. Raises: AuditUnavailable."""
+    stored = False
+    try:
+        with open_log(session) as audit:
+            event = audit.admit(_draft(audit, event_type, metadata))
+            receipt = audit.recorder.announce(event, "export")
+            stored = True
+            if receipt is not None:
+                return True
+    except AuditUnavailable:
+        if not stored:
+            raise
+    session.remark("The log cannot be reached: this waits in the spool.", recorded=False)
+    return False
 
 
 def reader_id() -> str:

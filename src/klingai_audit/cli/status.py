@@ -35,12 +35,14 @@ def status(
     Reads only; the log is not verified unless --verify asks for it. Exit code 0; with --strict 1 if a line is red.
     """
     from klingai_audit.cli.trusting import check_log
+    from klingai_audit.cli.waiting import tell_waiting
     from klingai_audit.config import open_reader
     from klingai_audit.errors import UsageError
     from klingai_audit.report.status import take_status
 
     if entries is not None and entries < 1:
         raise UsageError(f"--entries is {entries}.", do="Use 1 or more; leave it out for all.")
+    tell_waiting(session)
     open_reader(session.places)
     verdict = None
     if verify:

@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from klingai_audit.cli.options import Record
 from klingai_audit.cli.progress import progress_bar
 from klingai_audit.cli.session import Session, SessionArgument
+from klingai_audit.cli.waiting import tell_waiting
 from klingai_audit.durable import OPS
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def verify(
         session.emit(told)
     else:
         draw_verdict(session, told)
+    tell_waiting(session)
     return verdict.exit_code
 
 

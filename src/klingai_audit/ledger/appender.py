@@ -180,20 +180,24 @@ class Appender:
         With `once` (end events) an event id that the log already holds is not appended again: the receipt is
         the first one's. Raises: AuditUnavailable if the log is closed or stopped.
         """
+        return self.append_batch([(event, once)])[0]
+
+    def append_batch(self, events: Sequence[tuple[EncodedEvent, bool]]) -> list[Receipt]:
+        """Queue (event, once) pairs that are to be committed together, as far as one batch takes them; see `append`."""
         if not self._opened:
             self._reopen()
-        receipt = Receipt(event.event_id, self)
-        self._put((event, once, receipt))
-        return receipt
+        items = [(event, once, Receipt(event.event_id, self)) for event, once in events]
+        self._put(*items)
+        return [receipt for _event, _once, receipt in items]
 
-    def _put(self, item: _Item) -> None:
+    def _put(self, *items: _Item) -> None:
         with self._mutex:
             while len(self._queue) >= MAX_QUEUE and not self._closing and self._fatal is None:
                 self._room.wait()
             if self._closing or self._fatal is not None:
                 self._refuse()
-            self._queue.append(item)
-            if len(self._queue) == 1:
+            self._queue += items
+            if len(self._queue) == len(items):
                 self._changed.notify()
 
     def _refuse(self) -> NoReturn:
@@ -230,8 +234,7 @@ class Appender:
 
     def rotate(self) -> None:
         """End the current epoch; durable on return. Raises: AuditUnavailable, VerificationError."""
-        if not self._opened:
-            self._reopen()
+        self.open_again()
         self.flush()
         try:
             with self._head_lock:

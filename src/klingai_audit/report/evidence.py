@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from klingai_audit.capture.spool import FOLDER
 from klingai_audit.config import Places
 from klingai_audit.errors import KlingAuditError
 from klingai_audit.event.types import category_of, is_canonical
 from klingai_audit.ledger.reader import LogReader
+from klingai_audit.ledger.spool import look_at as look_at_spool
 from klingai_audit.privacy.policy import Policy
 from klingai_audit.report import about, data
 from klingai_audit.report.ask import Asker, Rows, iso, quoted
@@ -39,7 +41,8 @@ _AHEAD: Final = dt.timedelta(days=1)
 class Evidence:
     """What is known; `log` are answers of the index, None where the log cannot be read, and `trouble` says why.
 
-    `checked` is the size up to which this machine verified the log from its first entry on, and when.
+    `checked` is the size up to which this machine verified the log from its first entry on, and when; `waiting` records
+    are in the spool, not in the log.
     """
 
     now: dt.datetime
@@ -52,6 +55,7 @@ class Evidence:
     memory: Memory
     watched: bool
     checked: tuple[int, dt.datetime] | None
+    waiting: int = 0
     verdict: Verdict | None = field(default=None)
 
 
@@ -84,6 +88,7 @@ def gather(
         memory=memory,
         watched=bool(memory.done),
         checked=_checked(places),
+        waiting=_waiting(places),
         verdict=verdict,
     )
 
@@ -95,6 +100,13 @@ def _policy(places: Places) -> tuple[Policy | None, str]:
         return None, exc.message
     except OSError as exc:
         return None, f"policy.toml cannot be read: {exc.strerror}"
+
+
+def _waiting(places: Places) -> int:
+    try:
+        return look_at_spool(places.state / FOLDER).records
+    except OSError:
+        return 0
 
 
 def _checked(places: Places) -> tuple[int, dt.datetime] | None:

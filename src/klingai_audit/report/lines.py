@@ -81,7 +81,8 @@ def _calls(found: Evidence) -> Line:
     acts, tasks, last = found.log["acts"], found.log["open"], found.log["reconciliation"]["last"]
     said.evidence |= {name: acts[name] for name in ("acts", "calls", "announced", "unknown_actor", "without_action",
                                                     "without_time", "last")}  # fmt: skip
-    said.evidence |= {"seen_by": acts["via"], "acts_without_outcome": tasks["overdue"], "open_gaps": found.log["gaps"]}
+    said.evidence |= {"seen_by": acts["via"], "acts_without_outcome": tasks["overdue"], "open_gaps": found.log["gaps"],
+                      "in_spool": found.waiting}  # fmt: skip
     if not acts["acts"]:
         said.say("unknown", "no act is recorded yet", "klingai-audit demo")
         return said.line()
@@ -94,6 +95,9 @@ def _calls(found: Evidence) -> Line:
     if not acts["announced"]:
         said.say("yellow", "no call was captured before it left: the entries rest on what callers declare",
                  "Let a client be captured: docs/how-to/audit-existing-clients.md")  # fmt: skip
+    if found.waiting:
+        said.say("yellow", f"{_many(found.waiting, 'record waits', 'records wait')} in the spool, not in the log",
+                 "Make the log reachable, and open it for writing: docs/how-to/failure-policy.md")  # fmt: skip
     if found.log["gaps"]:
         said.say("red", f"{_many(found.log['gaps'], 'gap', 'gaps')} in recording not closed",
                  "klingai-audit query --type gap_opened")  # fmt: skip

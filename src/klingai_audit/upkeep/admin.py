@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from msgspec.structs import replace
 
@@ -64,8 +64,8 @@ class Administration:
     it was recorded and the change failed (a second entry says so).
     Where the failure policy of its class (`credentials` for keys, `admin` for the rest) is `warn`, what cannot be
     recorded happens all the same, with an `UnrecordedWarning`; its entry is written before the next one, behind a
-    `gap_closed` that counts it. `approval` is a second person's, for users and table `access` where policy
-    `access.two_person` has `govern`; without it these raise AccessDenied.
+    `gap_closed` that counts it. Where it is `spool`, its entry waits in the spool. `approval` is a second person's, for
+    users and table `access` where policy `access.two_person` has `govern`; without it these raise AccessDenied.
     """
 
     def __init__(self, audit: AuditLog, *, approval: Path | Sequence[Path] | None = None, ops: FileOps = OPS) -> None:
@@ -313,13 +313,16 @@ class Administration:
         require_approval(self._audit, "govern", target, self._approval)
 
     def _record(self, event: EncodedEvent, cls: str) -> Receipt | None:
-        """Append an entry, durable on return; None if it is late, where the class's policy is `warn`."""
+        """Append an entry, durable on return; None if it is late, or waits in the spool, as policy allows."""
+        failure = self._audit.policy.failure.for_class(cls)
+        if failure == "spool":
+            return cast("Receipt | None", self._audit.recorder.announce(event, cls))
         try:
             if self._desk is not None:
                 self._desk.catch_up()
             receipt = self._audit.append(event).wait()
         except AuditUnavailable as exc:
-            if self._audit.policy.failure.for_class(cls) != "warn":
+            if failure != "warn":
                 raise
             self._desk = self._audit.recorder.desk
             self._desk.missed(Item(event, None, kind=cls), exc)

@@ -10,13 +10,14 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from klingai_audit.capture.desk import Item
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, LogNotFound, UsageError
 from klingai_audit.event.record import Draft
 from klingai_audit.event.types import EventType
 from klingai_audit.ledger.purged import parse_purged
+from klingai_audit.ledger.receipt import Receipt
 from klingai_audit.log import AuditLog
 from klingai_audit.privacy.commitment import opening
 from klingai_audit.privacy.subjects import Subject
@@ -190,18 +191,23 @@ class _Attempt:
             **granted,
         }
         event = audit.admit(self._draft(EventType.CONTENT_UNSEALED, "success", told))
-        warn = audit.policy.failure.unseal == "warn"
+        failure = audit.policy.failure.unseal
         try:
-            receipt = audit.append(event).wait()
+            if failure == "spool":
+                receipt = cast("Receipt | None", audit.recorder.announce(event, _ACTION))
+            else:
+                receipt = audit.append(event).wait()
         except AuditUnavailable as exc:
-            if not warn:
+            if failure != "warn":
                 raise
             audit.recorder.desk.missed(Item(event, None, kind=_ACTION), exc)
             return None
+        if receipt is None:
+            return None
         try:
-            receipt.wait("published")
+            receipt.wait("published", audit.spool.after if failure == "spool" else None)
         except AuditUnavailable:
-            if not warn:
+            if failure == "refuse":
                 raise
         return receipt.seq
 
