@@ -41,7 +41,7 @@ MAX_PAUSE_S: Final = 30.0
 
 _ROUNDS: Final = 3
 _FULL: Final = (
-    "Make the log reachable again: what waits goes into it by itself. The ceiling is policy: spool.max_bytes."
+    "Make the log reachable again: what waits goes into it by itself. The limits are in policy.toml, [spool]."
 )
 
 
