@@ -21,11 +21,11 @@ from klingai_audit.ledger.purged import purged_line
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.log import AuditLog
 from klingai_audit.publish.server import log_app, read_tokens
-from klingai_audit.publish.tiles import Published, new_tiles, publish_tiles
+from klingai_audit.publish.tiles import Published, publish_tiles
 from klingai_audit.tlog.checkpoint import parse_checkpoint
 from klingai_audit.tlog.note import SignerKey, parse_note, sign_note
 from klingai_audit.tlog.strict import format_base64
-from klingai_audit.tlog.tile import decode_bundle, tile_path, tiles_of
+from klingai_audit.tlog.tile import decode_bundle, new_tiles, tile_path, tiles_of
 from tests.support.integers import KNOWN, SIGNER, SIZES, Hasty, Integers, integers
 from tests.support.logsmith import Smith
 

@@ -18,10 +18,10 @@ from klingai_audit.ledger.reader import LogReader
 from klingai_audit.tlog.checkpoint import Checkpoint, parse_checkpoint
 from klingai_audit.tlog.merkle import verify_consistency
 from klingai_audit.tlog.note import parse_note
-from klingai_audit.tlog.tile import HASH_BYTES, TILE_WIDTH, TileLevel, encode_bundle, tile_path
+from klingai_audit.tlog.tile import HASH_BYTES, TILE_WIDTH, TileLevel, encode_bundle, new_tiles, tile_path
 from klingai_audit.trust.epochs import read_metadata
 
-__all__ = ["CHECKPOINT", "Progress", "Published", "new_tiles", "publish_tiles", "tile_bytes"]
+__all__ = ["CHECKPOINT", "Progress", "Published", "publish_tiles", "tile_bytes"]
 
 _TYPE_AT: Final = 118
 _RETENTION: Final = b'retention_applied"'
@@ -57,23 +57,6 @@ def tile_bytes(reader: LogReader, level: TileLevel, n: int, width: int) -> bytes
         if len(hashes) == width * HASH_BYTES:
             return hashes
     raise LogDamaged(f"The log does not hold all of {tile_path(level, n, width)}.", kind_of_damage="tree_short")
-
-
-def new_tiles(old: int, size: int) -> Iterator[tuple[TileLevel, int, int]]:
-    """Yield (level, n, width) of each tile and bundle of a tree of `size` entries that one of `old` does not have.
-
-    By level from 0, then bundles; within a level ascending, the partial one last.
-    """
-    levels: list[tuple[TileLevel, int, int]] = []
-    level, before, after = 0, old, size
-    while after:
-        levels.append((level, before, after))
-        level, before, after = level + 1, before // TILE_WIDTH, after // TILE_WIDTH
-    for name, had, has in (*levels, ("entries", old, size)):
-        for n in range(had // TILE_WIDTH, -(-has // TILE_WIDTH)):
-            width = min(TILE_WIDTH, has - n * TILE_WIDTH)
-            if n * TILE_WIDTH + width > had:
-                yield name, n, width
 
 
 def publish_tiles(

@@ -26,6 +26,7 @@ __all__ = [
     "check_tile",
     "decode_bundle",
     "encode_bundle",
+    "new_tiles",
     "node_reader",
     "parse_tile_path",
     "tile_path",
@@ -95,6 +96,23 @@ def tiles_of(size: int) -> Iterator[tuple[int, int, int]]:
         if partial:
             yield level, full, partial
         size, level = full, level + 1
+
+
+def new_tiles(old: int, size: int) -> Iterator[tuple[TileLevel, int, int]]:
+    """Yield (level, n, width) of each tile and bundle of a tree of `size` entries that one of `old` does not have.
+
+    By level from 0, then bundles; within a level ascending, the partial one last.
+    """
+    levels: list[tuple[TileLevel, int, int]] = []
+    level, before, after = 0, old, size
+    while after:
+        levels.append((level, before, after))
+        level, before, after = level + 1, before // TILE_WIDTH, after // TILE_WIDTH
+    for name, had, has in (*levels, ("entries", old, size)):
+        for n in range(had // TILE_WIDTH, -(-has // TILE_WIDTH)):
+            width = min(TILE_WIDTH, has - n * TILE_WIDTH)
+            if n * TILE_WIDTH + width > had:
+                yield name, n, width
 
 
 def check_tile(data: bytes, width: int) -> None:
