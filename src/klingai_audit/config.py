@@ -15,6 +15,7 @@ from typing import Final, Literal, cast
 from klingai_audit.durable import OPS, FileOps
 from klingai_audit.errors import (
     LogDamaged,
+    LogMigrated,
     LogNotFound,
     Malformed,
     NoTrustedKey,
@@ -23,6 +24,7 @@ from klingai_audit.errors import (
     UsageError,
 )
 from klingai_audit.ledger.keys import KeyFolder, read_public_key
+from klingai_audit.ledger.moved import moved_to
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.ledger.state import FAILED_SYNC, OriginMemory, StateFolder, state_home
 from klingai_audit.ledger.store import Store
@@ -42,6 +44,7 @@ __all__ = [
     "TrustedKey",
     "check_modes",
     "known_mldsa_key",
+    "left_for",
     "must_create",
     "open_reader",
     "open_store",
@@ -210,6 +213,14 @@ def subject_table(places: Places, lookup_key: bytes, *, read_only: bool = False)
     return SqliteSubjects(places.subjects, lookup_key, read_only=read_only)
 
 
+def left_for(places: Places) -> str | None:
+    """Return where the log went on if it was migrated; None if it goes on here, or nobody can tell."""
+    with contextlib.suppress(StorageError, Malformed, OSError):
+        reader = open_reader(places)
+        return next(map(moved_to, reader.lines(reader.size - 1, reader.size)), None)
+    return None
+
+
 def open_subjects(places: Places) -> SubjectTable | None:
     """Return the subject table read-only, or None where it cannot be read: views then show pseudonyms."""
     try:
@@ -336,6 +347,8 @@ def must_create(
             return True
         found = exists()  # and perhaps finished
     if found and not keys.exists():
+        if (target := left_for(places)) is not None:
+            raise LogMigrated(f"The log at {places.log} was migrated: it goes on at {target}.", do="Name that: --log")
         raise LogNotFound(
             f"There is a log at {places.log}, but no keys at {places.keys}.",
             do="Name its keys folder with --keys, or restore it from your backup. Reading and verifying need no keys.",

@@ -42,6 +42,7 @@ COMMANDS: Final = {
     "unseal": ("unsealing:unseal", "Open one sealed content, on the record."),
     "drill": ("trusting:drill", "Attack a copy of the log and see what is caught."),
     "backup": ("backing:backup", "Copy the log, while writers run, and verify the copy."),
+    "migrate": ("migrating:migrate", "Move the log into another store."),
     "recover": ("writing:recover", "Take the log up again after a crash or a failed sync."),
     "retention plan": ("keeping:retention_plan", "Say what would be purged and sealed, when and why."),
     "retention apply": ("keeping:retention_apply", "Seal old days, purge what is due."),
@@ -127,7 +128,7 @@ def build_app() -> App:
     def launch(
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
         log: Annotated[
-            str | None, _EVERYWHERE, Parameter(help="The log: a folder. Default: KLINGAI_AUDIT_LOG, else ./audit")
+            str | None, _EVERYWHERE, Parameter(help="The log: folder or URL. Default: KLINGAI_AUDIT_LOG, else ./audit")
         ] = None,
         keys: Annotated[
             str | None, _EVERYWHERE, Parameter(help="Its keys folder. Default: KLINGAI_AUDIT_KEYS, else <log>.keys")

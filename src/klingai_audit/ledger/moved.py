@@ -16,7 +16,7 @@ from klingai_audit.errors import LogMigrated
 from klingai_audit.event.record import EncodedEvent
 from klingai_audit.ledger.line import is_migration
 
-__all__ = ["PHASE_IN", "PHASE_OUT", "moved_to", "refuse_moved", "takes_up"]
+__all__ = ["PHASE_IN", "PHASE_OUT", "is_taken_up", "moved_to", "refuse_moved", "takes_up"]
 
 PHASE_OUT: Final = "out"
 """Phase of the entry that ends a log in one store."""
@@ -50,6 +50,11 @@ def _metadata(entry: bytes) -> _Metadata:
         return _DECODER.decode(entry).metadata
     except msgspec.MsgspecError:
         return _Metadata()
+
+
+def is_taken_up(entry: bytes) -> bool:
+    """Tell whether an entry takes a log up that was left elsewhere."""
+    return _metadata(entry).phase == PHASE_IN
 
 
 def takes_up(events: Sequence[tuple[EncodedEvent, bool]]) -> bool:

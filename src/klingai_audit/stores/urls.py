@@ -50,6 +50,12 @@ class RemoteUrl:
         return self._whole
 
     @property
+    def place(self) -> str:
+        """The URL without user and options, as an entry of a log may hold it: `scheme://host/path`."""
+        parts = urlsplit(self._whole)
+        return f"{self.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    @property
     def name(self) -> str:
         """A file name for what lies there: the same whoever asks, with whichever password and options.
 
