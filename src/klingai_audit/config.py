@@ -8,9 +8,8 @@ import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 from klingai_audit.durable import OPS, FileOps
 from klingai_audit.errors import (
@@ -189,7 +188,9 @@ def open_store(places: Places, ops: FileOps = OPS) -> Store:
             from klingai_audit.stores.postgres import PostgresStore
 
             return PostgresStore(places.remote)
-        return cast("Store", import_module("klingai_audit.stores.objects").ObjectStore(places.remote))
+        from klingai_audit.stores.objects import ObjectStore
+
+        return ObjectStore(places.remote.reveal())
     if places.log == "memory:":
         return MemoryStore()
     return DirectoryStore(Path(places.log), places.state / FAILED_SYNC, ops)
@@ -208,8 +209,9 @@ def open_reader(places: Places) -> LogReader:
 def subject_table(places: Places, lookup_key: bytes, *, read_only: bool = False) -> SubjectTable:
     """Open the table of people; a missing one is created, unless `read_only`. Raises: as `SqliteSubjects`."""
     if isinstance(places.subjects, RemoteUrl):
-        driver = import_module("klingai_audit.stores.subjects_postgres").PostgresSubjects
-        return cast("SubjectTable", driver(places.subjects, lookup_key, read_only=read_only))
+        from klingai_audit.stores.subjects_postgres import PostgresSubjects
+
+        return PostgresSubjects(places.subjects, lookup_key, read_only=read_only)
     return SqliteSubjects(places.subjects, lookup_key, read_only=read_only)
 
 

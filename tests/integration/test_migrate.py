@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -341,3 +342,15 @@ def test_killed_on_the_way_to_postgres(tmp_path: Path, postgres: Any) -> None:
         assert 9 == run(source, url, when).returncode
         migrate(source, at(url), actor=ADMIN)
         check_moved(source, at(url), vkey, proofs)
+
+
+@pytest.mark.slow
+def test_into_a_bucket_and_back(tmp_path: Path, bucket_url: str, postgres_url: str) -> None:
+    """From a folder into a bucket, from there into a database, and back into the bucket beside."""
+    source = at(tmp_path / "audit")
+    vkey = fill(source, 300)
+    proofs = proofs_of(source)
+    places = [source, at(bucket_url), at(postgres_url), at(f"{bucket_url}-beside")]
+    for one, other in pairwise(places):
+        migrate(one, other, actor=ADMIN)
+        check_moved(one, other, vkey, proofs)
