@@ -91,6 +91,7 @@ def ingest_app(endpoint: Endpoint, board: Board | None = None) -> Callable[..., 
         ],
         exception_handlers={HTTPException: refused},
     )
+    app.router.redirect_slashes = False
     return counted(app, board, _ROUTES)
 
 
