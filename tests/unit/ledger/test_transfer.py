@@ -23,7 +23,8 @@ from klingai_audit.tlog.merkle import leaf_hash
 from klingai_audit.tlog.proof import parse_proof
 from klingai_audit.trust.verify import verify
 from tests.support.batches import BatchMemory
-from tests.support.logsmith import Smith
+from tests.support.logsmith import Smith, write_files
+from tests.support.retained import RETAINED
 
 TARGETS: dict[str, Callable[[Path], Store]] = {
     "batches": lambda _folder: BatchMemory(),
@@ -257,3 +258,14 @@ def test_any_log(tmp_path_factory, steps, begin, seq):
     assert LogReader(source).consistency(size, len(smith.entries)) == LogReader(target).consistency(
         size, len(smith.entries)
     )
+
+
+@pytest.mark.parametrize("name", RETAINED)
+def test_sealed_and_purged_logs(tmp_path, name):
+    """Whatever was purged and sealed, the copy verifies to the same findings, in files and in batches."""
+    made = RETAINED[name]()
+    source = DirectoryStore(write_files(tmp_path / "source", made.files()), tmp_path / "mark")
+    for target in (BatchMemory(), DirectoryStore(tmp_path / "target", tmp_path / "no-mark")):
+        transfer(source, target, made.smith.checkpoint(), final=True)
+        assert kinds(source, made.smith) == kinds(target, made.smith)
+        assert list(source.read_entries(0)) == list(target.read_entries(0))
