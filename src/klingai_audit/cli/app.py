@@ -42,6 +42,7 @@ COMMANDS: Final = {
     "unseal": ("unsealing:unseal", "Open one sealed content, on the record."),
     "drill": ("trusting:drill", "Attack a copy of the log and see what is caught."),
     "backup": ("backing:backup", "Copy the log, while writers run, and verify the copy."),
+    "archive": ("archiving:archive", "Copy the log into a bucket where nobody can delete it before a date."),
     "migrate": ("migrating:migrate", "Move the log into another store."),
     "recover": ("writing:recover", "Take the log up again after a crash or a failed sync."),
     "retention plan": ("keeping:retention_plan", "Say what would be purged and sealed, when and why."),

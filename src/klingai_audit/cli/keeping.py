@@ -190,6 +190,10 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
         "digest": plan.digest,
         "to_seal": plan.to_seal,
         "holds": [hold.name for hold in plan.holds],
+        "archives": [
+            {"to": one.to, "entries": one.entries, "retain_until": f"{one.until:%Y-%m-%dT%H:%M:%SZ}"}
+            for one in plan.archives
+        ],
         "days": [_day_json(day) for day in plan.days],
     }
 
@@ -202,12 +206,14 @@ def _day_json(day: DayPlan) -> dict[str, Any]:
         "sealed": day.day.sealed,
         "seal": day.seal and not day.day.sealed,
         "purged": day.purged,
+        "locked_until": None if day.locked is None else f"{day.locked:%Y-%m-%dT%H:%M:%SZ}",
         "types": [
             {
                 "event_type": row.event_type,
                 "entries": row.entries,
                 "due": row.due,
                 "held": row.held,
+                "locked": row.locked,
                 "keep_until": None if row.keep_until is None else row.keep_until.isoformat(),
                 "why": row.why,
             }
@@ -238,6 +244,23 @@ def _draw_plan(session: Session, plan: Plan, *, days: bool) -> None:
         cells = [inert(kind), f"{entries:,}", f"{due:,}", f"{held:,}", "never" if later is None else str(later), why]
         table.add_row(*([day_] if days else []), *cells)
     session.show(table)
+    if locked := [day for day in plan.days if day.locked is not None]:
+        entries, last = (
+            sum(row.locked for day in locked for row in day.rows),
+            max(day.locked for day in locked if day.locked),
+        )
+        session.say(
+            (
+                f"{entries:,} entries are due and lie under Object Lock, the last of them until {last:%Y-%m-%d}",
+                "yellow",
+            ),
+            ": they are not purged before.",
+        )
+    for one in plan.archives:
+        session.say(
+            f"A copy of the first {one.entries:,} entries lies under lock at ", (inert(one.to), "bold"),
+            f" until {one.until:%Y-%m-%d}: no purge reaches it.",
+        )  # fmt: skip
     if plan.due:
         session.say((f"Digest of what is due, for who approves it: {plan.digest}", "dim"))
     session.say(("The newest day belongs to writers and is not looked at. Do it: klingai-audit retention apply", "dim"))

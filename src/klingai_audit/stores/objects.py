@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from klingai_audit.errors import AuditUnavailable, LogDamaged, UnsupportedStorage, UsageError
+from klingai_audit.errors import AuditUnavailable, LogDamaged, Malformed, UnsupportedStorage, UsageError
 from klingai_audit.ledger.store import LogFile, StoredDay
 from klingai_audit.stores.objects_client import Bucket, Refused, Unsure
 from klingai_audit.stores.objects_commit import ObjectTransaction, trimmed
@@ -32,6 +32,7 @@ from klingai_audit.stores.objects_format import (
     Staged,
     Staging,
     kept_path,
+    note_size,
     parse_head,
     staging_path,
     token_path,
@@ -176,13 +177,25 @@ class ObjectStore:
         self._known = head
 
     def look(self) -> HeadObject | None:
-        """Return the head as it is now. Raises: AuditUnavailable, LogDamaged."""
+        """Return the head as it is now; of an archive, which has none, what its checkpoint says.
+
+        Raises: AuditUnavailable, LogDamaged.
+        """
         found = self.bucket.get(HEAD)
         if found is None:
-            return None
+            return self._archived()
         head = parse_head(found.data, self.url)
         self.known(head)
         return head
+
+    def _archived(self) -> HeadObject | None:
+        """Everything of an archive lies in tiles and bundles, as far as its checkpoint goes; nobody writes to it."""
+        note = self.read_checkpoint()
+        try:
+            size = 0 if note is None else note_size(note)
+        except Malformed:
+            return None
+        return None if note is None else HeadObject(note, size, size, ())
 
     def covering(self, end: int | None) -> HeadObject | None:
         """Return a head that covers entries below `end`, or the newest; None for an empty log."""

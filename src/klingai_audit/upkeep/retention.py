@@ -29,22 +29,33 @@ from klingai_audit.log import AuditLog
 from klingai_audit.privacy.policy import Policy
 from klingai_audit.upkeep.approval_file import purge_target
 from klingai_audit.upkeep.approvals import require_approval
+from klingai_audit.upkeep.archives import ARCHIVED, Archive, archives_in, locked_until
 from klingai_audit.upkeep.discarding import SealedContent
 from klingai_audit.upkeep.holds import Hold, active_holds, holds_in
 
-__all__ = ["Applied", "Authorised", "DayPlan", "Plan", "PlanRow", "apply_retention", "authorised_in", "plan_retention"]
+__all__ = [
+    "Applied",
+    "Archive",
+    "Authorised",
+    "DayPlan",
+    "Plan",
+    "PlanRow",
+    "apply_retention",
+    "authorised_in",
+    "plan_retention",
+]
 
 MAX_RANGES: Final = 1500
 """Ranges that one `retention_applied` entry lists at most, so that it stays below the size of an entry."""
 
 _TYPE_AT: Final = 118
-_ABOUT: Final = (b'legal_hold_set"', b'legal_hold_released"', b'retention_applied"')
+_ABOUT: Final = (b'legal_hold_set"', b'legal_hold_released"', b'retention_applied"', ARCHIVED)
 _SCRATCH: Final = "sealing"
 
 
 @dataclass(frozen=True)
 class PlanRow:
-    """Entries of one type in one day: how many there are, fall due, are held or purged, and until when they stay.
+    """Entries of one type in one day: how many there are, fall due, are held or locked, and until when they stay.
 
     `keep_until` is the first day on which they are due, None for ever; `why` names the rules.
     """
@@ -55,26 +66,35 @@ class PlanRow:
     held: int
     keep_until: dt.date | None
     why: str
+    locked: int = 0
 
 
 @dataclass(frozen=True)
 class DayPlan:
-    """What is to happen to one day: whether it is sealed now (`seal`), and the entries to purge, by `seq`."""
+    """What is to happen to one day: whether it is sealed now (`seal`), and the entries to purge, by `seq`.
+
+    `locked` is until when its store lets nobody purge those that are due, None if it does.
+    """
 
     day: StoredDay
     seal: bool
     due: tuple[int, ...]
     purged: int
     rows: tuple[PlanRow, ...]
+    locked: dt.datetime | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `apply` would do today: every day but the newest, oldest first, and the holds that stand in its way."""
+    """What `apply` would do today: every day but the newest, oldest first, and the holds that stand in its way.
+
+    `archives` are copies under lock that no purge reaches.
+    """
 
     today: dt.date
     days: tuple[DayPlan, ...]
     holds: tuple[Hold, ...]
+    archives: tuple[Archive, ...] = ()
 
     @property
     def due(self) -> int:
@@ -165,7 +185,7 @@ def plan_retention(
             days.append(_plan_day(reader, policy, day, today, tests))
         if progress is not None:
             progress(day.end, size)
-    return Plan(today, tuple(days), tuple(holds))
+    return Plan(today, tuple(days), tuple(holds), archives_in(about, today))
 
 
 def _plan_day(
@@ -191,13 +211,19 @@ def _plan_day(
         else:
             due[kind] += 1
             going.append(seq)
+    locked = locked_until(reader.store, day, today) if going else None
+    due_now = Counter[str]() if locked else due
     rows = tuple(
-        PlanRow(kind, count, due[kind], held[kind], limits[kind], policy.retention.period(kind).why)
+        PlanRow(
+            kind, count, due_now[kind], held[kind], limits[kind], policy.retention.period(kind).why,
+            due[kind] - due_now[kind],
+        )
         for kind, count in sorted(entries.items())
-    )
+    )  # fmt: skip
+    going = [] if locked else going
     after = policy.retention.sealed_after
     seal = bool(going) or (after is not None and (today - day.day).days >= after)
-    return DayPlan(day, seal, tuple(going), purged, rows)
+    return DayPlan(day, seal, tuple(going), purged, rows, locked)
 
 
 def _due_on(policy: Policy, kind: str, day: dt.date) -> dt.date | None:

@@ -398,3 +398,16 @@ def test_writing_fails(world, audit):
     assert set(before) <= set(whole(audit))
     apply_retention(audit, today=world.today)
     assert [] == world.ok(audit)
+
+
+def test_what_is_locked_is_not_due(world, audit, monkeypatch):
+    """Entries that their store lets nobody purge before a date are told with it, and left alone until then."""
+    audit.flush("published")
+    free = plan_retention(audit.reader, audit.policy, world.today)
+    until = dt.datetime.combine(world.today, dt.time(), dt.UTC) + dt.timedelta(days=1)
+    monkeypatch.setattr(type(audit.reader.store), "locked_until", lambda self, begin, end: until, raising=False)
+    plan = plan_retention(audit.reader, audit.policy, world.today)
+    assert (0, free.due) == (plan.due, sum(row.locked for day in plan.days for row in day.rows))
+    assert {until} == {day.locked for day in plan.days if any(row.locked for row in day.rows)}
+    later = plan_retention(audit.reader, audit.policy, world.today + dt.timedelta(days=2))
+    assert later.due >= free.due > 0
