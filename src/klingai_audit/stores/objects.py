@@ -181,10 +181,9 @@ class ObjectStore:
 
         Raises: AuditUnavailable, LogDamaged.
         """
-        found = self.bucket.get(HEAD)
-        if found is None:
+        head = self.bucket.read(HEAD, lambda found: parse_head(found.data, self.url))
+        if head is None:
             return self._archived()
-        head = parse_head(found.data, self.url)
         self.known(head)
         return head
 

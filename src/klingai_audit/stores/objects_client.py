@@ -6,6 +6,7 @@ is repeated here, for a few seconds. Every request is counted.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import threading
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
-from klingai_audit.errors import AuditUnavailable
+from klingai_audit.errors import AuditUnavailable, VerificationError
 from klingai_audit.stores.objects_driver import Driver, driver, keep_for_ever
 
 __all__ = ["PATIENCE_S", "Bucket", "Found", "Listed", "Refused", "Unsure"]
@@ -32,6 +33,7 @@ _THREADS: Final = 8
 _LISTED: Final = 1000
 _SIGNED: Final = timedelta(minutes=5)
 _STATUS: Final = re.compile(r"status code: ([0-9]{3})")
+_MD5: Final = re.compile(r'"([0-9a-f]{32})"', re.ASCII)
 _T = TypeVar("_T")
 _U = TypeVar("_U")
 
@@ -81,6 +83,7 @@ class Bucket:
         self._opened: tuple[Driver, Any] | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._mutex = threading.Lock()
+        self._odd_tags = False
         _BUCKETS.add(self)
 
     def after_fork(self) -> None:
@@ -113,6 +116,21 @@ class Bucket:
                 return None
 
         return self._insist(ask, f"reading {path}", patience)
+
+    def read(self, path: str, parse: Callable[[Found], _T], *, patience: float = PATIENCE_S) -> _T | None:
+        """Return what `parse` makes of an object; what is malformed is asked for once more, by another connection.
+
+        Raises: what `parse` raises, AuditUnavailable.
+        """
+        found = self.get(path, patience=patience)
+        if found is None:
+            return None
+        try:
+            return parse(found)
+        except VerificationError:
+            self._renew()
+            found = self.get(path, patience=patience)
+            return None if found is None else parse(found)
 
     def listed(self, prefix: str = "") -> Iterator[Listed]:
         """Yield every object below `prefix`, a folder; order as the server gives. Raises: AuditUnavailable."""
@@ -159,6 +177,12 @@ class Bucket:
                 self._put(path, data, "create")
             except Refused:
                 return False
+            except Unsure:
+                found = self.get(path)
+                if found is None:
+                    raise OSError from None
+                self._odd_tags = found.data == data  # the server encrypts, and has tags of its own
+                return found.data == data
             return True
 
         return self._insist(ask, f"writing {path}", PATIENCE_S)
@@ -167,7 +191,7 @@ class Bucket:
         """Put `data` in the place of the version `tag` (None: of nothing), once. Raises: Refused, Unsure."""
         try:
             return _tag(self._put(path, data, "create" if tag is None else dict(tag)))
-        except Refused:
+        except (Refused, Unsure):
             raise
         except Exception as exc:
             if not self._is_drivers(exc):
@@ -193,11 +217,20 @@ class Bucket:
         api, store = self._client()
         self._count("put")
         try:
-            return api.functions.put(store, path, data, mode=mode, use_multipart=False)
+            put = api.functions.put(store, path, data, mode=mode, use_multipart=False)
         except (api.exceptions.AlreadyExistsError, api.exceptions.PreconditionError):
             raise Refused from None
         except FileNotFoundError:  # nothing is there to be swapped
             raise Refused from None
+        if self._is_other(put["e_tag"], data):  # an answer to something else, perhaps
+            self._renew()
+            raise Unsure("the server answered strangely")
+        return put
+
+    def _is_other(self, tag: str | None, data: bytes) -> bool:
+        """Tell whether an entity tag in the form of an MD5 is not that of `data`, where tags are such at all."""
+        found = None if self._odd_tags else _MD5.fullmatch(tag or "")
+        return found is not None and found[1] != hashlib.md5(data, usedforsecurity=False).hexdigest()
 
     # --- many at once -----------------------------------------------------------------------------
 
@@ -226,6 +259,11 @@ class Bucket:
                     self._opened = (api, self._make(api))
                 opened = self._opened
         return opened
+
+    def _renew(self) -> None:
+        """Use other connections from now on."""
+        with self._mutex:
+            self._opened = None
 
     def _insist(self, ask: Callable[[], _T], what: str, patience: float) -> _T:
         deadline, pause = time.monotonic() + patience, _FIRST_PAUSE_S

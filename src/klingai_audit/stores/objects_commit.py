@@ -24,6 +24,7 @@ from klingai_audit.stores.objects_format import (
     encode_head,
     encode_staging,
     parse_head,
+    parse_staging,
     staging_path,
 )
 
@@ -54,9 +55,9 @@ class ObjectTransaction:
 
     def head(self) -> StoredHead | None:
         if not self._looked:
-            self._found = self._bucket.get(HEAD)
-            if self._found is not None:
-                self._seen = parse_head(self._found.data, self._store.url)
+            looked = self._bucket.read(HEAD, self._parse)
+            if looked is not None:
+                self._found, self._seen = looked
                 self._head = StoredHead(self._seen.note, self._store.last_line(self._seen))
                 self._store.known(self._seen)
             elif self._bucket.get(CHECKPOINT) is not None:
@@ -79,7 +80,8 @@ class ObjectTransaction:
         staged = Staged(name, batch.begin, batch.end, batch.day)
         # 1. Nobody knows of this object until the head names it. Its name is the digest of bytes with a random id in
         # them, so one that is there already was put by this very request.
-        self._bucket.put_new(staging_path(name), data)
+        if not self._bucket.put_new(staging_path(name), data):
+            self._bucket.read(staging_path(name), lambda found: parse_staging(found.data, staged))
         # 2. The commit.
         tiled, tail = self._store.tail_of(self._seen)
         head = encode_head(tiled, [*tail, staged], batch.note)
@@ -129,20 +131,23 @@ class ObjectTransaction:
             time.sleep(min(_MAX_PAUSE_S, left))
 
     def _look(self, batch: SignedBatch, staged: Staged, patience: float) -> _Fate:
-        found = self._bucket.get(HEAD, patience=patience)
-        if found is None:
+        looked = self._bucket.read(HEAD, self._parse, patience=patience)
+        if looked is None:
             if self._found is None:
                 return "open"
             raise LogDamaged(f"The object `head` of {self._store.url} is gone.", kind_of_damage="checkpoint_missing")
+        found, now = looked
         if self._found is not None and found.tag == self._found.tag:
             return "open"
-        now = parse_head(found.data, self._store.url)
         self._store.known(now)
         if staged in now.tail:
             return "there"
         if now.size < batch.end:
             return "lost"
         return "there" if self._store.read_hashes(0, batch.begin, batch.end) == batch.leaves else "lost"
+
+    def _parse(self, found: Found) -> tuple[Found, HeadObject]:
+        return found, parse_head(found.data, self._store.url)
 
     def _unknown(self, reason: str) -> CommitUnknown:
         return CommitUnknown(

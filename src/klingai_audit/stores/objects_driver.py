@@ -113,8 +113,11 @@ def open_bucket(api: Driver, url: str) -> Any:
     kinds = {"s3": "S3Store", "gs": "GCSStore", "az": "AzureStore"}
     make = getattr(api.stores, kinds[parts.scheme])
     prefix = parts.path.strip("/") or None
+    more: dict[str, Any] = {}
+    if parts.scheme == "s3" and not os.environ.get("AWS_CHECKSUM_ALGORITHM"):
+        more["checksum_algorithm"] = "SHA256"  # or some servers keep what arrives, bytes lost on the way or not
     try:
-        return make(parts.netloc, prefix=prefix, client_options=options, retry_config=_ONCE)
+        return make(parts.netloc, prefix=prefix, client_options=options, retry_config=_ONCE, **more)
     except (api.exceptions.BaseError, ValueError, OSError) as exc:
         raise UsageError(
             f"{url} cannot be opened with the settings in the environment: {type(exc).__name__}.",

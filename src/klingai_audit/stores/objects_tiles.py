@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from klingai_audit.errors import LogDamaged, Malformed
-from klingai_audit.stores.objects_client import Bucket
+from klingai_audit.stores.objects_client import Bucket, Found
 from klingai_audit.stores.objects_format import HeadObject, Staged, Staging, parse_staging, staging_path
 from klingai_audit.tlog.tile import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, decode_bundle, parse_tile_path, tile_path
 
@@ -92,14 +92,14 @@ class Tiles:
         known = self._staged.get(staged.name)
         if known is None:
             path = staging_path(staged.name)
-            found = self._bucket.get(path)
-            if found is None:
-                raise Moved(path)
             try:
-                known = parse_staging(found.data, staged)
-            except ValueError as exc:
+                read = self._bucket.read(path, lambda found: (parse_staging(found.data, staged), len(found.data)))
+            except Malformed as exc:
                 raise LogDamaged(f"{path} of {self._bucket.url}: {exc}", kind_of_damage="entry_changed") from exc
-            self._staged.put(staged.name, known, len(found.data))
+            if read is None:
+                raise Moved(path)
+            known = read[0]
+            self._staged.put(staged.name, *read)
         return known
 
     # --- hashes -----------------------------------------------------------------------------------
@@ -178,10 +178,13 @@ class Tiles:
         """Return the first `width` lines of a bundle. Raises: Moved, LogDamaged, AuditUnavailable."""
         paths = dict.fromkeys((tile_path("entries", n, width), tile_path("entries", n)))
         for path in paths:  # the partial one goes when the full one is there
-            found = self._bucket.get(path)
-            if found is not None:
-                return self.decode(path, found.data)[:width]
+            lines = self._bucket.read(path, partial(self._decoded, path))
+            if lines is not None:
+                return lines[:width]
         raise Moved(next(iter(paths)))
+
+    def _decoded(self, path: str, found: Found) -> list[bytes]:
+        return self.decode(path, found.data)
 
     def decode(self, path: str, data: bytes) -> list[bytes]:
         """Return the lines of the bundle at `path`, as many as its name says. Raises: LogDamaged."""
