@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from klingai_audit import AuditLog
 from klingai_audit.capture.desk import Desk, Item
 from klingai_audit.capture.spool import Spool
-from klingai_audit.durable import OPS, FileOps
+from klingai_audit.durable import FileOps
 from klingai_audit.errors import AuditUnavailable
 from klingai_audit.event.record import EncodedEvent, decode_event
 from klingai_audit.ledger.places import places_of
@@ -172,6 +177,54 @@ class _Quiet(Spool):
         pass
 
 
-def real(state: Path, shared: SharedLog, **more: Any) -> Writer:
-    """Return a writer that waits for the disk."""
-    return Writer(shared, state, ops=OPS, **more)
+class Outage(QuickOps):
+    """Nothing can be written into a log while the file `away` is there."""
+
+    def __init__(self, away: Path) -> None:
+        self._away = away
+        self._entries: set[int] = set()
+
+    def fails(self) -> bool:
+        """Whether the log is out of reach."""
+        return self._away.exists()
+
+    def open(self, path: Path, flags: int, mode: int = 0o644) -> int:
+        if path.name == "audit" and self.fails():
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        fd = super().open(path, flags, mode)
+        if path.name.startswith("audit-"):
+            self._entries.add(fd)
+        else:
+            self._entries.discard(fd)
+        return fd
+
+    def write(self, fd: int, data: bytes) -> int:
+        if fd in self._entries and self.fails():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().write(fd, data)
+
+
+class Slow(QuickOps):
+    """What is written into a log waits while `away` is set."""
+
+    def __init__(self) -> None:
+        self.away = threading.Event()
+        self._entries: set[int] = set()
+
+    def open(self, path: Path, flags: int, mode: int = 0o644) -> int:
+        fd = super().open(path, flags, mode)
+        (self._entries.add if path.name.startswith("audit-") else self._entries.discard)(fd)
+        return fd
+
+    def write(self, fd: int, data: bytes) -> int:
+        while fd in self._entries and self.away.is_set():
+            time.sleep(0.005)
+        return super().write(fd, data)
+
+
+def make_log(base: Path, *, after: str = "10s", more: str = "", **classes: str) -> None:
+    """Make a log in which orders and reads may wait, or the classes that are named."""
+    AuditLog.open(base / "audit").close()
+    given = classes or {"paid_create": "spool", "read": "spool"}
+    text = "".join(f'{name} = "{value}"\n' for name, value in given.items())
+    (base / "audit.keys" / "policy.toml").write_text(f'[failure]\n{text}[spool]\nafter = "{after}"\n{more}')
