@@ -18,5 +18,9 @@ compile requirements/demo.in -c requirements/build.txt -c requirements/core.txt 
 compile pyproject.toml --extra report -c requirements/build.txt -c requirements/core.txt -o requirements/report.txt
 # Without constraints, which uv cannot combine with wheels that end at one CPython; a test holds the locks together.
 compile pyproject.toml --all-extras requirements/build.in requirements/test.in -o requirements/test.txt
+uv pip compile --quiet --python-version 3.11 --python-platform linux --generate-hashes --no-emit-index-url \
+  --exclude-newer "${COOLDOWN:-7 days}" --custom-compile-command "make lock" \
+  pyproject.toml --extra otlp --extra serve --extra trust --extra postgres --extra objects \
+  -c requirements/build.txt -c requirements/test.txt -o requirements/image.txt
 compile requirements/lock.in -o requirements/lock.txt
 compile requirements/thirdparty-needs.in -c requirements/test.txt -o requirements/thirdparty-needs.txt

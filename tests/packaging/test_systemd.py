@@ -32,7 +32,10 @@ KNOWN = {
 }  # fmt: skip
 """Section of a unit -> settings that systemd knows there, as far as ours have them."""
 
-UNITS = ("backup.service", "backup.timer", "retention.service", "retention.timer", "watch.service", "witness.service")
+UNITS = (
+    "backup.service", "backup.timer", "ingest.service", "retention.service", "retention.timer", "serve-log.service",
+    "watch.service", "witness.service",
+)  # fmt: skip
 
 
 def folder(repository: Path) -> Path:
@@ -68,7 +71,10 @@ def test_each_command_is_one_that_we_understand(repository: Path, name: str) -> 
     found = list(command_lines(text))
     assert 1 == len(found)
     command, bound, _ = build_app().parse_args(found[0], exit_on_error=False, print_error=False)
-    names = {"watch": "watch", "backup": "backup", "retention": "retention_apply", "witness": "serve"}
+    names = {
+        "watch": "watch", "backup": "backup", "retention": "retention_apply", "witness": "serve", "ingest": "ingest",
+        "serve-log": "serve_log",
+    }  # fmt: skip
     assert names[name.partition(".")[0]] == command.__name__
     assert bound.arguments or command.__name__ == "watch"
     for setting in HARDENING:
