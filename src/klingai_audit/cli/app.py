@@ -90,6 +90,8 @@ KEY_COMMANDS: Final = {
     "try-signer": ("signers:try_signer", "See whether that command signs."),
     "signer": ("signers:signer", "Be such a command: sign one checkpoint."),
     "signer-keygen": ("signers:signer_keygen", "Make a log key on the host that is to sign."),
+    "export-writer": ("writers:export_writer", "Write what another host needs to write to this log."),
+    "import-writer": ("writers:import_writer", "Become a writer of a log on a server."),
     "unseal-init": ("unsealing:unseal_init", "Make the key that opens sealed content."),
     "signer-vkey": ("signers:signer_vkey", "Print the public key of a KMS or card as a vkey."),
 }

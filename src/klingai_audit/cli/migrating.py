@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from klingai_audit.cli.approving import Approvals
 from klingai_audit.cli.progress import progress_bar
 from klingai_audit.cli.session import SessionArgument, escaped
 from klingai_audit.views.inert import inert
@@ -29,6 +30,7 @@ def migrate(
     actor: Annotated[
         str | None, Parameter(help="Who does it. Default: KLINGAI_AUDIT_ACTOR, else the login name")
     ] = None,
+    approval: Approvals = None,
     session: SessionArgument,
 ) -> None:
     """Move the log into another store: same entries, same keys, and every old proof holds.
@@ -44,7 +46,7 @@ def migrate(
     people = to_subjects or (None if old.subjects_file else old.subjects)
     new = Places.resolve(target, to_keys, to_state, people, to_vault)
     with progress_bar(session, "copying", "entries") as progress:
-        done = move(old, new, actor=actor or reader_id(), progress=progress)
+        done = move(old, new, actor=actor or reader_id(), approval=approval, progress=progress)
     if session.as_json:
         session.emit(
             {

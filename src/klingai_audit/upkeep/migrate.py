@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from klingai_audit.config import Places, open_store
@@ -35,6 +36,7 @@ from klingai_audit.privacy.policy import Policy
 from klingai_audit.tlog.checkpoint import Checkpoint, open_checkpoint
 from klingai_audit.trust.verdict import Verdict
 from klingai_audit.trust.verify import verify
+from klingai_audit.upkeep.approvals import require_approval
 from klingai_audit.upkeep.belongings import Belongings
 
 __all__ = ["Migrated", "Progress", "migrate"]
@@ -62,27 +64,37 @@ def migrate(
     target: Places,
     *,
     actor: str,
+    approval: list[Path] | None = None,
     clock: Clock = SYSTEM_CLOCK,
     ops: FileOps = OPS,
     progress: Progress | None = None,
 ) -> Migrated:
     """Move the log from `source` to `target`; completes what an earlier run began.
 
-    `actor` is whose act it is, as the log's last entries in the old place tell.
-    Raises: UsageError (the two places are one, or the new one is not free), LogNotFound, LogDamaged (the log does not
-    verify; or the copy does not: the log is not taken up), LogMigrated (it went elsewhere
-    before), StorageError.
+    `actor` is whose act it is, as the log's last entries in the old place tell; `approval` is a second person's, where
+    policy has `govern` done by two (target: `migrate to …`).
+    Raises: AccessDenied, UsageError (the two places are one, or the new one is not free), LogNotFound, LogDamaged (the
+    log does not verify; or the copy does not: the log is not taken up), LogMigrated (it went elsewhere before),
+    StorageError.
     """
-    return _Migration(source, target, actor, clock, ops, progress).run()
+    return _Migration(source, target, actor, approval or [], clock, ops, progress).run()
 
 
 class _Migration:
     def __init__(
-        self, source: Places, target: Places, actor: str, clock: Clock, ops: FileOps, progress: Progress | None
+        self,
+        source: Places,
+        target: Places,
+        actor: str,
+        approval: list[Path],
+        clock: Clock,
+        ops: FileOps,
+        progress: Progress | None,
     ) -> None:
         self._places = source
         self._target_places = target
         self._actor = actor
+        self._approval = approval
         self._clock = clock
         self._ops = ops
         self._progress = progress
@@ -127,12 +139,14 @@ class _Migration:
         with self._open(self._places) as audit, acting(self._actor, actor_type="admin"):
             _demand(audit.verify(), "The log")
             transfer(source, target, audit.reader.checkpoint_note(), final=False, progress=self._progress)
+            to = self._told(self._target_places, self._places)
+            told = require_approval(audit, "govern", f"migrate to {to}", self._approval)
             audit.log(
                 "settings_changed",
                 resource_type="log",
                 resource_id=audit.origin,
                 action="migrate",
-                metadata={"to": self._told(self._target_places, self._places)},
+                metadata={"to": to, **told},
             ).wait("published")
         self._belongings.check_spool()
 
