@@ -20,7 +20,7 @@ from klingai_audit.stores.postgres_commit import PostgresTransaction, Statements
 from klingai_audit.stores.postgres_keeper import PostgresKeeper, PostgresPublication, excluding
 from klingai_audit.stores.postgres_link import Connection, Link
 from klingai_audit.stores.postgres_reader import PostgresReader
-from klingai_audit.stores.postgres_schema import Part, grants_sql, newest, upgrade_sql
+from klingai_audit.stores.postgres_schema import Part, grants_sql, lock_sql, newest, upgrade_sql
 from klingai_audit.stores.urls import RemoteUrl
 
 __all__ = ["PostgresStore", "create_part", "version_of"]
@@ -164,6 +164,7 @@ def create_part(link: Link, part: Part) -> None:
         return
     try:
         with link.connect("keep") as connection, connection.transaction():
+            connection.execute(lock_sql(link.schema).encode())
             _become_owner(connection, link.schema)
             connection.execute(upgrade_sql(link.schema, (part,)).encode(), prepare=False)
             connection.execute(grants_sql(link.schema).encode(), prepare=False)

@@ -99,6 +99,7 @@ class PostgresTransaction:
                 self._begin(connection)
             except psycopg.Error as error:
                 gone = is_gone(connection)
+                connection.close()  # what psycopg prepared in a pipeline that failed is not known
                 self._link.give_back(connection, "write")
                 if not gone or time.monotonic() + pause > deadline:
                     raise self._error(error) from None
@@ -117,8 +118,10 @@ class PostgresTransaction:
             head = connection.execute(self._sql.lock, binary=True)
             last = connection.execute(self._sql.last, binary=True)
         found, told = head.fetchone(), last.fetchone()
-        if found is None or told is None:
+        if found is None and told is not None:
             raise LogDamaged(f"The head of {self._link.shown} is gone.", kind_of_damage="checkpoint_missing")
+        if found is None or told is None or (len(found), len(told)) != (len(_Locked._fields), 2):
+            raise psycopg.OperationalError  # answers to other questions
         self._head = _Locked(*found)
         self._now_ns, self._last = told[0] * 1000, told[1]
 
@@ -166,19 +169,23 @@ class PostgresTransaction:
         if not batch.entries:
             raise HeadConflict("A batch without entries moves no head.")
         self._over = True
+        failed: psycopg.Error | None = None
         try:
             committed = self._send(connection, batch)
         except psycopg.Error as error:
-            if not is_gone(connection):
-                self._over = False
-                raise self._error(error) from None
-            committed = None
-        if committed is None:
-            self._find_out(batch, connection)
+            failed, committed = error, False
+        if not committed:
+            answered = failed is not None and failed.sqlstate is not None and not is_gone(connection)
+            connection.close()
+            # An error is no proof either: whatever lies between may have mixed up what was said.
+            if not self._find_out(batch, connection):
+                if failed is not None and answered:
+                    raise self._error(failed) from None
+                raise HeadConflict("The connection was lost before a commit; nothing of the batch was written.")
         self._head = self._head._replace(size=batch.end)
 
-    def _send(self, connection: Connection, batch: SignedBatch) -> bool | None:
-        """Write and commit in one round trip; None if the answer is not clear."""
+    def _send(self, connection: Connection, batch: SignedBatch) -> bool:
+        """Write and commit in one round trip; tells whether the server said that it did. Raises: psycopg.Error."""
         sql, head = self._sql, self._head
         sizes = sum(map(len, batch.entries)) + len(batch.entries)
         with connection.pipeline():
@@ -208,20 +215,14 @@ class PostgresTransaction:
             if batch.ends:
                 connection.execute(sql.ends, tuple(map(list, zip(*batch.ends, strict=True))))
             done = connection.execute(b"COMMIT")
-        return True if done.statusmessage == "COMMIT" else None
+        return done.statusmessage == "COMMIT"
 
-    def _find_out(self, batch: SignedBatch, old: Connection) -> None:
-        """Return if a batch whose connection was lost was committed.
-
-        Raises: HeadConflict (it was not and will not be), CommitUnknown.
-        """
+    def _find_out(self, batch: SignedBatch, old: Connection) -> bool:
+        """Tell whether a batch was committed; if not, it will not be. Raises: CommitUnknown."""
         deadline, pause = time.monotonic() + UNKNOWN_S, _FIRST_PAUSE_S
-        old.close()
         while True:
             try:
-                if self._is_there(batch, old):
-                    return
-                break
+                return self._is_there(batch, old)
             except (psycopg.Error, StorageError):
                 if time.monotonic() + pause > deadline:
                     raise CommitUnknown(
@@ -231,18 +232,14 @@ class PostgresTransaction:
                     ) from None
             time.sleep(pause)
             pause = min(2 * pause, _MAX_PAUSE_S)
-        raise HeadConflict("The connection was lost before a commit; nothing of the batch was written.")
 
     def _is_there(self, batch: SignedBatch, old: Connection) -> bool:
         with self._link.lend("write") as connection:
             connection.execute(self._sql.release, (old.backend, old.backend_start))
             # The old transaction held this lock: whoever has it now knows that transaction to be over.
-            with connection.pipeline():
-                connection.execute(_BEGIN)
+            with connection.transaction(force_rollback=True):
                 connection.execute(self._sql.lock)
-                found = connection.execute(self._sql.batch, (batch.begin,), binary=True)
-                connection.execute(b"ROLLBACK")
-            row = found.fetchone()
+                row = connection.execute(self._sql.batch, (batch.begin,), binary=True).fetchone()
         return row is not None and row[0] == uuid.UUID(batch.id)
 
     def _error(self, error: psycopg.Error) -> Exception:
@@ -267,4 +264,4 @@ def make_room(connection: Connection, statements: Statements, size: int) -> None
         connection.execute(statements.room, (size + 2 * _ROOM,))
     finally:
         if not is_gone(connection):
-            connection.execute(b"SET lock_timeout = '30s'")
+            connection.execute(b"SET lock_timeout = '15s'")

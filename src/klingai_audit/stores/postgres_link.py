@@ -35,10 +35,10 @@ _T = TypeVar("_T")
 
 _KEPT: Final = 4
 _CONNECT_S: Final = 10
-_LOCK_S: Final = 30
-_STATEMENT_S: Final = {"write": 60, "read": 300, "keep": 0}
-_IDLE_S: Final = {"write": 30, "read": 0, "keep": 0}
-_SPARE_S: Final = 15.0
+_LOCK_S: Final = 15
+_STATEMENT_S: Final = {"write": 20, "read": 120, "keep": 0}
+_IDLE_S: Final = {"write": 15, "read": 0, "keep": 0}
+_SPARE_S: Final = 5.0
 _FIRST_PAUSE_S: Final = 0.05
 _MAX_PAUSE_S: Final = 1.0
 

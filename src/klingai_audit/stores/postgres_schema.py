@@ -22,6 +22,7 @@ __all__ = [
     "check_schema_name",
     "dba_sql",
     "grants_sql",
+    "lock_sql",
     "migrations",
     "newest",
     "upgrade_sql",
@@ -77,6 +78,11 @@ def newest(part: Part) -> int:
     return migrations(part)[-1].number
 
 
+def lock_sql(schema: str) -> str:
+    """Return the SQL that lets one transaction at a time make or change a schema."""
+    return _filled(_LOCK, schema)
+
+
 def versions_sql(schema: str) -> str:
     """Return the SQL that makes the table of versions, if it is not there."""
     return _filled(
@@ -92,7 +98,7 @@ def upgrade_sql(schema: str, parts: Iterable[Part], *, up_to: int | None = None)
 
     `up_to` ends a part at an older version.
     """
-    text = [_filled(_LOCK, schema), versions_sql(schema)]
+    text = [lock_sql(schema), versions_sql(schema)]
     for part in parts:
         text += [_step_sql(schema, step) for step in migrations(part) if up_to is None or step.number <= up_to]
     return "\n".join(text)
