@@ -55,7 +55,8 @@ def _rows(name: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _form(described: dict[str, Any]) -> str:
-    kinds = [one for one in described.get("anyOf", []) if "type" in one and one["type"] != "null"] or [described]
+    kinds = [one for one in described.get("anyOf", []) if {"type", "$ref"} & one.keys() and one.get("type") != "null"]
+    kinds = kinds or [described]
     first = kinds[0]
     if "$ref" in described or "$ref" in first:
         return first.get("$ref", described.get("$ref", "")).rpartition("/")[2]

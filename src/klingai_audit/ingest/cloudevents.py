@@ -31,11 +31,9 @@ _NAMESPACE: Final = uuid.UUID("6ba7b812-9dad-11d1-80b4-00c04fd430c8")
 """Of names in a namespace of their own (RFC 9562, the one for OIDs); the name is `source`, LF and `id`."""
 
 _ATTRIBUTE: Final = re.compile(r"[a-z0-9]{1,20}").fullmatch
-_JSON_TYPE: Final = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json(?:;.*)?", re.IGNORECASE).fullmatch
 _CONTEXT: Final = frozenset(CloudEvent.__struct_fields__)
 _OF_EXPORTS: Final = ("sequence", "leafhash", "treesize", "treeroot")
 _OURS: Final = ("producer", "cloudevent")
-_KEPT_NAMES: Final = ("entry", "before")
 _DATA: Final = msgspec.json.Decoder(EventData)
 _ATTRIBUTES: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -47,7 +45,9 @@ def to_draft(event: CloudEvent, raw: bytes) -> Draft:
     """
     data = _data_of(event)
     exported = data.seq is not None
-    about: dict[str, Any] = {"source": event.source, **_extensions(raw, without=_OF_EXPORTS if exported else ())}
+    about: dict[str, Any] = {"source": event.source}
+    if attributes := _attributes(raw, without=_OF_EXPORTS if exported else ()):
+        about["attributes"] = attributes
     metadata = dict(data.metadata or {})
     taken = {name: metadata.pop(name) for name in _OURS if name in metadata}
     if taken and not exported:
@@ -78,10 +78,6 @@ def to_draft(event: CloudEvent, raw: bytes) -> Draft:
 
 
 def _data_of(event: CloudEvent) -> EventData:
-    if event.data_base64 is not None:
-        raise InvalidEvent("/data_base64: binary data is not read here", do="Put the event into data, as JSON.")
-    if event.datacontenttype is not None and not _JSON_TYPE(event.datacontenttype):
-        raise InvalidEvent("/datacontenttype: not JSON", do="Put the event into data, as JSON.")
     if event.data is UNSET or bytes(event.data) == b"null":
         return EventData()
     try:
@@ -117,15 +113,15 @@ def _id_of(event: CloudEvent, data: EventData) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{event.source}\n{event.id}"))
 
 
-def _extensions(raw: bytes, *, without: tuple[str, ...]) -> dict[str, Any]:
+def _attributes(raw: bytes, *, without: tuple[str, ...]) -> dict[str, Any]:
     """Return the attributes that the specification does not know. Raises: InvalidEvent."""
     found: dict[str, Any] = {}
     for name, value in _ATTRIBUTES.decode(raw).items():
         if name in _CONTEXT or name in without:
             continue
         plain = msgspec.json.decode(value)
-        if not _ATTRIBUTE(name) or not isinstance(plain, str | int | bool | None) or name in _KEPT_NAMES:
-            raise InvalidEvent("/: an attribute that CloudEvents do not allow, or whose name is kept here")
+        if not _ATTRIBUTE(name) or not isinstance(plain, str | int | bool | None):
+            raise InvalidEvent("/: an attribute that CloudEvents do not allow")
         if plain is not None:
             found[name] = plain
     return found

@@ -63,9 +63,10 @@ def document() -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components([Event, CloudEvent, EventData, Accepted, Problem], ref_template=_REF)
     schemas = {name: _tidy(schema) for name, schema in schemas.items()}
     schemas["CloudEvent"]["properties"]["data"] = {
-        **_ref(EventData),
+        "anyOf": [_ref(EventData), {"type": "null"}],
         "description": "An event, or an entry that was exported; what attributes say may be left out.",
     }
+    schemas["CloudEvent"] |= _ATTRIBUTES
     from importlib.metadata import version
 
     return {
@@ -113,6 +114,16 @@ _READY: Final = {
     },
     "required": ["ready", "checks"],
 }
+_ATTRIBUTES: Final = {
+    "propertyNames": {"anyOf": [{"pattern": "^[a-z0-9]{1,20}$"}, {"const": "data_base64"}]},
+    "additionalProperties": {
+        "description": "An extension attribute.",
+        "anyOf": [
+            {"type": ["string", "boolean", "null"]},
+            {"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1},
+        ],
+    },
+}
 _STOPPED: Final = "The log takes no more in this process: it has to be started anew."
 
 
@@ -145,15 +156,10 @@ def _post() -> dict[str, Any]:
                 "description": "`durable`: synced to disk. `published`: under a signed checkpoint, with proofs.",
                 "schema": {"type": "string", "enum": ["durable", "published"], "default": "durable"},
             },
-            {
-                "name": "Content-Encoding",
-                "in": "header",
-                "description": "How the body is packed.",
-                "schema": {"type": "string", "enum": ENCODINGS.split(", ")},
-            },
         ],
         "requestBody": {
             "required": True,
+            "description": f"It may be packed; `Content-Encoding` says how: {ENCODINGS}.",
             "content": {
                 JSON_LINES: {
                     "schema": {

@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from klingai_audit.errors import UsageError
 from klingai_audit.event.types import ALIASES, EVENT_TYPES
+from klingai_audit.privacy.subjects import MAX_ID_CHARACTERS
 
 __all__ = [
     "CLOUDEVENT",
@@ -47,6 +48,10 @@ _UUID: Final = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[1-8][0-9a-fA-F]{3}-[89abAB][0-9a
 _GIVEN_UUID: Final = _UUID.replace("[1-8]", "[1-7]")
 
 _Text = str | None
+_Moment = Annotated[
+    dt.datetime, Meta(tz=True, extra_json_schema={"pattern": "^(19[7-9][0-9]|[2-8][0-9]{3}|9[0-8][0-9]{2})-"})
+]
+_Id = Annotated[str, Meta(max_length=MAX_ID_CHARACTERS)] | None
 
 
 class EventMembers(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,14 +65,14 @@ class EventMembers(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = None
     timestamp: Annotated[
-        Annotated[dt.datetime, Meta(tz=True)] | None,
+        _Moment | None,
         Meta(description="When it happened, with a zone (RFC 3339). Default: the time of arrival."),
     ] = None
     actor_id: Annotated[
-        _Text, Meta(description="Who did it. People enter as pseudonyms. Default: the producer's `actor`.")
+        _Id, Meta(description="Who did it. People enter as pseudonyms. Default: the producer's `actor`.")
     ] = None
     actor_type: Annotated[_Text, Meta(description="`user`, `admin`, `service` or `system`. Default: `user`.")] = None
-    on_behalf_of: Annotated[_Text, Meta(description="For whom; enters as a pseudonym.")] = None
+    on_behalf_of: Annotated[_Id, Meta(description="For whom; enters as a pseudonym.")] = None
     team: Annotated[_Text, Meta(description="Team.")] = None
     project: Annotated[_Text, Meta(description="Project.")] = None
     resource_type: Annotated[_Text, Meta(description="Kind of thing acted on.")] = None
@@ -122,7 +127,7 @@ class EventData(EventMembers, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A CloudEvent 1.0 in structured JSON. Its further attributes are kept in `metadata.cloudevent`."""
+    """A CloudEvent 1.0 in structured JSON. Its further attributes are kept in `metadata.cloudevent.attributes`."""
 
     specversion: Annotated[Literal["1.0"], Meta(description="The version of CloudEvents.")]
     id: Annotated[
@@ -145,14 +150,17 @@ class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ]
     time: Annotated[
-        Annotated[dt.datetime, Meta(tz=True)] | None,
+        _Moment | None,
         Meta(description="When it happened, where `data` does not say it."),
     ] = None
     subject: Annotated[_Text, Meta(description="`resource_type/resource_id`, where `data` has none.")] = None
-    datacontenttype: Annotated[_Text, Meta(description="JSON, if it is there.")] = None
+    datacontenttype: Annotated[
+        Annotated[str, Meta(pattern=r"^application/([A-Za-z0-9.-]+\+)?json(;.*)?$")] | None,
+        Meta(description="JSON, if it is there."),
+    ] = None
     dataschema: Annotated[_Text, Meta(description="Kept in `metadata.cloudevent`.")] = None
     data: Annotated[msgspec.Raw, Meta(description="An event (EventData).")] | UnsetType = UNSET
-    data_base64: Annotated[_Text, Meta(description="Refused: data has to be JSON.")] = None
+    data_base64: Annotated[None, Meta(description="Not read here: data has to be JSON.")] = None
 
     def __repr__(self) -> str:
         return "CloudEvent(<hidden>)"
