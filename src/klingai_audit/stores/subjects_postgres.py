@@ -228,7 +228,7 @@ class PostgresSubjects:
                         f"The rows are deleted, but this role may not rewrite the subject table of {self.url}.",
                         do=f"As its owner: VACUUM FULL {self._link.schema}.subjects. Then erase again.",
                     )
-                if not any(left[:1]):
+                if not any(left):
                     return
                 if time.monotonic() > deadline:
                     raise AuditUnavailable(
