@@ -5,7 +5,8 @@
 
 It needs Python 3.9 or later and its standard library. It was written from `docs/format.md` (section numbers below are
 of that page) and shares no line of code with the package that writes the logs, so that one mistake is not made twice.
-It only reads. With --tsa-roots it asks the program `openssl` who issued time stamps, and for nothing else. Ed25519 is
+It only reads. FOLDER is a log, or a copy of one in a bucket (section 12), which is unpacked into a temporary folder
+first. With --tsa-roots it asks the program `openssl` who issued time stamps, and for nothing else. Ed25519 is
 here, too (RFC 8032), for public keys and signatures only: nothing in this file is secret.
 
 Exit codes: 0 nothing is broken; 2 the question is off (no key, no such option); 3 the log cannot be read; 4 something
@@ -27,11 +28,13 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
 
 __all__ = [
     "Alignment",
+    "Bucket",
     "Checkpoint",
     "Epochs",
     "Finding",
@@ -69,12 +72,14 @@ __all__ = [
     "distinct",
     "ed25519_verify",
     "end_id",
+    "entries_of",
     "fold",
     "from_seconds",
     "group_root",
     "handover_fault",
     "has_second_form",
     "inert",
+    "is_bucket",
     "is_day",
     "is_quiet",
     "join_purged",
@@ -986,6 +991,120 @@ def lines_of(file):
                     at += len(part) + 1
     if rest:
         yield Line(rest, False, at)
+
+
+# =====================================================================================================================
+# A log in a bucket (section 12)
+# =====================================================================================================================
+
+_TILE = re.compile(
+    r"tile/(entries|[0-9]|[1-5][0-9]|6[0-3])/((?:x[0-9]{3}/){0,6}[0-9]{3})(?:\.p/([1-9]|[1-9][0-9]|1[0-9]{2}|2[0-5][0-9]))?\Z"
+)
+_CHECKPOINTS = ("checkpoint", "checkpoint.cosigned")
+_WRITERS = re.compile(r"(?:head|staging/[0-9a-f]{64}|days/[0-9]{4}-[0-9]{2}-[0-9]{2}/[0-9]{20})\Z")
+_MAX_BUNDLE = 256 * (2 + MAX_ENTRY)
+
+
+def is_bucket(path):
+    """Tell whether a folder is a copy of a log in a bucket: tiles, and no day files."""
+    try:
+        names = os.listdir(path)
+    except OSError:
+        return False
+    return "tile" in names and not any(_DAY.match(name) for name in names)
+
+
+class Bucket:
+    """The objects below a folder: `tiles` ((level, n) → (width → path)), `small` files of a log, `strays`."""
+
+    def __init__(self, path):
+        self.path, self.tiles, self.small, self.strays = path, {}, [], []
+        for folder, _, files in os.walk(path):
+            for file in files:
+                full = os.path.join(folder, file)
+                name = os.path.relpath(full, path).replace(os.sep, "/")
+                tile = _TILE.match(name)
+                if tile and not os.path.islink(full):
+                    level = -1 if tile.group(1) == "entries" else int(tile.group(1))
+                    n = int(tile.group(2).replace("x", "").replace("/", ""))
+                    self.tiles.setdefault((level, n), {})[int(tile.group(3) or 256)] = full
+                elif name in _CHECKPOINTS or _KEPT.match(name) or _STAMP.match(name):
+                    self.small.append(name)
+                elif not _WRITERS.match(name):
+                    self.strays.append(name)
+        self.strays.sort()
+        self.size = self._size()
+
+    def _size(self):
+        """The size that `checkpoint` states, as far as there are bundles; of one that states none, all there are."""
+        there = max((256 * n + max(widths) for (level, n), widths in self.tiles.items() if level < 0), default=0)
+        lines = self._read(os.path.join(self.path, "checkpoint"), MAX_NOTE).split(b"\n")
+        stated = lines[1].decode("ascii", "replace") if len(lines) > 1 else ""
+        return min(there, int(stated)) if _DECIMAL.match(stated) and len(stated) < 19 else there
+
+    @staticmethod
+    def _read(path, limit):
+        try:
+            with open_regular(path) as file:
+                return file.read(limit + 1)
+        except OSError:
+            return b""
+
+    def _best(self, level, n, width):
+        """Return the bytes of the tile or bundle that a tree with so many in it has, else of the next wider one."""
+        widths = self.tiles.get((level, n), {})
+        fitting = sorted(other for other in widths if other >= width) or sorted(widths)[-1:]
+        return self._read(widths[fitting[0]], _MAX_BUNDLE) if fitting else b""
+
+    def unpack(self, target):
+        """Write the files of section 1 into the folder `target`."""
+        for name in ("tree", "checkpoints"):
+            os.mkdir(os.path.join(target, name))
+        self._unpack_entries(target)
+        for level in sorted({level for level, _ in self.tiles if level >= 0}):
+            self._unpack_tree(target, level)
+        for name in self.small:
+            with open(os.path.join(target, *name.split("/")), "wb") as file:
+                file.write(self._read(os.path.join(self.path, *name.split("/")), _MAX_BUNDLE))
+
+    def _unpack_entries(self, target):
+        day = ""
+        for n in sorted(n for level, n in self.tiles if level < 0):
+            lines = {}
+            width = min(256, self.size - 256 * n)
+            for line in entries_of(self._best(-1, n, width))[: max(0, width)]:
+                found = _TAIL.search(line, max(0, len(line) - 300))
+                stated = found.group(2).decode()[:10] if found else ""
+                if stated > day and is_day(stated):
+                    day = stated
+                lines.setdefault(day or "1970-01-01", []).append(line + b"\n")
+            for name, several in lines.items():
+                with open(os.path.join(target, "audit-{}.jsonl".format(name)), "ab") as file:
+                    file.writelines(several)
+
+    def _unpack_tree(self, target, level):
+        count, hashes = self.size >> 8 * level, b""
+        with open(os.path.join(target, "tree", str(level)), "wb") as file:
+            for n in range(-(-count // 256)):
+                width = min(256, count - 256 * n)
+                hashes = self._best(level, n, width)[: 32 * width]
+                file.write(hashes)
+                if len(hashes) < 32 * width:
+                    break
+        if not count:
+            os.unlink(os.path.join(target, "tree", str(level)))
+
+
+def entries_of(data):
+    """Return the entries of a bundle, as many as it holds whole."""
+    found, at = [], 0
+    while at + 2 <= len(data):
+        end = at + 2 + int.from_bytes(data[at : at + 2], "big")
+        if end > len(data):
+            break
+        found.append(data[at + 2 : end])
+        at = end
+    return found
 
 
 # =====================================================================================================================
@@ -3083,7 +3202,7 @@ def verify_log(
     mldsa_key=None,
     tsa_roots=None,
 ):
-    """Verify the log in the folder `path` and return its Verdict.
+    """Verify the log in the folder `path`, or the copy there of one in a bucket, and return its Verdict.
 
     `key`, `epoch_key` and `mldsa_key` are vkeys (text) that are trusted, `key` None to take the log's own word;
     `remembered` is a checkpoint (bytes) seen earlier. `patience` is in seconds: how long to look again at what a writer
@@ -3102,6 +3221,15 @@ def verify_log(
         policy = None if witnesses is None else Policy(witnesses)
     except Malformed as exc:
         raise Unusable("The policy of witnesses is none: {}.".format(exc), 2) from None
+    if is_bucket(path):
+        with tempfile.TemporaryDirectory(prefix="klingai-audit-verify-") as target:
+            bucket = Bucket(path)
+            bucket.unpack(target)
+            verifier = Verifier(target, trusted, first, remembered, now, {}, policy, second, tsa_roots)
+            verifier.folder.strays += bucket.strays
+            verdict = verifier.run()
+            verdict.log = path
+            return verdict
     begin = time.monotonic()
     limits = {}
     if patience > 0:
