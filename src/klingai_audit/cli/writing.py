@@ -30,12 +30,18 @@ def init(
     ] = None,
     signer_key: Annotated[str | None, Parameter(help="That key's public half: VKEY|FILE. It names the log.")] = None,
     signer_timeout: Annotated[float, Parameter(help="How long one signature may take, in seconds.")] = 10.0,
+    sql: Annotated[
+        bool, Parameter(negative="", help="Print the SQL with which a DBA makes or upgrades the schema; nothing else.")
+    ] = False,
     session: SessionArgument,
 ) -> None:
     """Create a log and its keys, and print the public keys for safe keeping elsewhere.
 
     Where there is a log already, nothing is changed and the same is printed.
     """
+    if sql:
+        _print_sql(session)
+        return
     from klingai_audit.cli.keys import describe_keys
     from klingai_audit.config import open_store
     from klingai_audit.ledger.keys import KeyFolder
@@ -72,6 +78,26 @@ def init(
     session.say(f"  {keys.epoch.vkey}")
     if keys.mldsa is not None:
         session.say(f"  {places.keys / 'mldsa.pub'}  (ML-DSA-44, {keys.mldsa.key_id}: as a file, it is long)")
+
+
+def _print_sql(session: Session) -> None:
+    """Print what a DBA runs for the schema of log and people. Raises: UsageError if neither is in PostgreSQL."""
+    from klingai_audit.stores.postgres_schema import DEFAULT_SCHEMA, dba_sql
+
+    places = session.places
+    log = places.remote if places.remote is not None and places.remote.scheme == "postgresql" else None
+    people = None if isinstance(places.subjects, Path) else places.subjects
+    if log is None and people is None:
+        raise UsageError(
+            "Neither the log nor its table of people is in PostgreSQL.", do="Name it: --log postgresql://…"
+        )
+    schemas = {url.schema or DEFAULT_SCHEMA for url in (log, people) if url is not None}
+    scripts = {name: dba_sql(name) for name in sorted(schemas)}
+    if session.as_json:
+        session.emit({"sql": scripts})
+        return
+    for script in scripts.values():
+        session.emit_line(script.rstrip("\n").encode())
 
 
 def _plan_signer(

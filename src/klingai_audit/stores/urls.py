@@ -50,6 +50,11 @@ class RemoteUrl:
         return self._whole
 
     @property
+    def schema(self) -> str | None:
+        """The schema that a PostgreSQL URL names, None if it names none."""
+        return dict(parse_qsl(urlsplit(self._whole).query)).get("schema")
+
+    @property
     def place(self) -> str:
         """The URL without user and options, as an entry of a log may hold it: `scheme://host/path`."""
         parts = urlsplit(self._whole)
