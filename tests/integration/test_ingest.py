@@ -20,12 +20,15 @@ import pytest
 import zstandard
 
 from klingai_audit.exports.api import export
+from klingai_audit.ingest import intake as intake_room
 from klingai_audit.ingest import memory as memory_room
 from klingai_audit.ingest import producers as producers_room
 from klingai_audit.ingest.capacity import Limits
+from klingai_audit.ingest.denials import PAUSE_S
 from klingai_audit.ingest.endpoint import Endpoint, Served
 from klingai_audit.ingest.openapi import EVENTS_PATH, document
 from klingai_audit.ingest.wire import CLOUDEVENT, CLOUDEVENTS, JSON
+from klingai_audit.ledger.reader import LogReader
 from klingai_audit.log import AuditLog
 from klingai_audit.privacy.unseal_key import create_unseal_keys
 from klingai_audit.testing.faulty import FaultyOps, QuickOps
@@ -59,7 +62,8 @@ def entries(audit: AuditLog) -> dict[str, dict[str, Any]]:
     """Return what the log holds of events from outside, by event id."""
     audit.flush("published")
     found = [json.loads(line) for line in audit.reader.entries()]
-    return {one["event_id"]: one for one in found if "producer" in one.get("metadata", {})}
+    told = [one for one in found if "producer" in one.get("metadata", {}) and one["event_type"] != "access_denied"]
+    return {one["event_id"]: one for one in told}
 
 
 # --- what is recorded ----------------------------------------------------------------------------------
@@ -404,9 +408,10 @@ def test_when_the_log_has_stopped_it_wants_a_new_start(tmp_path: Path) -> None:
         with endpoint_of(audit, tmp_path) as (_endpoint, url):
             client = Client(url)
             ops.fails = lambda call: call.name == "sync" and call.about.endswith(".jsonl")
-            client.send({**EVENT, "event_id": IDS[0]}, status=503)
-            client.send({**EVENT, "event_id": IDS[0]}, status=503)
-            assert [503, 503] == [client.http.get(path).status_code for path in ("/healthz", "/readyz")]
+            told = json.dumps(client.send({**EVENT, "event_id": IDS[0]}, status=503))
+            answers = [client.http.get(path) for path in ("/healthz", "/readyz")]
+            assert [503, 503] == [one.status_code for one in answers]
+            assert str(tmp_path) not in told + answers[0].text + answers[1].text
 
 
 class Hanging(QuickOps):
@@ -460,6 +465,38 @@ def test_who_may_send_is_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             Client(url).send(EVENT)
             assert 401 == Client(url, LOG).post(lines(EVENT)).status_code
         assert [["other-log", "render-farm"], ["render-farm"]] == told(audit)
+
+
+def test_claims_that_are_refused_are_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who tried, and with which members, without the names that were claimed; at most one a minute."""
+    with AuditLog.open("memory:") as audit, endpoint_of(audit, tmp_path) as (endpoint, url):
+        client = Client(url)
+        for _ in range(3):
+            client.send({**EVENT, "actor_id": "boss@other.example"}, {**EVENT, "event_type": "user_added"}, status=403)
+        monkeypatch.setattr(endpoint.intake._denials, "_clock", lambda: time.monotonic() + PAUSE_S)
+        client.send({**EVENT, "on_behalf_of": "boss@other.example"}, status=403)
+        audit.flush("published")
+        found = [json.loads(line) for line in audit.reader.entries() if b"access_denied" in line]
+    assert [(["actor_id", "event_type"], 0), (["on_behalf_of"], 2)] == [
+        (one["metadata"]["members"], one["metadata"]["since_last"]) for one in found
+    ]
+    assert {("render-farm", "ingest", "blocked")} == {
+        (one["metadata"]["producer"], one["action"], one["outcome"]) for one in found
+    }
+    assert "other.example" not in json.dumps(found)
+
+
+def test_without_a_signer_events_are_known_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is durable and not published goes to the table, so that waiting for a signer takes no memory."""
+    monkeypatch.setattr(intake_room, "_MOST_UNDER_WAY", 0)
+    monkeypatch.setattr(LogReader, "size", 0)
+    with AuditLog.open(tmp_path / "audit", ops=QuickOps()) as audit, endpoint_of(audit, tmp_path) as (endpoint, url):
+        events = [{**EVENT, "event_id": IDS[number]} for number in range(3)]
+        first = Client(url).send(*events[:2])["receipts"]
+        assert first[0] == {**Client(url).send(events[0])["receipts"][0], "repeated": False}
+        again = Client(url).send(events[1], events[2])["receipts"]
+        assert [{**first[1], "repeated": True}, False] == [again[0], again[1]["repeated"]]
+        assert {IDS[2]} == set(endpoint.intake._book.under_way)
 
 
 def test_another_log_can_be_sent_whole(place: tuple[AuditLog, str], tmp_path: Path) -> None:

@@ -314,7 +314,7 @@ def test_the_endpoint_is_as_described(tmp_path: Path, repository: Path) -> None:
     One of its checks is left out: that what fits the document is taken. JSON Schema cannot say all there is to say,
     such as that two ids are the same. It makes the same requests each time.
     """
-    pytest.importorskip("schemathesis")
+    pytest.importorskip("schemathesis", reason="make test-all installs schemathesis")
     AuditLog.open(tmp_path / "audit").close()
     (tmp_path / "producers.toml").write_text(PRODUCERS + 'actor = "fuzz"\n')
     with process(tmp_path) as made:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET
 
+from klingai_audit.diagnostics import tell
 from klingai_audit.errors import AuditUnavailable, StorageError, VerificationError
 from klingai_audit.ingest.capacity import Capacity, Lease, Limits
 from klingai_audit.ingest.intake import Intake, Taken
@@ -96,7 +98,8 @@ class Endpoint:
         except Refused as exc:
             answer, kind = problem_of(exc), exc.kind_of
         except (StorageError, VerificationError) as exc:
-            refused = _unavailable(exc.message)
+            tell(logging.ERROR, "ingest_unavailable", "the log cannot record: %s", exc.message, error=exc)
+            refused = _unavailable()
             answer, kind = problem_of(refused), refused.kind_of
         self._told(Served(answer.status, kind, course.producer, course.events, course.repeated, perf_counter() - begun))
         return answer
@@ -223,11 +226,11 @@ def problem_of(refused: Refused) -> Answer:
     return Answer(refused.status, _encode(problem), PROBLEM_JSON, refused.headers)
 
 
-def _unavailable(message: str) -> Refused:
-    return Refused(
+def _unavailable() -> Refused:
+    return Refused(  # the reason may name places of this machine: it is for whoever runs it
         503,
         "log_unavailable",
-        f"The log cannot record now: {message}",
+        "The log cannot record now.",
         do="Send it again after the time in Retry-After, with the same event ids: what was recorded is told.",
         headers=(("Retry-After", _UNAVAILABLE_S),),
     )

@@ -17,6 +17,7 @@ from klingai_audit.errors import AuditUnavailable, InvalidEvent
 from klingai_audit.event.given import refuse_given
 from klingai_audit.event.record import Draft, EncodedEvent, event_body
 from klingai_audit.event.types import canonical_type, category_of
+from klingai_audit.ingest.denials import Denials
 from klingai_audit.ingest.memory import Memory
 from klingai_audit.ingest.producers import Producer
 from klingai_audit.ingest.reading import Given, fault_of, refused_events
@@ -113,8 +114,8 @@ class Intake:
         self.audit = audit
         self._memory = memory
         self._book = _Book()
+        self._denials = Denials(audit)
         self._through = -1
-        self.stopped = False
 
     def take(self, events: Sequence[Given], producer: Producer) -> list[Taken]:
         """Append the events of one request in order; none is durable yet on return.
@@ -124,7 +125,7 @@ class Intake:
         log becomes unavailable in the middle of it.
         """
         events = [_completed(one, producer) for one in events]
-        _check_claims(events, producer)
+        self._check_claims(events, producer)
         with self._claimed({one.draft.event_id for one in events if one.draft.event_id}) as known:
             admitted = self._admitted(events, known)
             self._check_same(events, admitted, known)
@@ -134,6 +135,13 @@ class Intake:
         """Close the memory."""
         with self._book.free:
             self._memory.close()
+
+    def _check_claims(self, events: Sequence[Given], producer: Producer) -> None:
+        """Refuse claims that the producer may not make, on the record. Raises: Refused (403)."""
+        faults = [one.fault(reason) for one in events if (reason := producer.fault(one.draft)) is not None]
+        if faults:
+            self._denials.note(producer, {fault.message[1:].partition(":")[0] for fault in faults})
+            raise refused_events(faults, status=403, kind="claim_not_allowed")
 
     # --- who has which id ---------------------------------------------------------------------------
 
@@ -162,7 +170,7 @@ class Intake:
         for event_id, seq in self._memory.find(ids - known.keys()).items():
             if (held := self._held(seq, event_id)) is not None:
                 known[event_id] = held
-        if self._memory.through != self._through:
+        if self._memory.through != self._through or len(self._book.under_way) > _MOST_UNDER_WAY:
             self._settle()
         return known
 
@@ -230,18 +238,11 @@ class Intake:
                     receipt = new[event_id] if found is None else found.receipt
                     taken.append(Taken(event_id, repeated=True, receipt=receipt))
                 else:
-                    receipt = new[event_id] = self._queued(event)
+                    receipt = new[event_id] = self.audit.append(event)
                     taken.append(Taken(event_id, repeated=False, receipt=receipt))
                     if event_id in self._book.claimed:
                         self._book.under_way[event_id] = _UnderWay(receipt, _Mark.of(event.body))
         return taken
-
-    def _queued(self, event: EncodedEvent) -> Receipt:
-        try:
-            return self.audit.append(event)
-        except AuditUnavailable:
-            self.stopped = True  # the log takes nothing more in this process
-            raise
 
 
 def _completed(one: Given, producer: Producer) -> Given:
@@ -252,12 +253,6 @@ def _completed(one: Given, producer: Producer) -> Given:
     if draft.event_id is not None:
         draft = draft.replace(event_id=draft.event_id.lower())
     return Given(one.at, one.line, draft, one.timed)
-
-
-def _check_claims(events: Sequence[Given], producer: Producer) -> None:
-    faults = [one.fault(reason) for one in events if (reason := producer.fault(one.draft)) is not None]
-    if faults:
-        raise refused_events(faults, status=403, kind="claim_not_allowed")
 
 
 def _check_type(draft: Draft) -> None:

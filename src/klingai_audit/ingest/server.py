@@ -14,6 +14,7 @@ from klingai_audit.errors import MissingExtra
 from klingai_audit.ingest.endpoint import Answer, Endpoint, problem_of
 from klingai_audit.ingest.openapi import EVENTS_PATH, document
 from klingai_audit.ingest.wire import JSON, Refused
+from klingai_audit.ledger.counters import writers_of
 from klingai_audit.operation.asgi import counted
 from klingai_audit.operation.board import Board
 from klingai_audit.operation.health import observe
@@ -63,16 +64,15 @@ def ingest_app(endpoint: Endpoint, board: Board | None = None) -> Callable[..., 
         return Response(described, media_type=JSON, headers={"Cache-Control": "no-cache"})
 
     def healthz(_request: Request) -> Response:
-        trouble = board.troubles().get("writer") if endpoint.intake.stopped else None
-        if trouble is not None:
-            refused = Refused(503, "log_unavailable", trouble, do="Find out why, and start it anew.")
-            return answered(problem_of(refused))
+        if any(one.stopped for one in writers_of(endpoint.intake.audit.origin)):
+            return answered(problem_of(_STOPPED))
         return PlainTextResponse("alive\n", headers=_NO_STORE)
 
     def readyz(_request: Request) -> Response:
         troubles = board.troubles()
         ready = not any(troubles.values())
-        told = {"ready": ready, "checks": {name: trouble or "ok" for name, trouble in troubles.items()}}
+        # What is wrong may name places of this machine: --metrics tells it, on a port of its own.
+        told = {"ready": ready, "checks": {name: "wrong" if trouble else "ok" for name, trouble in troubles.items()}}
         return JSONResponse(told, 200 if ready else 503, headers=_NO_STORE)
 
     def refused(_request: Request, exc: Exception) -> Response:
@@ -95,6 +95,7 @@ def ingest_app(endpoint: Endpoint, board: Board | None = None) -> Callable[..., 
     return counted(app, board, _ROUTES)
 
 
+_STOPPED: Final = Refused(503, "log_unavailable", "This process writes no more.", do="Start it anew; see diagnostics.")
 _INTERNAL: Final = Refused(
     500, "internal", "This is a fault of the endpoint.", do="Its diagnostics name the place. Nothing was acknowledged."
 )
