@@ -175,7 +175,7 @@ def _registry() -> dict[str, EventInfo]:
     add(operations, t.RESOURCE_DELETED, _API, "A voice, element or the like was deleted.", "a delete call", _OBJECT[0])
     add(operations, t.RESOURCE_READ, _API, "A voice, element or list was read.", "a read call", _OBJECT[0])
     add(user, t.PROMPT_SUBMITTED, _API, "A prompt is about to be sent.", "the intent of a create call with a prompt")
-    add(user, t.SETTINGS_CHANGED, _ENTITY, "A setting was changed.", "other options at open, ingest, a caller's own log()")
+    add(user, t.SETTINGS_CHANGED, _ENTITY, "A setting was changed.", "open or ingest otherwise, a caller's own log()")
     add(user, t.QUOTA_CHECKED, _API, "The account's balance or cost was read.", "an account call")
     add(admin, t.USER_ADDED, _ACCOUNT, "A user was given access.", "users add, or a caller's own log()", *_OBJECT)
     add(admin, t.USER_REMOVED, _ACCOUNT, "A user lost access.", "users remove, or a caller's own log()", *_OBJECT)
