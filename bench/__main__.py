@@ -1,4 +1,4 @@
-"""`python -m bench [append] [overhead] [verify] [memory] [index] [proofs] [erasure]`: default all; tables, JSON."""
+"""`python -m bench [append] [overhead] [verify] [memory] [index] [proofs] [erasure] [counting] [stores] [sizes]`: tables, JSON."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import erasure, naive, overhead, proofs, questions
+from bench import counting, erasure, naive, overhead, proofs, questions, stores
 from klingai_audit import AuditLog
 
 CALLERS = 64
+CASES = ("append", "overhead", "verify", "memory", "index", "proofs", "erasure", "counting", "stores", "sizes")
 
 _NAIVE_VERIFY = """
 import sys
@@ -193,9 +194,7 @@ def bench_memory(base: Path, count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument(
-        "cases", nargs="*", default=["append", "overhead", "verify", "memory", "index", "proofs", "erasure"]
-    )
+    parser.add_argument("cases", nargs="*", default=[*CASES])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--entries", type=int, default=200_000)
     parser.add_argument("--million", type=int, default=1_000_000, help="entries of the memory, index and proofs cases")
@@ -225,6 +224,15 @@ def main() -> None:
             found = erasure.measure(base / "erasure", options.rounds)
             erasure.report(found)
             keep({"bench": "erasure", **found})
+        if "counting" in options.cases:
+            rates = counting.run(base, options.rounds, our_append)
+            counting.report(rates)
+            keep({"bench": "counting", "rates": rates})
+        if "stores" in options.cases:
+            measured = stores.measure(base / "stores", options.rounds, event)
+            keep({"bench": "stores", "cases": stores.report(measured)})
+        if "sizes" in options.cases:
+            keep({"bench": "sizes", **stores.sizes(base / "sizes", options.million, event)})
     finally:
         shutil.rmtree(base)
 
