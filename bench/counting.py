@@ -32,22 +32,25 @@ while True:
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
     """Count nothing."""
-    with (
-        mock.patch.object(Counters, "committed", lambda *_: None),
-        mock.patch.object(Counters, "published", lambda *_: None),
-    ):
+
+    def nothing(*_: object) -> None:
+        pass
+
+    with mock.patch.multiple(Counters, committed=nothing, published=nothing):
         yield
 
 
 @contextlib.contextmanager
 def scraped() -> Iterator[None]:
     """Let another process ask for all numbers ten times a second."""
-    with MetricsServer(Board(), "127.0.0.1:0") as server:
-        with subprocess.Popen([sys.executable, "-c", _SCRAPER, f"{server.url}/metrics"]) as scraper:
-            try:
-                yield
-            finally:
-                scraper.kill()
+    with (
+        MetricsServer(Board(), "127.0.0.1:0") as server,
+        subprocess.Popen([sys.executable, "-c", _SCRAPER, f"{server.url}/metrics"]) as scraper,
+    ):
+        try:
+            yield
+        finally:
+            scraper.kill()
 
 
 def run(base: Path, rounds: int, append: Callable[[Path, int], float]) -> dict[str, list[tuple[float, float]]]:
