@@ -47,6 +47,7 @@ __all__ = ["MAX_TAIL", "ObjectStore"]
 MAX_TAIL: Final = 500
 """Batches that lie in staging objects at most: a writer that finds more puts them into tiles first."""
 
+_LONG_TAIL: Final = 8
 _TURNS: Final = 5
 _T = TypeVar("_T")
 
@@ -71,6 +72,7 @@ class ObjectStore:
         self.finisher = Finisher(self)
         self.entries_committed = 0
         self._known: HeadObject | None = None
+        self._is_public = False
         self._renew_locks()
         _STORES.add(self)
 
@@ -158,6 +160,8 @@ class ObjectStore:
         if head is None:
             return 0, ()
         tiled, tail = trimmed(head, self.finisher.finished)
+        if len(tail) >= _LONG_TAIL and self.finisher.learn():
+            tiled, tail = trimmed(head, self.finisher.finished)
         if len(tail) >= MAX_TAIL:
             self.finisher.finish(head, head.size)
             tiled, tail = trimmed(head, self.finisher.finished)
@@ -181,11 +185,21 @@ class ObjectStore:
 
         Raises: AuditUnavailable, LogDamaged.
         """
-        head = self.bucket.read(HEAD, lambda found: parse_head(found.data, self.url))
+        head = None if self._is_public else self.bucket.read(HEAD, lambda found: parse_head(found.data, self.url))
         if head is None:
             return self._archived()
         self.known(head)
         return head
+
+    def public(self) -> ObjectStore:
+        """Return the log as everybody else reads it: by `checkpoint`, tiles and bundles alone. For reading only.
+
+        Readers of this object take what the head names, so what was done to a bundle may be hidden from them.
+        """
+        made = ObjectStore(self.url)
+        made.bucket, made._is_public = self.bucket, True
+        made.tiles, made.files = Tiles(self.bucket), Files(made)
+        return made
 
     def _archived(self) -> HeadObject | None:
         """Everything of an archive lies in tiles and bundles, as far as its checkpoint goes; nobody writes to it."""

@@ -184,7 +184,9 @@ def parse_head(data: bytes, url: str) -> HeadObject:
             tail.append(Staged(match[1].decode(), int(match[2]), int(match[3]), day))
         _check_tail(tiled, tail, size)
     except ValueError as exc:
-        raise LogDamaged(f"The object `head` of {url} is not one: {exc}", kind_of_damage="head_malformed") from exc
+        raise LogDamaged(
+            f"The object `head` of {url} is not one: {exc}", kind_of_damage="checkpoint_malformed"
+        ) from exc
     return HeadObject(note, size, tiled, tuple(tail))
 
 

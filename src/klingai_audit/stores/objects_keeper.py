@@ -15,7 +15,7 @@ from klingai_audit.errors import AuditUnavailable, LogDamaged
 from klingai_audit.ledger.store import PreparedDay, StoredDay
 from klingai_audit.stores.objects_client import Refused, Unsure
 from klingai_audit.stores.objects_commit import trimmed
-from klingai_audit.stores.objects_format import CHECKPOINT, HEAD, HeadObject, encode_head, note_size, parse_head
+from klingai_audit.stores.objects_format import CHECKPOINT, HEAD, HeadObject, encode_head, parse_head
 from klingai_audit.stores.objects_publish import rewrite, sweep
 from klingai_audit.tlog.tile import TILE_WIDTH, tile_path
 
@@ -88,7 +88,7 @@ class ObjectKeeper:
             if found is None:
                 raise LogDamaged(f"The `head` of {self._store.url} is gone.", kind_of_damage="checkpoint_missing")
             head = parse_head(found.data, self._store.url)
-            finisher.note(0 if public is None else note_size(public.data))
+            finisher.note(0 if public is None else finisher.size_of(public))
             if head.tiled >= end:
                 return
             if finisher.finished < end:

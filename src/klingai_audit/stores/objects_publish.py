@@ -42,6 +42,7 @@ ORPHAN_S: Final = 600.0
 any more: who put it saw an older head, and would swap that one."""
 
 _SWEEP_S: Final = 600.0
+_LEARN_S: Final = 1.0
 _AT_ONCE: Final = 32
 _PAUSE_S: Final = 0.05
 
@@ -55,7 +56,7 @@ class Finisher:
         self._mutex = threading.RLock()
         self._day: dt.date | None = None
         self._gone: list[Staged] = []
-        self._swept = float("-inf")
+        self._swept = self._learned = float("-inf")
         self.finished = 0
 
     def after_fork(self) -> None:
@@ -69,6 +70,26 @@ class Finisher:
     def note(self, size: int) -> None:
         """A public checkpoint of this size was seen: everything below it lies in tiles."""
         self.finished = max(self.finished, size)
+
+    def learn(self) -> bool:
+        """Look what others published, at most once a second; tell whether it was looked for."""
+        now = time.monotonic()
+        if now - self._learned < _LEARN_S:
+            return False
+        self._learned = now
+        found = self._bucket.get(CHECKPOINT)
+        if found is not None:
+            self.note(self.size_of(found))
+        return True
+
+    def size_of(self, checkpoint: Found) -> int:
+        """Return the size of the public checkpoint. Raises: LogDamaged if it is not one."""
+        try:
+            return note_size(checkpoint.data)
+        except Malformed as exc:
+            raise LogDamaged(
+                f"The object `checkpoint` of {self._store.url} is not one.", kind_of_damage="checkpoint_malformed"
+            ) from exc
 
     def finish(self, head: HeadObject, size: int) -> None:
         """Put everything of the first `size` entries in its place, if it is not. Raises: LogDamaged, Moved."""
@@ -186,7 +207,7 @@ class ObjectPublication:
         while True:
             there = self._bucket.get(CHECKPOINT)
             if there is not None:
-                public = self._size_of(there)
+                public = self._store.finisher.size_of(there)
                 self._store.finisher.note(public)
                 if public > size or there.data == note:
                     break
@@ -211,14 +232,6 @@ class ObjectPublication:
                 kind_of_damage="rollback",
             )
         self._store.steadily(head, lambda now: self._store.finisher.finish(now, size))
-
-    def _size_of(self, checkpoint: Found) -> int:
-        try:
-            return note_size(checkpoint.data)
-        except Malformed as exc:
-            raise LogDamaged(
-                f"The object `checkpoint` of {self._store.url} is not one.", kind_of_damage="checkpoint_malformed"
-            ) from exc
 
 
 # --- objects that are written once -----------------------------------------------------------------------------------
