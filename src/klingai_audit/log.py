@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from klingai_audit.capture import attach as clients
-from klingai_audit.capture.spool import Spool, is_there
+from klingai_audit.capture.spool import Spool
+from klingai_audit.capture.starting import is_there
 from klingai_audit.config import Places, must_create, open_store, open_vault, state_folder, subject_table
 from klingai_audit.durable import OPS, FileOps
 from klingai_audit.errors import AuditUnavailable, SignerUnavailable

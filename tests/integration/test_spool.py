@@ -206,6 +206,7 @@ def test_who_may_not_start_without_the_log(tmp_path: Path, spools: bool) -> None
         AuditLog.open(tmp_path / "audit", ops=outage(tmp_path))
 
 
+@pytest.mark.slow
 def test_closed_in_an_outage(
     tmp_path: Path, open_world: Callable[..., World], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,13 +23,11 @@ from klingai_audit.durable import OPS, FileOps
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, LogMigrated, VerificationError
 from klingai_audit.event.own import own_event
 from klingai_audit.event.record import EncodedEvent, new_event_id
-from klingai_audit.ledger.keys import KeyFolder
 from klingai_audit.ledger.spool import Record, SpoolFile, count_records, spool_files, spool_key
-from klingai_audit.ledger.state import StateFolder
-from klingai_audit.ledger.store import Store, SyncFailed
+from klingai_audit.ledger.store import SyncFailed
 from klingai_audit.privacy.policy import Policy
 
-__all__ = ["FOLDER", "Spool", "is_there", "may_wait"]
+__all__ = ["FOLDER", "Spool", "may_wait"]
 
 FOLDER: Final = "spool"
 """The spool's folder in the state folder."""
@@ -48,19 +46,6 @@ _FULL: Final = (
 def may_wait(exc: BaseException) -> bool:
     """Whether an entry that failed with `exc` may wait: the log was out of reach, neither damaged nor elsewhere."""
     return isinstance(exc, AuditUnavailable) and not isinstance(exc.__cause__ or exc, VerificationError | LogMigrated)
-
-
-def is_there(store: Store, keys: KeyFolder, state: StateFolder, policy: Path) -> bool:
-    """Whether the log exists, for a writer: where that cannot be told, one whose entries may wait was there before.
-
-    `policy` is the policy file. Raises: AuditUnavailable.
-    """
-    try:
-        return store.exists()
-    except AuditUnavailable:
-        if keys.exists() and not keys.pending and state.remembers and Policy.load(policy).failure.spools:
-            return True
-        raise
 
 
 class Spool:
@@ -109,6 +94,7 @@ class Spool:
         self._held: list[SpoolFile] = []
         self._others: dict[str, tuple[int, int]] = {}
         self._down = False
+        self._left = False
         self._ending = False
         self._pause, self._next = FIRST_PAUSE_S, 0.0
         self.cause: Exception | None = None
@@ -277,19 +263,27 @@ class Spool:
         return not self._down
 
     def _drain_left(self, deadline: float | None) -> None:
-        """Drain the files of processes that ended. Those that cannot be opened stay for who can open them."""
+        """Drain the files of processes that ended; `_left` tells if there are more, which somebody holds.
+
+        Those that cannot be opened stay for who can open them.
+        """
         own = {file.path for file in self._held}
-        for path in spool_files(self.folder):
+        paths = [path for path in spool_files(self.folder) if path not in own]
+        self._left, kept = bool(paths), False
+        for path in paths:
             try:
-                file = None if path in own else SpoolFile.take_over(path, self._key, self._origin, self._ops)
+                file = SpoolFile.take_over(path, self._key, self._origin, self._ops)
             except OSError as exc:
                 tell(logging.WARNING, "spool_unread", "a spool file cannot be opened", error=exc)
                 continue
-            if file is not None:
-                try:
-                    self._drain.finish(file, self._drain.send(file, deadline), deadline)
-                finally:
-                    file.close()
+            if file is None:
+                kept = True
+                continue
+            try:
+                self._drain.finish(file, self._drain.send(file, deadline), deadline)
+            finally:
+                file.close()
+        self._left = kept
 
     def _drain_own(self, file: SpoolFile, deadline: float | None) -> None:
         """Drain a file of this process, to which others may still add."""
@@ -309,9 +303,13 @@ class Spool:
         with self._lock:
             self._held.remove(file)
 
+    @property
+    def _waits(self) -> bool:
+        return self._down or bool(self._held) or self._left
+
     def settle(self) -> bool:
-        """If the log was out of reach, try it once; tell whether nothing waits."""
-        return not self._down or self.drain(self.after)
+        """If anything waits, or did when others wrote it, try once to drain; tell whether nothing of ours waits."""
+        return not self._waits or self.drain(self.after)
 
     # --- the thread that looks after it -----------------------------------------------------------
 
@@ -336,11 +334,11 @@ class Spool:
         while True:
             asked = self._look()
             with self._wakeup:
-                if self._ending or (asked is None and not self._down and not self._held):
+                if self._ending or (asked is None and not self._waits):
                     self._thread = None
                     return
                 pauses = [] if asked is None else [asked]
-                if self._down or self._held:
+                if self._waits:
                     pauses.append(self._next - time.monotonic())
                 self._wakeup.wait(max(0.01, min(pauses)))
 
@@ -349,9 +347,9 @@ class Spool:
         asked = None
         try:
             asked = self._overdue()
-            if (self._down or self._held) and time.monotonic() >= self._next:
+            if self._waits and time.monotonic() >= self._next:
                 if self.drain():
-                    self._pause = FIRST_PAUSE_S
+                    self._pause = MAX_PAUSE_S if self._left else FIRST_PAUSE_S
                     self._drained()
                 else:
                     self._pause = min(2 * self._pause, MAX_PAUSE_S)
@@ -369,6 +367,7 @@ class Spool:
             tell(logging.WARNING, "spool_unread", "the spool cannot be read", error=exc)
             return
         if left and not self.drain():
+            self.watch()
             tell(logging.WARNING, "spool_waits", "what waits in the spool could not be put into the log",
                  error=self.cause)  # fmt: skip
 

@@ -346,3 +346,15 @@ def test_the_thread_drains_by_itself(shared: SharedLog, tmp_path: Path) -> None:
         time.sleep(0.01)
     assert waited == shared.ids()
     writer.spool.close()
+
+
+def test_what_a_process_leaves_while_others_go_on(shared: SharedLog, tmp_path: Path) -> None:
+    """A writer that saw another one's file comes back to it, and drains it once that one has ended."""
+    other = Writer(shared, tmp_path, fate=lambda: "away")
+    left = other.act()
+    writer = Writer(shared, tmp_path)
+    writer.spool.take_up()
+    assert not writer.spool.down
+    other.die()
+    assert writer.spool.settle()
+    assert ([left], []) == (shared.ids(), files(tmp_path))
