@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import pytest
 
 from klingai_audit import AuditLog, acting
 from klingai_audit.cli.run import run
-from klingai_audit.config import Places
+from klingai_audit.config import Places, open_reader
 from klingai_audit.ledger.line import PURGED_PREFIX
+from klingai_audit.testing import HandClock
+from klingai_audit.tlog.tile import decode_bundle, encode_bundle
 from klingai_audit.upkeep.retention import apply_retention
 from tests.support.faulty import QuickOps
 from tests.support.purged import DAY, POLICY, START, TASK, TYPES
-from tests.support.remote import URL, Served, serve
+from tests.support.remote import URL, serve
 
 pytestmark = pytest.mark.slow
 
@@ -43,20 +46,66 @@ class Answer:
 
 @dataclass(frozen=True)
 class Place:
-    """A log of a week of which some entries are purged; `purged` are these."""
+    """A log of a week at `url` of which some entries are purged; `forge` puts another line in the place of one."""
 
-    store: Served
-    purged: list[int]
+    url: str
+    forge: Callable[[int, bytes], None]
+
+    @property
+    def lines(self) -> list[bytes]:
+        return list(open_reader(Places.resolve(self.url)).lines())
+
+    @property
+    def purged(self) -> list[int]:
+        return [seq for seq, line in enumerate(self.lines) if line.startswith(PURGED_PREFIX)]
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    from klingai_audit.testing import HandClock
+def in_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
+    store = serve(monkeypatch)
+    return Place(URL, store.entries.__setitem__)
 
-    store, clock = serve(monkeypatch, tmp_path / "machine"), HandClock(START)
-    AuditLog.open(URL, clock=clock, ops=QuickOps()).close()
-    (Places.resolve(URL).keys / "policy.toml").write_bytes(POLICY)
-    with AuditLog.open(URL, clock=clock, ops=QuickOps()) as audit:
+
+def in_postgres(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
+    from klingai_audit.stores.postgres_commit import PostgresTransaction
+
+    url, server = request.getfixturevalue("postgres_url"), request.getfixturevalue("postgres")
+    monkeypatch.setattr(PostgresTransaction, "now_ns", lambda self: None)  # the server's clock is no test's
+
+    def forge(seq: int, line: bytes) -> None:
+        with server.connect(url) as connection:
+            (schema,) = connection.execute(
+                "SELECT nspname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE relname = 'purging'"
+            ).fetchone()
+            connection.execute("SET session_replication_role = replica")  # no trigger fires
+            connection.execute(f"UPDATE {schema}.entries SET line = %s WHERE seq = %s", (line, seq))
+
+    return Place(url, forge)
+
+
+def in_objects(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
+    url, server = request.getfixturevalue("bucket_url"), request.getfixturevalue("objects")
+    place: Place
+
+    def forge(seq: int, line: bytes) -> None:
+        path = f"/{url.removeprefix('s3://')}/tile/entries/000.p/{len(place.lines)}"
+        found = server.request("GET", path).body
+        entries = decode_bundle(found)
+        entries[seq] = line
+        assert HTTPStatus.OK == server.request("PUT", path, body=encode_bundle(entries)).status
+
+    place = Place(url, forge)
+    return place
+
+
+@pytest.fixture(params=[in_memory, in_postgres, in_objects])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "machine"))
+    monkeypatch.setenv("KLINGAI_AUDIT_ACTOR", "keeper@example.com")
+    made, clock = request.param(request, monkeypatch), HandClock(START)
+    url = made.url
+    AuditLog.open(url, clock=clock, ops=QuickOps()).close()
+    (Places.resolve(url).keys / "policy.toml").write_bytes(POLICY)
+    with AuditLog.open(url, clock=clock, ops=QuickOps()) as audit:
         for _ in range(6):
             for number in range(3):
                 for kind in TYPES:
@@ -67,7 +116,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
             clock.advance(DAY)
         with acting("keeper@example.com", actor_type="admin"):
             apply_retention(audit, today=clock.now.date())
-    return Place(store, [seq for seq, line in enumerate(store.entries) if line.startswith(PURGED_PREFIX)])
+    return made
 
 
 @pytest.fixture
@@ -75,7 +124,7 @@ def cli(place: Place, capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer
     """Run a command line on the log."""
 
     def call(*argv: object) -> Answer:
-        code = run([*map(str, argv), "--log", URL])
+        code = run([*map(str, argv), "--log", place.url])
         out, err = capfd.readouterr()
         return Answer(code, out, err)
 
@@ -89,7 +138,7 @@ def left_behind(tmp_path: Path) -> list[str]:
 def test_verify(place: Place, cli, tmp_path: Path):
     """Whole, with entries purged on authority; a second, quick run begins where the first ended."""
     found = cli("verify", "--json").json
-    assert (True, URL, [], len(place.store.entries)) == (
+    assert (True, Places.resolve(place.url).log, [], len(place.lines)) == (
         found["integrity_ok"], found["log"], [f for f in found["findings"] if f["severity"] == "broken"], found["size"]
     )  # fmt: skip
     purged = [seq for run_ in found["purged"] for seq in range(run_["seq"], run_["seq_end"])]
@@ -100,8 +149,8 @@ def test_verify(place: Place, cli, tmp_path: Path):
 
 def test_verify_finds(place: Place, cli, tmp_path: Path):
     """A change on the server is named with its place, exit code 4."""
-    seq = next(seq for seq, line in enumerate(place.store.entries) if b"budget_modified" in line)
-    place.store.entries[seq] = place.store.entries[seq].replace(b"studio-a", b"studio-b")
+    seq = next(seq for seq, line in enumerate(place.lines) if b"budget_modified" in line)
+    place.forge(seq, place.lines[seq].replace(b"studio-a", b"studio-b"))
     answer = cli("verify", "--json")
     assert (4, [("entry_changed", seq)]) == (
         answer.code,
@@ -122,7 +171,7 @@ def test_backup(cli, place: Place, tmp_path: Path):
     from klingai_audit.standalone import klingai_audit_verify as alone
 
     answer = cli("backup", tmp_path / "copy", "--keys", "--json")
-    assert (0, True, len(place.store.entries)) == (answer.code, answer.json["verified"], answer.json["tree_size"])
+    assert (0, True, len(place.lines)) == (answer.code, answer.json["verified"], answer.json["tree_size"])
     key = (tmp_path / "copy" / "audit.keys" / "log.pub").read_text()
     verdict = alone.verify_log(str(tmp_path / "copy" / "audit"), key)
     assert [] == [finding.kind for finding in verdict.findings if finding.severity == "broken"]
@@ -130,28 +179,28 @@ def test_backup(cli, place: Place, tmp_path: Path):
 
 def test_questions(cli, place: Place):
     """`query`, `activity`, `sql`, `show`, `tail` and `costs` answer, without what is purged."""
-    rare = [json.loads(line)["seq"] for line in place.store.entries if b'"budget_modified"' in line]
+    rare = [json.loads(line)["seq"] for line in place.lines if b'"budget_modified"' in line]
     assert rare == [one["seq"] for one in cli("query", "--type", "budget_modified", "--limit", "100", "--json").lines]
     assert rare[::-1][:5] == [
         one["seq"] for one in cli("query", "--type", "budget_modified", "--reverse", "--limit", "5", "--json").lines
     ]
-    count = len(place.store.entries) - len(place.purged)
+    count = len(place.lines) - len(place.purged)
     assert [[count]] == cli("query", "--sql", "SELECT count(*) FROM events", "--json").json["rows"]
-    assert place.store.entries[rare[0]].decode() == cli("show", rare[0], "--json").out.strip()
-    assert len(place.store.entries) - 1 == cli("tail", "-n", "3", "--json").lines[-1]["seq"]
+    assert place.lines[rare[0]].decode() == cli("show", rare[0], "--json").out.strip()
+    assert len(place.lines) - 1 == cli("tail", "-n", "3", "--json").lines[-1]["seq"]
     assert 0 == cli("activity", "--by", "day", "--days", "3650", "--json").code
 
 
 def test_evidence(cli, place: Place, tmp_path: Path):
     """Proofs, bundles, tiles and exports come out of it."""
-    rare = next(seq for seq, line in enumerate(place.store.entries) if b'"budget_modified"' in line)
+    rare = next(seq for seq, line in enumerate(place.lines) if b'"budget_modified"' in line)
     assert 0 == cli("prove", rare, "-o", tmp_path / "proof").code
     assert 0 == cli("bundle", "--type", "budget_modified", "-o", tmp_path / "bundle.zip").code
     assert zipfile.is_zipfile(io.BytesIO((tmp_path / "bundle.zip").read_bytes()))
     assert 0 == cli("export", "--format", "tiles", "-o", tmp_path / "tiles").code
-    assert (tmp_path / "tiles" / "checkpoint").read_bytes() == place.store.checkpoint
+    assert (tmp_path / "tiles" / "checkpoint").read_bytes() == open_reader(Places.resolve(place.url)).checkpoint_note()
     assert 0 == cli("export", "--format", "jsonl", "-o", tmp_path / "all.jsonl").code
-    kept = [line for line in place.store.entries if not line.startswith(PURGED_PREFIX)]
+    kept = [line for line in place.lines if not line.startswith(PURGED_PREFIX)]
     assert len(kept) == len((tmp_path / "all.jsonl").read_bytes().splitlines())
     assert 0 == cli("report", "-o", tmp_path / "report.json").code
 
@@ -163,7 +212,7 @@ def test_keeping(cli, place: Place):
     assert 0 == cli("hold", "release", "case-1").code
     due = cli("retention", "plan", "--on", "2026-02-07", "--json").json
     assert 0 == cli("erase", "user1@example.com", "--basis", "gdpr-17").code
-    before = sum(line.startswith(PURGED_PREFIX) for line in place.store.entries)
+    before = sum(line.startswith(PURGED_PREFIX) for line in place.lines)
     assert 0 == cli("retention", "apply", "--on", "2026-02-07").code
-    assert due["due"] == sum(line.startswith(PURGED_PREFIX) for line in place.store.entries) - before > 9
+    assert due["due"] == sum(line.startswith(PURGED_PREFIX) for line in place.lines) - before > 9
     assert 0 == cli("verify", "--json").code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,15 +24,13 @@ class Served(BatchMemory):
     url = URL
 
 
-def serve(monkeypatch: pytest.MonkeyPatch, state_home: Path, **options: Any) -> Served:
-    """Let `URL` be served by one store in this process; keys, state and vault lie below `state_home`."""
+def serve(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Served:
+    """Let `URL` be served by one store in this process."""
     store, real = Served(**options), config.open_store
 
     def open_store(places: Places, ops: FileOps = OPS) -> Store:
         return store if places.remote is not None else real(places, ops)
 
-    monkeypatch.setenv("XDG_STATE_HOME", str(state_home))
-    monkeypatch.setenv("KLINGAI_AUDIT_ACTOR", "keeper@example.com")
     for module in (config, log, backup):
         monkeypatch.setattr(module, "open_store", open_store)
     return store

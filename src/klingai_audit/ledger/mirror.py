@@ -6,6 +6,7 @@ is copied too where asked for, and what belongs to no log is listed: it is for t
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from bisect import bisect_right
@@ -33,6 +34,7 @@ _PAUSE_S: Final = 0.1
 _TURNS: Final = 5
 _PROBES: Final = 4096
 _BUNDLE: Final = 256
+_SINGLE: Final = 8
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _KINDS: Final = ("kept", "token")
 _FIRST: Final = "audit-0001-01-01.jsonl"
@@ -172,7 +174,8 @@ class _Copier:
         levels = {int(file.name.removeprefix("tree/")): file.size for file in extent.before if file.kind == "tree"}
         for level in range(max([*levels, end.bit_length() // 8]) + 1):
             most = levels.get(level, 0) // _HASH  # more than the entries account for belongs to nobody: it is copied
-            if count := most if most > extent.end >> 8 * level else end >> 8 * level:
+            covered = end if self._public is self.store else extent.size
+            if count := most if most > extent.end >> 8 * level else covered >> 8 * level:
                 self._hashes(level, count)
 
     def finish(self, *, beyond: bool) -> Mirrored:
@@ -193,6 +196,12 @@ class _Copier:
         known = {(file.name, file.identity) for file in extent.before if file.kind in ("stray", "cosigned")}
         strays = tuple(file for file in after if (file.name, file.identity) in known)
         return Mirrored(self.folder, extent, self.begin, self.end, self.written, strays, tuple(self.faults))
+
+    @functools.cached_property
+    def _public(self) -> Store:
+        """What everybody reads, where writers read something else: a bucket's newest batches lie in two places."""
+        public: Callable[[], Store] | None = getattr(self.store, "public", None)
+        return self.store if public is None else public()
 
     def undo(self) -> None:
         for path in self.made:
@@ -217,19 +226,21 @@ class _Copier:
         self._append(name, lines)
 
     def _lines(self, end: int) -> Iterator[tuple[int, bytes]]:
-        """Yield entries with their numbers; where one is missing, go on behind the gap."""
-        seq, misses = self.begin, 0
-        while seq < end:
+        """Yield entries with their numbers; where some are missing, go on behind the gap."""
+        seq, missed = self.begin, 0
+        while seq < end and missed < _PROBES:
+            public = min(self.extent.size, end)
+            store, stop = (self._public, public) if seq < public else (self.store, end)
+            step = 1 if missed < _BUNDLE else _BUNDLE - seq % _BUNDLE
             try:
-                for line in self.store.read_entries(seq, end):
+                for line in store.read_entries(seq, stop):
                     yield seq, line
-                    seq, misses = seq + 1, 0
+                    seq, missed, step = seq + 1, 0, 1
             except (LogDamaged, Malformed) as exc:
                 self.faults.append(f"Entries from {seq} on cannot be read: {exc.message}")
-            misses += 1
-            seq += 1 if misses <= _BUNDLE else _BUNDLE - seq % _BUNDLE
-            if misses > _BUNDLE + _PROBES:
-                return
+                step = _BUNDLE - seq % _BUNDLE
+            if seq < stop:
+                seq, missed = seq + step, missed + 1
 
     def _append(self, name: str, lines: Sequence[bytes]) -> None:
         if lines:
@@ -241,12 +252,16 @@ class _Copier:
 
     def _hashes(self, level: int, count: int) -> None:
         def pieces() -> Iterator[bytes]:
-            for at in range(0, count, _HASHES):
+            at = gap = missed = 0
+            while at < count and missed < _PROBES:
                 want = min(_HASHES, count - at)
-                hashes = self.store.read_hashes(level, at, at + want)
-                yield hashes
+                hashes = self._public.read_hashes(level, at, at + want)
+                if hashes:
+                    yield bytes(gap * _HASH) + hashes  # missing ones are zeros, unless they are the last
+                    at, gap, missed = at + len(hashes) // _HASH, 0, 0
                 if len(hashes) < want * _HASH:
-                    return
+                    step = 1 if missed < _SINGLE else _BUNDLE - at % _BUNDLE
+                    at, gap, missed = at + step, gap + step, missed + 1
 
         self._write(f"tree/{level}", pieces())
 
