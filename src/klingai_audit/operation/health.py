@@ -21,14 +21,23 @@ ROOM_BYTES: Final = 64 << 20
 
 
 def observe(board: Board, audit: AuditLog) -> None:
-    """Let a board tell whether `audit` can record: its writer, its queue, its store, room on the disks."""
-    board.check("writer", can_record(audit.origin))
-    board.check("log", can_read(audit.reader))
-    places = audit.places
+    """Let a board tell whether `audit` can record: its writer, its queue, its store, room on the disks.
+
+    While the log cannot be reached and entries go to the spool, it can: the spool's numbers tell how many wait.
+    """
+    spool, places = audit.spool, audit.places
+    for name, check in (("writer", can_record(audit.origin)), ("log", can_read(audit.reader))):
+        board.check(name, lambda check=check: None if spool.down else check())  # type: ignore[misc]
+    board.look("spool_entries", lambda: {(audit.origin,): float(spool.waiting)})
+    board.look("spool_bytes", lambda: {(audit.origin,): float(_bytes_below(spool.folder))})
     if places.log != "memory:":
         if places.folder is not None and places.folder.is_dir():
             board.check("log_disk", has_room(places.folder))
         board.check("state_disk", has_room(places.state))
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def can_record(origin: str) -> Check:

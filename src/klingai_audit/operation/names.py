@@ -37,8 +37,8 @@ METRICS: Final = {
     ),
     "durable_size_entries": Metric("gauge", "Entries of the log when this process last appended", _LOG),
     "published_size_entries": Metric("gauge", "Entries that the last checkpoint of this process covers", _LOG),
-    "spool_entries": Metric("gauge", "Entries in the local spool that are not in the log yet", _LOG),
-    "spool_bytes": Metric("gauge", "Bytes of the local spool", _LOG),
+    "spool_entries": Metric("gauge", "Entries of this process that wait in the local spool", _LOG),
+    "spool_bytes": Metric("gauge", "Bytes of the local spool, of all processes", _LOG),
     "errors": Metric(
         "counter", "What failed: stage commit, publish, check, deliver, export or serve; class of error",
         ("stage", "kind"),
