@@ -7,15 +7,30 @@ for the batch's id where the batch would begin. So the answer is known, or it is
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 import uuid
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import psycopg
 
 from klingai_audit.errors import HeadConflict, LogDamaged, StorageError
 from klingai_audit.ledger.batches import CommitUnknown, SignedBatch, StoredHead
-from klingai_audit.stores.postgres_link import Connection, Link, is_gone, translated
+from klingai_audit.stores.postgres_link import Connection, Link, explained, is_gone, translated
+from klingai_audit.stores.postgres_wire import (
+    Ask,
+    Refused,
+    bytea_array,
+    date,
+    from_date,
+    from_int8,
+    int2,
+    int8,
+    int8_array,
+    prepare,
+    talk,
+    text_array,
+)
 
 __all__ = ["UNKNOWN_S", "PostgresTransaction", "Statements", "make_room"]
 
@@ -26,44 +41,47 @@ _BEGIN_S: Final = 5.0
 _FIRST_PAUSE_S: Final = 0.05
 _MAX_PAUSE_S: Final = 1.0
 _ROOM: Final = 500_000
-_HASH: Final = 32
 _AGAIN: Final = frozenset({"40001", "40P01"})
+_ENDED: Final = ("57P", "25P03", "08")
 
-_BEGIN: Final = b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+_BEGIN, _COMMIT, _ROLLBACK, _LOCK, _LAST = b"begin", b"commit", b"rollback", b"lock", b"last"
+_APPEND, _HASHES, _DAY, _KEPT, _ENDS, _ROOM_AHEAD = b"append", b"hashes", b"day", b"kept", b"ends", b"room"
 
 
 class Statements:
-    """The SQL of a commit for one schema."""
+    """The SQL of a commit for one schema: `prepared` by name, the rest for psycopg."""
 
     def __init__(self, schema: str) -> None:
         s = f'"{schema}"'
         self.lock = f"SELECT size, note, day, bytes, room FROM {s}.head FOR UPDATE".encode()
-        # In a statement of its own: it must see what was committed while the one before waited for the lock.
-        self.last = (
-            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8,"
-            f" (SELECT line FROM {s}.entries WHERE seq = (SELECT size - 1 FROM {s}.head))"
-        ).encode()
-        self.append = (
-            f"WITH laid AS (INSERT INTO {s}.entries (seq, leaf, line, batch)"
-            " SELECT %b::int8 + n - 1, substring(%b::bytea FROM 32 * (n - 1)::int + 1 FOR 32), line,"
-            " CASE n WHEN 1 THEN %b::uuid END FROM unnest(%b::bytea[]) WITH ORDINALITY AS t (line, n))"
-            f" UPDATE {s}.head SET size = %b::int8, note = %b::bytea, published = coalesce(%b::bytea, published),"
-            " day = greatest(day, %b::date), bytes = bytes + %b::int8"
-        ).encode()
-        self.hashes = (
-            f"INSERT INTO {s}.hashes (level, place, hash)"
-            " SELECT %b::int2, %b::int8 + n - 1, substring(h FROM 32 * (n - 1) + 1 FOR 32)"
-            " FROM (SELECT %b::bytea AS h) t, generate_series(1, octet_length(h) / 32) n"
-        ).encode()
-        self.day = f"INSERT INTO {s}.days (day, begin_seq, before) VALUES (%b::date, %b::int8, %b::int8)".encode()
-        self.kept = (f"INSERT INTO {s}.kept (size, note) SELECT * FROM unnest(%b::int8[], %b::bytea[])").encode()
-        self.ends = f"INSERT INTO {s}.ends (event_id, seq) SELECT * FROM unnest(%b::text[], %b::int8[])".encode()
         self.room = f"SELECT {s}.make_room(%b::int8)".encode()
         self.batch = f"SELECT batch FROM {s}.entries WHERE seq = %b::int8".encode()
         self.release = (
             b"SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             b" WHERE pid = %b::int4 AND backend_start = %b::timestamptz AND wait_event = 'ClientRead'"
         )
+        prepared = {
+            _BEGIN: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+            _COMMIT: "COMMIT",
+            _ROLLBACK: "ROLLBACK",
+            _LOCK: self.lock.decode(),
+            # In a statement of its own: it must see what was committed while the one before waited for the lock.
+            _LAST: "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8,"
+            f" (SELECT line FROM {s}.entries WHERE seq = (SELECT size - 1 FROM {s}.head))",
+            _APPEND: f"WITH laid AS (INSERT INTO {s}.entries (seq, leaf, line, batch)"
+            " SELECT $1::int8 + n - 1, substring($2::bytea FROM 32 * (n - 1)::int + 1 FOR 32), line,"
+            " CASE n WHEN 1 THEN $3::uuid END FROM unnest($4::bytea[]) WITH ORDINALITY AS t (line, n))"
+            f" UPDATE {s}.head SET size = $5::int8, note = $6::bytea, published = coalesce($7::bytea, published),"
+            " day = greatest(day, $8::date), bytes = bytes + $9::int8",
+            _HASHES: f"INSERT INTO {s}.hashes (level, place, hash)"
+            " SELECT $1::int2, $2::int8 + n - 1, substring(h FROM 32 * (n - 1) + 1 FOR 32)"
+            " FROM (SELECT $3::bytea AS h) t, generate_series(1, octet_length(h) / 32) n",
+            _DAY: f"INSERT INTO {s}.days (day, begin_seq, before) VALUES ($1::date, $2::int8, $3::int8)",
+            _KEPT: f"INSERT INTO {s}.kept (size, note) SELECT * FROM unnest($1::int8[], $2::bytea[])",
+            _ENDS: f"INSERT INTO {s}.ends (event_id, seq) SELECT * FROM unnest($1::text[], $2::int8[])",
+            _ROOM_AHEAD: f"SELECT {s}.make_room($1::int8)",
+        }
+        self.prepared = {name: text.encode() for name, text in prepared.items()}
 
 
 class _Locked(NamedTuple):
@@ -71,7 +89,7 @@ class _Locked(NamedTuple):
 
     size: int
     note: bytes
-    day: Any
+    day: dt.date | None
     bytes: int
     room: int
 
@@ -97,9 +115,9 @@ class PostgresTransaction:
             connection = self._link.take("write")
             try:
                 self._begin(connection)
-            except psycopg.Error as error:
-                gone = is_gone(connection)
-                connection.close()  # what psycopg prepared in a pipeline that failed is not known
+            except (psycopg.Error, Refused) as error:
+                gone = isinstance(error, psycopg.Error) or error.state.startswith(_ENDED)
+                connection.close()
                 self._link.give_back(connection, "write")
                 if not gone or time.monotonic() + pause > deadline:
                     raise self._error(error) from None
@@ -113,17 +131,22 @@ class PostgresTransaction:
             pause = min(2 * pause, _MAX_PAUSE_S)
 
     def _begin(self, connection: Connection) -> None:
-        with connection.pipeline():
-            connection.execute(_BEGIN)
-            head = connection.execute(self._sql.lock, binary=True)
-            last = connection.execute(self._sql.last, binary=True)
-        found, told = head.fetchone(), last.fetchone()
-        if found is None and told is not None:
+        if not connection.prepared:
+            prepare(connection, self._sql.prepared)
+            connection.prepared = True
+        _, head, last = talk(connection, [Ask(_BEGIN), Ask(_LOCK), Ask(_LAST)])
+        if (head.ntuples, last.ntuples) == (0, 1):
             raise LogDamaged(f"The head of {self._link.shown} is gone.", kind_of_damage="checkpoint_missing")
-        if found is None or told is None or (len(found), len(told)) != (len(_Locked._fields), 2):
+        if (head.ntuples, head.nfields, last.ntuples, last.nfields) != (1, len(_Locked._fields), 1, 2):
             raise psycopg.OperationalError  # answers to other questions
-        self._head = _Locked(*found)
-        self._now_ns, self._last = told[0] * 1000, told[1]
+        self._head = _Locked(
+            from_int8(head.get_value(0, 0)),
+            head.get_value(0, 1) or b"",
+            from_date(head.get_value(0, 2)),
+            from_int8(head.get_value(0, 3)),
+            from_int8(head.get_value(0, 4)),
+        )
+        self._now_ns, self._last = from_int8(last.get_value(0, 0)) * 1000, last.get_value(0, 1)
 
     def end(self) -> None:
         """Roll back what was not committed and give the connection back."""
@@ -132,8 +155,8 @@ class PostgresTransaction:
             return
         if not is_gone(connection) and not self._over:
             try:
-                connection.execute(b"ROLLBACK")
-            except psycopg.Error:
+                talk(connection, [Ask(_ROLLBACK)])
+            except (psycopg.Error, Refused):
                 connection.close()
         self._link.give_back(connection, "write")
 
@@ -169,53 +192,49 @@ class PostgresTransaction:
         if not batch.entries:
             raise HeadConflict("A batch without entries moves no head.")
         self._over = True
-        failed: psycopg.Error | None = None
+        failed: psycopg.Error | Refused | None = None
         try:
             committed = self._send(connection, batch)
-        except psycopg.Error as error:
+        except (psycopg.Error, Refused) as error:
             failed, committed = error, False
         if not committed:
-            answered = failed is not None and failed.sqlstate is not None and not is_gone(connection)
             connection.close()
             # An error is no proof either: whatever lies between may have mixed up what was said.
             if not self._find_out(batch, connection):
-                if failed is not None and answered:
+                if isinstance(failed, Refused) and not failed.state.startswith(_ENDED):
                     raise self._error(failed) from None
                 raise HeadConflict("The connection was lost before a commit; nothing of the batch was written.")
         self._head = self._head._replace(size=batch.end)
 
     def _send(self, connection: Connection, batch: SignedBatch) -> bool:
         """Write and commit in one round trip; tells whether the server said that it did. Raises: psycopg.Error."""
-        sql, head = self._sql, self._head
+        head = self._head
         sizes = sum(map(len, batch.entries)) + len(batch.entries)
-        with connection.pipeline():
-            if batch.end > head.room:
-                connection.execute(sql.room, (batch.end + _ROOM,))
-            if head.day is None or batch.day > head.day:
-                connection.execute(sql.day, (batch.day, batch.begin, head.bytes))
-            connection.execute(
-                sql.append,
-                (
-                    batch.begin,
-                    batch.leaves,
-                    uuid.UUID(batch.id),
-                    list(batch.entries),
-                    batch.end,
-                    batch.note,
-                    batch.note if batch.published else None,
-                    batch.day,
-                    sizes,
-                ),
-            )
-            for level, place, hashes in batch.hashes:
-                if level and hashes:
-                    connection.execute(sql.hashes, (level, place, hashes))
-            if batch.kept:
-                connection.execute(sql.kept, tuple(map(list, zip(*batch.kept, strict=True))))
-            if batch.ends:
-                connection.execute(sql.ends, tuple(map(list, zip(*batch.ends, strict=True))))
-            done = connection.execute(b"COMMIT")
-        return done.statusmessage == "COMMIT"
+        asks: list[Ask] = []
+        if batch.end > head.room:
+            asks.append(Ask(_ROOM_AHEAD, [int8(batch.end + _ROOM)]))
+        if head.day is None or batch.day > head.day:
+            asks.append(Ask(_DAY, [date(batch.day), int8(batch.begin), int8(head.bytes)]))
+        values: list[bytes | None] = [
+            int8(batch.begin),
+            batch.leaves,
+            bytes.fromhex(batch.id),
+            bytea_array(batch.entries),
+            int8(batch.end),
+        ]
+        values += [batch.note, batch.note if batch.published else None, date(batch.day), int8(sizes)]
+        asks.append(Ask(_APPEND, values))
+        for level, place, hashes in batch.hashes:
+            if level and hashes:
+                asks.append(Ask(_HASHES, [int2(level), int8(place), hashes]))
+        if batch.kept:
+            sizes_kept, notes = zip(*batch.kept, strict=True)
+            asks.append(Ask(_KEPT, [int8_array(sizes_kept), bytea_array(notes)]))
+        if batch.ends:
+            ids, seqs = zip(*batch.ends, strict=True)
+            asks.append(Ask(_ENDS, [text_array(ids), int8_array(seqs)]))
+        asks.append(Ask(_COMMIT))
+        return talk(connection, asks)[-1].command_status == b"COMMIT"
 
     def _find_out(self, batch: SignedBatch, old: Connection) -> bool:
         """Tell whether a batch was committed; if not, it will not be. Raises: CommitUnknown."""
@@ -242,19 +261,20 @@ class PostgresTransaction:
                 row = connection.execute(self._sql.batch, (batch.begin,), binary=True).fetchone()
         return row is not None and row[0] == uuid.UUID(batch.id)
 
-    def _error(self, error: psycopg.Error) -> Exception:
+    def _error(self, error: psycopg.Error | Refused) -> Exception:
         """Return our error for a statement that the server refused: nothing of the transaction is left."""
-        if error.sqlstate in _AGAIN:
+        if not isinstance(error, Refused):
+            return translated(error, self._link.shown)
+        if error.state in _AGAIN:
             return HeadConflict("The server refused a transaction because of another one.")
-        if error.sqlstate == "23505":
-            if error.diag.table_name == "ends":
+        if error.state == "23505":
+            if error.table == "ends":
                 return HeadConflict("Another writer recorded the same end.")
             return LogDamaged(
-                f"{self._link.shown} holds rows beyond its head of {self._head.size} entries: "
-                f"in table {error.diag.table_name}.",
+                f"{self._link.shown} holds rows beyond its head of {self._head.size} entries: in table {error.table}.",
                 kind_of_damage="entry_inserted",
             )
-        return translated(error, self._link.shown)
+        return explained(error.state, self._link.shown)
 
 
 def make_room(connection: Connection, statements: Statements, size: int) -> None:

@@ -26,7 +26,7 @@ except ImportError as exc:
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
 
-__all__ = ["Connection", "Link", "Use", "is_gone", "translated"]
+__all__ = ["Connection", "Link", "Use", "explained", "is_gone", "translated"]
 
 Use = Literal["write", "read", "keep"]
 """What a connection is for: appending (short limits), reading, purging and schema changes (no limits)."""
@@ -116,6 +116,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     _pool = None  # psycopg's mark of a connection that may be collected while open: its socket is closed then
     patience: float | None = None
+    prepared: bool = False
     backend: int = 0
     backend_start: Any = None
 
@@ -234,7 +235,8 @@ class Link:
 
     def give_back(self, connection: Connection, use: Use) -> None:
         """Give a connection back; it is kept if it is idle and whole."""
-        clean = not connection.closed and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        status = connection.pgconn.transaction_status
+        clean = status == psycopg.pq.TransactionStatus.IDLE and not connection.pgconn.pipeline_status
         with self._mutex:
             if connection not in self._lent:  # inherited from the parent of a fork
                 return
@@ -323,10 +325,13 @@ def translated(error: psycopg.Error, where: str) -> StorageError:
     AuditUnavailable for all: what nothing of was committed, or cannot have been.
     """
     state = error.sqlstate or next((state for words, state in _CONNECTING if words in str(error)), "")
-    if state in _STATES:
-        what, do = _STATES[state]
-    else:
-        what = next((plain for words, plain in _PLAIN if words in str(error)), "")
-        what = what or (f"answered with SQLSTATE {state}" if state else "cannot be reached")
-        do = "" if state else _SERVER
+    if state:
+        return explained(state, where)
+    what = next((plain for words, plain in _PLAIN if words in str(error)), "cannot be reached")
+    return AuditUnavailable(f"The database {where} {what}.", do=_SERVER)
+
+
+def explained(state: str, where: str) -> AuditUnavailable:
+    """Return our error for an SQLSTATE."""
+    what, do = _STATES.get(state, (f"answered with SQLSTATE {state}", "Look at the server's log."))
     return AuditUnavailable(f"The database {where} {what}.", do=do)
