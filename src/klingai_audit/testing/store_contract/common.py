@@ -18,7 +18,7 @@ from klingai_audit.testing.batches import DAY, NEXT_DAY, BatchMaker
 from klingai_audit.tlog.hashing import fold_subtree
 from klingai_audit.tlog.merkle import leaf_hash
 
-__all__ = ["DAYS", "PER_DAY", "OpenStore", "StoreContract", "keep_days", "purged", "purging"]
+__all__ = ["DAYS", "PER_DAY", "OpenStore", "StoreContract", "StoreFixtures", "keep_days", "purged", "purging"]
 
 OpenStore = Callable[[], Any]
 """Gives a new store object for the place of one test."""
@@ -50,8 +50,8 @@ def purged(lines: Sequence[bytes], *seqs: int) -> list[bytes]:
     return [purging(*seqs)(seq, line) for seq, line in enumerate(lines)]
 
 
-class StoreContract:
-    """Reading, keeping, and what each store does alike. Give the fixture `open_store`."""
+class StoreFixtures:
+    """What the tests of all contracts ask for. Give the fixture `open_store`."""
 
     @pytest.fixture
     def store(self, open_store: OpenStore) -> Iterator[Any]:
@@ -72,6 +72,10 @@ class StoreContract:
         for day in DAYS:
             maker.put(store, PER_DAY, day)
         return maker.lines
+
+
+class StoreContract(StoreFixtures):
+    """Reading, keeping, and what each store does alike."""
 
     # --- entries -----------------------------------------------------------------------------------------------
 

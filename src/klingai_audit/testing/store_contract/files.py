@@ -14,7 +14,7 @@ from klingai_audit.errors import AuditUnavailable
 from klingai_audit.ledger.store import SealedStore, SyncFailed
 from klingai_audit.testing.batches import DAY, BatchMaker, derive
 from klingai_audit.testing.faulty import FaultyOps, How, QuickOps
-from klingai_audit.testing.store_contract.common import OpenStore, StoreContract, purged, purging
+from klingai_audit.testing.store_contract.common import OpenStore, StoreFixtures, purged, purging
 from klingai_audit.testing.store_contract.forked import in_child
 
 __all__ = ["FileFaultsContract", "OpenWith"]
@@ -26,7 +26,7 @@ HOW: Final[tuple[How, ...]] = ("lost", "done", "short")
 TOO_MANY: Final = 500
 
 
-class FileFaultsContract(StoreContract):
+class FileFaultsContract(StoreFixtures):
     """Every operation of a commit, a publication and a sealing fails once. Give the fixture `open_with` too.
 
     `open_with(ops)` opens the place of `open_store` with other file operations.
