@@ -12,7 +12,7 @@ import gzip
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -48,11 +48,19 @@ PEOPLE: Final = tuple(f"{name}.planted@example.com" for name in ("ada", "ben", "
 KINDS: Final = ("x_brief", "x_brief", "x_note", "x_note", "prompt_submitted", "budget_modified", "user_added")
 
 
-class Years:
-    """A log below `folder` and what happens to it."""
+Stored = Mapping[str, bytes]
 
-    def __init__(self, folder: Path, seed: int) -> None:
+
+class Years:
+    """A log below `folder`, or at the URL `log` with keys, state and vault below `folder`, and what happens to it.
+
+    `stored` gives names and bytes of what lies at the URL.
+    """
+
+    def __init__(self, folder: Path, seed: int, log: str = "", stored: Callable[[], Stored] = dict) -> None:
         self.folder = folder
+        self.log = log or folder / "audit"
+        self._stored = stored
         self.random = random.Random(seed)
         self.clock = HandClock(START)
         self.model = Model()
@@ -62,13 +70,14 @@ class Years:
         self.done: list[str] = []
         self._number = 0
         self._wanted: dict[int, tuple[str, str, str | None, str | None]] = {}
-        AuditLog.open(folder / "audit", clock=self.clock, ops=QuickOps()).close()
+        self._open().close()
         make_unseal_key(folder / "audit.keys")
         (folder / "audit.keys" / "policy.toml").write_bytes(POLICY)
         self.audit = self._open()
 
     def _open(self) -> AuditLog:
-        return AuditLog.open(self.folder / "audit", clock=self.clock, ops=QuickOps())
+        places = {name: self.folder / f"audit.{name}" for name in ("keys", "state", "vault")}
+        return AuditLog.open(self.log, **places, clock=self.clock, ops=QuickOps())
 
     def close(self) -> None:
         self.audit.close()
@@ -330,6 +339,8 @@ class Years:
                 data = path.read_bytes()
                 data += gzip.decompress(data) if path.suffix == ".gz" else b""
                 assert (path.name, []) == (path.name, [needle for needle in needles if needle in data])
+        for name, data in self._stored().items():
+            assert (name, []) == (name, [needle for needle in needles if needle in data])
 
     def _learn(self) -> None:
         """Take notes of what was written since, as it is before anything happens to it."""
