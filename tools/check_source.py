@@ -31,7 +31,7 @@ MAY_WRITE = {
     PACKAGE + "detect/trials.py": "a rule is tried on a log in memory, its keys in a temporary folder",
     PACKAGE + "ledger/sealed.py": "a sealed day is read from an unnamed temporary file",
     PACKAGE + "stores/objects_files.py": "a day of a log in a bucket is shown from an unnamed temporary file",
-    PACKAGE + "standalone/klingai_audit_verify.py": "a copy of a bucket is unpacked into a temporary folder, which goes",
+    PACKAGE + "standalone/klingai_audit_verify.py": "it unpacks a copy of a bucket into a temporary folder",
     PACKAGE + "ledger/scratch.py": "a log on a server is verified in a private temporary folder, which goes",
     PACKAGE + "stores/postgres_reader.py": "a day of a database is viewed in an unnamed temporary file",
     PACKAGE + "config.py": "a reader without a writable state folder gets a temporary one",
@@ -41,7 +41,15 @@ MAY_WRITE = {
 OWN_IMPORTS = {
     PACKAGE + "tlog/": ("errors", "tlog"),
     PACKAGE + "stores/subjects_postgres.py": ("errors", "privacy", "stores"),
-    PACKAGE + "stores/objects": ("errors", "ledger.batches", "ledger.purged", "ledger.store", "ledger.tree", "stores", "tlog"),
+    PACKAGE + "stores/objects": (
+        "errors",
+        "ledger.batches",
+        "ledger.purged",
+        "ledger.store",
+        "ledger.tree",
+        "stores",
+        "tlog",
+    ),
     PACKAGE + "stores/": ("durable", "errors", "ledger.batches", "ledger.sealed", "ledger.store", "stores"),
     PACKAGE + "kling/simulator/": ("errors", "kling.simulator"),
 }
