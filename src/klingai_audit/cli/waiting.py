@@ -24,10 +24,8 @@ def tell_waiting(session: Session) -> Look | None:
         return None
     if not look.records:
         return None
-    since = "" if look.oldest is None else f", the oldest since {look.oldest}"
     session.remark(
-        f"{look.records:,} records wait in the spool and are not in the log{since}. Whoever opens the log for writing "
-        "next puts them there.",
+        f"{look.records:,} records wait in the spool and are not in the log; the oldest is of {look.oldest}.",
         spool=dict(zip(_NAMES, look, strict=True)),
     )
     return look

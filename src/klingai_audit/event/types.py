@@ -220,8 +220,8 @@ def _registry() -> dict[str, EventInfo]:
         log, t.APPROVAL_USED, _LOG, "A second person's approval let an act happen.", "acts under the two-person rule",
         "resource_id", "action",
     )  # fmt: skip
-    own(t.GAP_OPENED, _LOG, "Events could not be recorded from here on.", "the recorder, by policy")
-    own(t.GAP_CLOSED, _LOG, "Recording works again; states the count.", "the recorder, by policy")
+    own(t.GAP_OPENED, _LOG, "Entries waited in a spool from here on.", "the spool, by policy")
+    own(t.GAP_CLOSED, _LOG, "Recording works again; states the count.", "the recorder and the spool, by policy")
     add(log, t.RECONCILED, _COMPLIANCE, "The log was compared with the provider's records.", "reconcile")
     own(t.LOG_MIGRATED, _LOG, "The log goes on in another store, or came from one.", "migrate", "metadata.phase")
     add(log, t.LOG_IMPORTED, _LOG, "A file of an older log was taken over.", "import", "resource_id")
