@@ -1,4 +1,4 @@
-"""`python -m bench [append] [overhead] [verify] [memory] [index] [proofs] [erasure] [counting] [stores] [sizes]`: tables, JSON."""
+"""`python -m bench [append] [overhead] [verify] …`: all cases, or those named; prints tables and keeps JSON."""
 
 from __future__ import annotations
 
