@@ -107,7 +107,7 @@ class AuditLog(Answers):
         clock: Clock = SYSTEM_CLOCK,
         ops: FileOps = OPS,
     ) -> AuditLog:
-        """Open the log at `log` (default: `KLINGAI_AUDIT_LOG`, else `./audit`) for writing.
+        """Open the log at `log`, a folder or a URL (default: `KLINGAI_AUDIT_LOG`, else `./audit`), for writing.
 
         Creates it only when neither log nor keys exist and `create` is true; a half-finished creation is completed.
         What a crashed writer left is recovered first; whom a backup brought back is erased again. On return

@@ -173,7 +173,8 @@ def memory_folder(places: Places) -> Path | None:
     """
     if os.path.isdir(places.state) and os.access(places.state, os.W_OK | os.X_OK):  # noqa: PTH112  # it never raises
         return places.state
-    name = hashlib.sha256(os.path.realpath(places.log).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    where = os.path.realpath(places.log) if places.remote is None else places.log
+    name = hashlib.sha256(where.encode("utf-8", "surrogateescape")).hexdigest()[:32]
     base = Path(os.environ.get("TMPDIR") or "/tmp") / f"klingai-audit-{os.getuid()}"  # noqa: S108  owner and mode are checked
     try:
         OPS.make_folder(base, 0o700)
