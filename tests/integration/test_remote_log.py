@@ -156,6 +156,8 @@ def test_verify_finds(place: Place, cli, tmp_path: Path):
         answer.code,
         [(f["kind"], f["seq"]) for f in answer.json["findings"] if f["severity"] == "broken"],
     )
+    (message,) = [f["message"] for f in answer.json["findings"] if f["severity"] == "broken"]
+    assert {"s3": "tile/entries/000", "postgresql": f"table entries, seq {seq}."}[place.url.split(":")[0]] in message
     assert [] == left_behind(tmp_path)
 
 

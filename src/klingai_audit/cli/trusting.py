@@ -19,6 +19,7 @@ from klingai_audit.durable import OPS
 
 if TYPE_CHECKING:
     from klingai_audit.config import Places
+    from klingai_audit.ledger.mirror import Mirrored
     from klingai_audit.privacy.policy import Policy
     from klingai_audit.tlog.policy import WitnessPolicy
     from klingai_audit.trust.reading import Progress
@@ -147,10 +148,18 @@ def check_log(
         compare=compare,
         progress=progress,
         scratch=scratch_beside(places.state),
+        copied=lambda copy: _tell_copy(session, copy),
     )
     if memory is not None and compare and not proofs_only:
         remember(memory, verdict.memory)
     return with_custody(verdict, places.keys)
+
+
+def _tell_copy(session: Session, copy: Mirrored) -> None:
+    """Tell people that a log on a server was copied here."""
+    if not session.as_json:
+        what = "the log" if not copy.begin else f"what is new since entry {copy.begin}"
+        session.remark(f"{copy.size:,} bytes, {what}, were copied to {copy.folder.parent} for this check.")
 
 
 def _remembered_head(places: Places) -> tuple[bytes | None, str]:

@@ -38,8 +38,9 @@ class State:
 
     The leaf hashes of entries below `proven` are those that were signed.
     Epochs and checkpoints are judged up to the size `limit`, below which no entry is changed or gone.
-    `levels` are the computed tree levels. `renamed` are stray files that hold entries. `orderly_tail` tells that
-    the lines beyond the signed size link to the log and end with a seal; `reach` is `root` with those lines.
+    `levels` are the computed tree levels. `renamed` are stray files that hold entries. `linked_tail` tells that
+    the lines beyond the signed size link to the log, `sealed_tail` that they end with a seal; `reach` is `root` with
+    those lines.
     """
 
     root: Roots
@@ -53,7 +54,8 @@ class State:
     bad_lines: int = 0
     unsigned: Unsigned = field(default_factory=Unsigned)
     renamed: Collection[str] = ()
-    orderly_tail: bool = False
+    linked_tail: bool = False
+    sealed_tail: bool = False
     reach: Roots = lambda _size: None
     purged: Sequence[Purged] = ()
     leaves: Leaves = lambda _begin, _end: b""
@@ -143,7 +145,8 @@ def damaged_state(
         renamed={file.name for file in renamed},
         purged=join_runs(sorted(set(found.purged))),
         leaves=lambda begin, end: expected.leaves(begin, min(end, expected.proven)),
-        orderly_tail=found.sealed and all(line.linked and line.ended for line in found.tail),
+        linked_tail=all(line.linked and line.ended for line in found.tail),
+        sealed_tail=found.sealed,
     )
     if tolerant and beyond:
         stored_beyond = stored_leaves(size, size + len(beyond))

@@ -55,7 +55,8 @@ class Terms:
 
     `mldsa_key` came from `mldsa_source`, which is empty without one.
     `forgotten` says why what is remembered could not be read, empty if it could.
-    `tolerant`: lines that no checkpoint covers are a note if they link to the log and end with a seal.
+    `tolerant`: lines that no checkpoint covers are a note if they link to the log and end with a seal, where logs of
+    that kind have seals.
     `witnesses` is the policy that cosignatures are judged by; `demanded`: that its quorum is missing is a finding.
     `tsa_roots` stand behind time stamps that count; `dated_within` is the distance up to which they rule out
     back-dating. `compare` looks for notes that take more than one entry. `derived`: writers on several hosts derive the
@@ -207,8 +208,10 @@ class Judge:
 
         `signed` is the remembered size if that is larger than the checkpoint's and the lines have its root.
         """
-        kind = "unpublished" if self.terms.tolerant and state.orderly_tail else "unsigned_tail"
-        more = "" if signed is None else _UNFINISHED.format(signed=signed)
+        sealed = state.sealed_tail or self.terms.derived  # such logs have no seals
+        kind = "unpublished" if self.terms.tolerant and state.linked_tail and sealed else "unsigned_tail"
+        more = "" if sealed else " The last one has no seal: no writer ever acknowledged it."
+        more += "" if signed is None else _UNFINISHED.format(signed=signed)
         return [
             Finding(kind, f.message + more, f.seq, f.seq_end, f.file, f.line) if f.kind == "unsigned_tail" else f
             for f in state.findings

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from klingai_audit.ledger.batches import takes_batches
 from klingai_audit.ledger.mirror import Mirrored, Progress, copy_log
 from klingai_audit.ledger.scratch import scratch_folder
 from klingai_audit.ledger.store import LogFile, Store
+from klingai_audit.tlog.tile import TILE_WIDTH, tile_path
 from klingai_audit.trust.verdict import Finding, Verdict
 
 __all__ = ["Mirror", "at_hand", "faults_of", "told_of"]
 
 _HASH: Final = 32
+_BUCKETS: Final = ("s3", "gs", "az")
 
 
 class Mirror:
@@ -76,28 +78,30 @@ class Mirror:
     def view(self, name: str) -> Iterator[memoryview]:
         yield memoryview(self.read_range(name, 0, self._files[name].size))
 
-    def place_of(self, finding: Finding) -> str:
-        """Return where on the server a finding is to be looked for, empty if it is not known."""
-        tell = getattr(self._store, "place_of", None)
-        if tell is None or finding.file is None:
-            return ""
-        return str(tell(finding.file, finding.seq))
-
 
 @contextlib.contextmanager
 def at_hand(
-    store: Store, *, begin: int, scratch: Path | None, patience: float, progress: Progress | None
+    store: Store,
+    *,
+    begin: int,
+    scratch: Path | None,
+    patience: float,
+    progress: Progress | None,
+    copied: Callable[[Mirrored], None] | None = None,
 ) -> Iterator[Store]:
     """Give a store whose files lie on this machine: the log itself, or a copy of it while the block runs.
 
-    Of a log on a server entries from `begin` on are copied, below `scratch` (default: the temporary folder).
-    Raises: AuditUnavailable, StorageError.
+    Of a log on a server entries from `begin` on are copied, below `scratch` (default: the temporary folder); `copied`
+    is told of it. Raises: AuditUnavailable, StorageError.
     """
     if not takes_batches(store):
         yield store
         return
     with scratch_folder(scratch) as folder:
-        yield Mirror(store, copy_log(store, folder / "audit", begin=begin, patience=patience, progress=progress))  # type: ignore[misc]
+        made = copy_log(store, folder / "audit", begin=begin, patience=patience, progress=progress)
+        if copied is not None:
+            copied(made)
+        yield cast("Store", Mirror(store, made))
 
 
 def faults_of(store: Store) -> tuple[Finding, ...]:
@@ -113,6 +117,21 @@ def told_of(store: Store, verdict: Verdict) -> Verdict:
     findings = [
         dataclasses.replace(finding, message=f"{finding.message} On the server: {place}.") if place else finding
         for finding in verdict.findings
-        for place in [store.place_of(finding)]
+        for place in [_place_of(store.url, finding)]
     ]
     return dataclasses.replace(verdict, findings=tuple(findings))
+
+
+def _place_of(url: str, finding: Finding) -> str:
+    """Return where on a server a finding about an entry or a hash is to be looked for, empty if that is not known."""
+    scheme, name, seq = url.partition("://")[0], finding.file or "", finding.seq
+    level = 0 if name.startswith("audit-") else int(name[5:]) if name.startswith("tree/") else None
+    if level is None or seq is None:
+        return ""
+    place = seq >> 8 * level
+    if scheme in _BUCKETS:
+        path = tile_path("entries" if name.startswith("audit-") else level, place // TILE_WIDTH)
+        return f"{path}, or its part ({path}.p/), number {place % TILE_WIDTH} in it"
+    if scheme == "postgresql":
+        return f"table entries, seq {seq}" if level == 0 else f"table hashes, level {level}, place {place}"
+    return ""

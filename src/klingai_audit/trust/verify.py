@@ -11,13 +11,14 @@ import dataclasses
 import datetime as dt
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, LogNotFound, UsageError
 from klingai_audit.ledger.batches import takes_batches
+from klingai_audit.ledger.mirror import Mirrored
 from klingai_audit.ledger.store import Store
 from klingai_audit.privacy.policy import Policy
 from klingai_audit.tlog.keys import VerifierKey
@@ -61,6 +62,7 @@ def verify(
     now: dt.datetime | None = None,
     patience: float = PATIENCE,
     scratch: Path | None = None,
+    copied: Callable[[Mirrored], None] | None = None,
 ) -> Verdict:
     """Verify a log and return the verdict; never raises for what the log holds.
 
@@ -78,7 +80,7 @@ def verify(
     leaves out the notes that compare entries (acts without an outcome, equal ids, two ends). `processes` is
     the number of workers for large logs (default: one for each processor). `patience` is in seconds: 0 for a log
     that surely has no writer. A log on a server is copied below `scratch` first (default: the temporary folder), with
-    `quick_from` only what is new of it; the copy is removed afterwards.
+    `quick_from` only what is new of it; the copy is removed afterwards. `copied` is told of each.
     Raises: LogNotFound if there is nothing and nothing is remembered; UsageError for a key that is none;
     AuditUnavailable if the store cannot be read at all.
     """
@@ -102,7 +104,7 @@ def verify(
         derived=takes_batches(store),
     )
     workers = processes or os.cpu_count() or 1
-    run = _Run(store, terms, quick_from, workers, progress, not proofs_only, patience, scratch)
+    run = _Run(store, terms, quick_from, workers, progress, not proofs_only, patience, scratch, copied)
     try:
         if quick_from is not None and (verdict := run.quick(quick_from)) is not None:
             return verdict
@@ -129,6 +131,7 @@ class _Run:
     decode: bool
     patience: float
     scratch: Path | None
+    copied: Callable[[Mirrored], None] | None
 
     def quick(self, memory: Memory) -> Verdict | None:
         """Verify what follows what `memory` tells of; None unless the log goes on from there and is whole."""
@@ -159,7 +162,14 @@ class _Run:
 
     @contextlib.contextmanager
     def _opened(self, begin: int = 0) -> Iterator[tuple[Store, Terms, Watch]]:
-        hand = at_hand(self.store, begin=begin, scratch=self.scratch, patience=self.patience, progress=self.progress)
+        hand = at_hand(
+            self.store,
+            begin=begin,
+            scratch=self.scratch,
+            patience=self.patience,
+            progress=self.progress,
+            copied=self.copied,
+        )
         with hand as store:
             terms = dataclasses.replace(self.terms, findings=(*self.terms.findings, *faults_of(store)))
             yield store, terms, Watch(store, self.patience if store is self.store else 0.0, time.sleep)

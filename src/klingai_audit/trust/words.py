@@ -154,10 +154,7 @@ def tail_findings(found: Diagnosis) -> Iterator[Finding]:
     if whole:
         first = whole[0]
         linked = "They link to the log" if all(line.linked for line in whole) else "They do not even link to the log"
-        seal = "" if found.sealed else " The last one has no seal: no writer ever acknowledged it."
-        message = (
-            f"{len(whole)} line(s) follow that no checkpoint covers. {linked}; nothing proves who wrote them.{seal}"
-        )
+        message = f"{len(whole)} line(s) follow that no checkpoint covers. {linked}; nothing proves who wrote them."
         yield Finding("unsigned_tail", message, found.size, found.size + len(whole), first.file, first.line)
     for line in found.tail:
         if not line.ended:

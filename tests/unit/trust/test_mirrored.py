@@ -10,6 +10,7 @@ import pytest
 
 from klingai_audit.ledger.scratch import scratch_folder
 from klingai_audit.ledger.store import LogFile
+from klingai_audit.privacy.policy import Policy
 from klingai_audit.trust.verdict import Verdict
 from klingai_audit.trust.verify import verify
 from tests.support.batches import BatchMemory
@@ -133,6 +134,18 @@ def test_set_back(log, tmp_path):
     old = min(log[0].kept)
     log[0].checkpoint = log[0].kept[old]
     assert {"unsigned_tail", "checkpoint_behind"} == kinds(look(log, tmp_path))
+
+
+def test_policy_may_tolerate_what_is_not_published(log, tmp_path):
+    """Where a signer is away, entries wait for a checkpoint; they need no seal here to be a note."""
+    old = sorted(log[0].kept)[1]
+    log[0].checkpoint = log[0].kept[old]
+    log[0].kept = {size: note for size, note in log[0].kept.items() if size <= old}
+    assert {"unsigned_tail"} == kinds(look(log, tmp_path))
+    assert "seal" not in look(log, tmp_path).broken[0].message
+    text = Policy.DEFAULT_TEXT.replace("require_checkpoint = true", "require_checkpoint = false")
+    verdict = look(log, tmp_path, policy=Policy.parse(text.encode()))
+    assert ((), "unpublished") == (verdict.broken, verdict.notes[0].kind)
 
 
 def test_set_back_with_its_entries(log, tmp_path):
