@@ -2,6 +2,7 @@
 
 A page may say, in HTML comments of their own line:
     docs: simulator            a local Kling simulator runs while its blocks do
+    docs: postgres             so does a PostgreSQL server, which PGHOST and so on name; `psql` is there
     docs: not run: <reason>    none of its blocks is run
 Blocks fenced as `python` and `console` are run; `text`, `json` and other data are shown only.
 """
@@ -76,6 +77,10 @@ class Page:
         return "simulator" in self.wishes
 
     @property
+    def wants_postgres(self) -> bool:
+        return "postgres" in self.wishes
+
+    @property
     def reason_not_run(self) -> str | None:
         return next(
             (wish.removeprefix("not run:").strip() for wish in self.wishes if wish.startswith("not run:")), None
@@ -117,7 +122,7 @@ def read_page(path: Path) -> Page:
 
 
 def _wish(path: Path, number: int, wish: str) -> str:
-    if wish == "simulator" or re.fullmatch(r"not run: ?\S.*", wish):
+    if wish in ("simulator", "postgres") or re.fullmatch(r"not run: ?\S.*", wish):
         return wish
     message = f"{path}:{number}: not understood: docs: {wish}"
     raise ValueError(message)

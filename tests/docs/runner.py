@@ -43,6 +43,8 @@ def run_page(page: Page, root: Path, folder: Path) -> int:
     with contextlib.ExitStack() as stack:
         if page.wants_simulator:
             environment |= stack.enter_context(_simulator())
+        if page.wants_postgres:
+            environment |= stack.enter_context(_postgres(environment["PATH"]))
         shell = _Shell(page, root, cwd, environment)
         python: _Python | None = None
         for block in page.blocks:
@@ -64,6 +66,15 @@ def _simulator() -> Iterator[dict[str, str]]:
 
     with serve(Simulator(RealClock(speed=100))) as server:
         yield {"KLINGAI_BASE_URL": server.base_url, "KLINGAI_API_KEY": DEFAULT_API_KEY}
+
+
+@contextlib.contextmanager
+def _postgres(path: str) -> Iterator[dict[str, str]]:
+    from tests.support.postgres import PostgresServer, binaries
+
+    with PostgresServer.running() as server:
+        place = {"PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGDATABASE": "postgres"}
+        yield place | {"PGUSER": "postgres", "PGPASSWORD": server.password, "PATH": f"{path}:{binaries()}"}
 
 
 class _Shell:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from klingai_audit.errors import AuditUnavailable, MissingExtra, StorageError, UnsupportedStorage, UsageError
 from klingai_audit.stores.postgres_schema import DEFAULT_SCHEMA, check_schema_name
@@ -143,11 +143,11 @@ class Link:
         self.shown = whole.shown
         parts = urlsplit(whole.reveal())
         asked = parse_qsl(parts.query, keep_blank_values=True)
-        names = [value for name, value in asked if name == "schema"]
-        self.schema = check_schema_name(names[-1] if names else DEFAULT_SCHEMA)
+        named = whole.schema
+        self.schema = check_schema_name(DEFAULT_SCHEMA if named is None else named)
         query = urlencode([(name, value) for name, value in asked if name != "schema"])
         try:
-            given = conninfo.conninfo_to_dict(urlunsplit(parts._replace(query=query)))
+            given = conninfo.conninfo_to_dict(f"postgresql://{parts.netloc}{parts.path}?{query}")
         except psycopg.ProgrammingError:  # its words hold the URL
             raise UsageError(f"{self.shown} is no PostgreSQL URL.", do="Check it against libpq's form.") from None
         self._given: dict[str, Any] = _DEFAULTS | {name: value for name, value in given.items() if value is not None}

@@ -246,7 +246,7 @@ class PostgresSubjects:
             if time.monotonic() > deadline:
                 raise AuditUnavailable(
                     f"The log names {len(left)} erased who are still in {self.url}, and this role may not erase.",
-                    do=f"Somebody with the role {self._link.schema}_privacy has to run: klingai-audit erase --resume",
+                    do=f"Somebody with the role {self._link.schema}_privacy erases them again: klingai-audit erase",
                 )
             time.sleep(_PAUSE_S)
 
