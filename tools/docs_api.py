@@ -117,6 +117,11 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         "klingai_audit.upkeep.approval_file:purge_target",
         "klingai_audit.upkeep.approval_file:rotate_target",
         "klingai_audit.upkeep.approval_file:current_epoch",
+        "klingai_audit.upkeep.migrate:migrate",
+        "klingai_audit.upkeep.migrate:Migrated",
+        "klingai_audit.upkeep.writers:export_writer",
+        "klingai_audit.upkeep.writers:import_writer",
+        "klingai_audit.upkeep.writers:Handed",
     ),
     "api-import": (
         "klingai_audit.upkeep.importing:import_files",
