@@ -39,10 +39,12 @@ def opened(
     Raises: UsageError, UnsafePermissions: the file of producers. StorageError: another endpoint has the state folder.
     """
     with alone(audit.places.state):
-        memory = OptionsMemory(audit.places.state)
-        file = ProducerFile(producers, changed=lambda new: _note(audit, memory, new), told=trouble)
-        intake = Intake(audit, Memory(audit.places.state, audit.reader))
+        options = OptionsMemory(audit.places.state)
+        file = ProducerFile(producers, changed=lambda new: _note(audit, options, new), told=trouble)
+        memory = Memory(audit.places.state, audit.reader)
+        intake = Intake(audit, memory)
         try:
+            memory.find(())  # what is read of the last 24 hours is read before anybody waits for it
             yield Endpoint(intake, file, limits, told)
         finally:
             intake.close()
