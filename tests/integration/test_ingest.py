@@ -223,7 +223,11 @@ def test_a_refused_event_seals_nothing(tmp_path: Path) -> None:
         with endpoint_of(audit, tmp_path) as (_endpoint, url):
             for prompt, status in (("a lake", 200), ("a sea", 409), ("a lake", 200)):
                 Client(url).send({**event, "metadata": {"prompt": prompt}}, status=status)
-        assert 1 == audit.vault.usage().contents
+            good = {**event, "event_id": IDS[1], "metadata": {"prompt": "a hill"}}
+            Client(url).send(good, {**event, "event_id": IDS[2], "metadata": {"n": 2**60}}, status=422)
+            assert 1 == audit.vault.usage().contents
+            Client(url).send(good, {**good, "event_id": None})
+        assert 3 == audit.vault.usage().contents
 
 
 # --- what is refused -----------------------------------------------------------------------------------

@@ -127,8 +127,13 @@ class Intake:
         events = [_completed(one, producer) for one in events]
         self._check_claims(events, producer)
         with self._claimed({one.draft.event_id for one in events if one.draft.event_id}) as known:
-            admitted = self._admitted(events, known)
+            admitted = self._admitted(events)
             self._check_same(events, admitted, known)
+            if self.audit.policy.vault.seals:  # only now, as nothing may be sealed of what is refused
+                admitted = [
+                    event if event.event_id in known else self.audit.admit(one.draft, warn=False)
+                    for one, event in zip(events, admitted, strict=True)
+                ]
             return self._append(admitted, known)
 
     def close(self) -> None:
@@ -194,13 +199,14 @@ class Intake:
 
     # --- the door -----------------------------------------------------------------------------------
 
-    def _admitted(self, events: Sequence[Given], known: Mapping[str, _UnderWay | _Held]) -> list[EncodedEvent]:
+    def _admitted(self, events: Sequence[Given]) -> list[EncodedEvent]:
+        """Return the events as they would be recorded, with nothing sealed. Raises: Refused (422)."""
         faults: list[Fault] = []
         admitted: list[EncodedEvent] = []
         for one in events:
             try:
                 _check_type(one.draft)
-                admitted.append(self.audit.admit(one.draft, warn=False, seal=one.draft.event_id not in known))
+                admitted.append(self.audit.admit(one.draft, warn=False, seal=False))
             except InvalidEvent as exc:
                 faults.append(one.fault(*fault_of(exc)))
         if faults:

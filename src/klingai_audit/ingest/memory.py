@@ -89,6 +89,15 @@ class Memory:
         rows = [(uuid.UUID(event_id).bytes, seq, now) for event_id, seq in places.items()]
         self._with(lambda database: self._put(database, rows))
 
+    def include(self, size: int) -> None:
+        """Note what stands before entry `size` and is not published yet, as when the signer did not answer for long.
+
+        Requires that the first `size` entries are durable. Raises: StorageError.
+        """
+        begin, since = self._reader.size, int(self._clock()) - WINDOW_S
+        rows = list(_rows(self._reader.lines(begin, size), since)) if begin < size else []
+        self._with(lambda database: self._put(database, rows))
+
     def close(self) -> None:
         """Close the file; the next use opens it again."""
         database, self._database = self._database, None

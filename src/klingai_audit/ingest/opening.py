@@ -15,6 +15,7 @@ from klingai_audit.ingest.endpoint import Endpoint, Served
 from klingai_audit.ingest.intake import Intake
 from klingai_audit.ingest.memory import Memory, alone
 from klingai_audit.ingest.producers import ProducerFile, Producers
+from klingai_audit.ledger.counters import writers_of
 from klingai_audit.ledger.options import OptionsMemory
 from klingai_audit.log import AuditLog
 
@@ -45,6 +46,7 @@ def opened(
         intake = Intake(audit, memory)
         try:
             memory.find(())  # what is read of the last 24 hours is read before anybody waits for it
+            memory.include(max((one.size for one in writers_of(audit.origin)), default=0))
             yield Endpoint(intake, file, limits, told)
         finally:
             intake.close()

@@ -12,6 +12,7 @@ import pytest
 from klingai_audit.errors import StorageError
 from klingai_audit.ingest import memory as room
 from klingai_audit.ingest.memory import WINDOW_S, Memory, alone
+from klingai_audit.ledger.reader import LogReader
 from klingai_audit.log import AuditLog
 from tests.support.ingesting import IDS
 
@@ -52,6 +53,18 @@ def test_what_the_log_took_is_found(audit: AuditLog) -> None:
     again = make(audit)
     assert seqs(audit) == again.find(IDS)
     again.close()
+
+
+def test_what_is_not_published_can_be_included(audit: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signer that was away for long leaves durable entries without a checkpoint: they are known after a new start."""
+    known, size = seqs(audit), audit.reader.size
+    monkeypatch.setattr(LogReader, "size", known[IDS[2]])
+    memory = make(audit)
+    assert set(IDS[:2]) == set(memory.find(IDS))
+    memory.include(size)
+    assert known == memory.find(IDS)
+    memory.include(0)
+    memory.close()
 
 
 def test_the_first_of_two_counts(audit: AuditLog) -> None:
