@@ -110,19 +110,26 @@ def test_out_of_reach_and_back(away: Away) -> None:
 
 
 def test_cut_off_in_a_commit(away: Away) -> None:
-    """Wherever a commit is cut, before it, in it or before its answer: the entry is there once."""
+    """Wherever a commit is cut, before it, in it or before its answer, and nobody can ask what became of it:
+    the entry is there once.
+    """
     audit = away.proxied("state")
+    away.act(audit)
     with away.proxy.watched() as traffic:
         away.act(audit)
     for side in ("up", "down"):
         size = getattr(traffic, side)
-        for place in range(0, size, max(1, size // 8)):
+        for place in range(0, size, size // 4 + 1):
             away.proxy.arm(Cut(side, place))  # type: ignore[arg-type]
+            away.proxy._refusing = True  # the link that is there stays, until it is cut
             away.act(audit)
+            away.proxy.admit()
             away.proxy.disarm()
-    wait_until(audit.spool.settle)
+            away.proxy.sever()
+            wait_until(audit.spool.settle)
+            away.act(audit)
     audit.close()
-    away.check()
+    assert "gap_opened" in away.check()
 
 
 def test_away_at_the_start(away: Away) -> None:
