@@ -14,7 +14,10 @@ import pytest
 
 from klingai_audit import AuditLog
 from klingai_audit.cli.run import run
+from klingai_audit.config import Places, open_reader
+from klingai_audit.ledger.line import PURGED_PREFIX
 from tests.support.objects import ObjectServer, use
+from tests.support.purged import OldLog
 
 pytest.importorskip("boto3", reason="archives need boto3")
 pytest.importorskip("obstore", reason="logs in buckets need obstore")
@@ -150,6 +153,44 @@ def test_nobody_writes_to_an_archive(cli, vault: Vault, tmp_path: Path):
     answer = cli("log", "x_note", "--log", vault.url, "--keys", keys, "--state", tmp_path / "state")
     assert 0 != answer.code
     assert [] == vault.versions("head")
+
+
+def test_a_log_in_a_database(cli, vault: Vault, postgres_url: str, tmp_path: Path):
+    """A log on one server is archived on another, with what of it is purged by then."""
+    log = Vault(vault.log, vault.bucket, vault.objects)
+    places = {"keys": tmp_path / "pg.keys", "state": tmp_path / "pg.state"}
+    with AuditLog.open(postgres_url, **places) as audit:
+        for number in range(300):
+            audit.log("x_note", "user@example.com", resource_type="video", action="set", number=number)
+    given = ("--log", postgres_url, "--keys", places["keys"], "--state", places["state"])
+    done = cli("archive", "--to", log.url, "--days", "1", "--json", *given)
+    assert (0, True) == (done.code, done.json["recorded"])
+    key = (places["keys"] / "log.pub").read_text().strip()
+    found = cli("verify", "--log", log.url, "--key", key, "--json")
+    assert (0, done.json["tree_size"]) == (found.code, found.json["size"])
+
+
+def test_purged_after(cli, tmp_path: Path, objects: ObjectServer, monkeypatch: pytest.MonkeyPatch):
+    """What is purged from the log stays in the archive, which still verifies, and says so in a note."""
+    use(objects, monkeypatch)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "machine"))
+    old = OldLog(tmp_path)
+    with old.open() as audit:
+        for _ in range(6):
+            old.day(audit, rounds=12)
+    made = Vault(old.path, objects.bucket(lock=True), objects)
+    assert 0 == archived(cli, made).code
+    with old.open() as audit:
+        purged = old.apply(audit)
+        for _ in range(6):
+            old.day(audit, rounds=12)
+    assert purged
+    assert 0 == archived(cli, made).code
+    found = cli("verify", "--log", made.url, "--key", made.key, "--json")
+    assert 0 == found.code
+    assert "purge_unfinished" in {one["kind"] for one in found.json["findings"]}
+    lines = list(open_reader(Places.resolve(made.url)).lines())
+    assert [] == [seq for seq in purged if lines[seq].startswith(PURGED_PREFIX)]
 
 
 def test_the_plan_tells(cli, vault: Vault):

@@ -207,6 +207,24 @@ def test_evidence(cli, place: Place, tmp_path: Path):
     assert 0 == cli("report", "-o", tmp_path / "report.json").code
 
 
+def test_watching(cli, place: Place, tmp_path: Path):
+    """Checks on a schedule, rules, the checklist, samples and people's own data work; writing them into it, too."""
+    old = tmp_path / "old-checkpoint"
+    old.write_bytes(open_reader(Places.resolve(place.url)).checkpoint_note())
+    jobs = cli("watch", "--once", "--record", "--json").lines[0]["jobs"]
+    assert [] == [job for job in jobs if job["failed"]]
+    assert "nothing is broken" in jobs[0]["result"]
+    assert len(place.lines) > len(place.purged) + 76
+    assert 0 == cli("detect", "--record", "--json").code
+    assert 0 == cli("status", "--verify", "--json").code
+    assert 0 == cli("sample", "-n", "5", "--seed", "x", "-o", tmp_path / "sample.json", "--json").code
+    assert 0 == cli("consistency", old, "-o", tmp_path / "proof").code
+    assert 0 == cli("subject", "export", "user1@example.com", "-o", tmp_path / "person.zip", "--json").code
+    assert 0 == cli("costs", "--month", "2026-01", "--json").code
+    assert 0 == cli("verify", "--json").code
+    assert [] == left_behind(tmp_path)
+
+
 def test_keeping(cli, place: Place):
     """Holds, plans, purges and erasures work; the log stays whole."""
     assert 0 == cli("hold", "set", "case-1", "--type", "x_other").code
