@@ -140,6 +140,11 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         "klingai_audit.exports:Course",
         "klingai_audit.exports:CursorFile",
     ),
+    "api-operation": (
+        "klingai_audit.operation:serve_metrics",
+        "klingai_audit.operation:metrics",
+        "klingai_audit.operation:MetricsServer",
+    ),
     "api-testing": (
         "klingai_audit.testing:capture_events",
         "klingai_audit.testing:CapturedEvents",

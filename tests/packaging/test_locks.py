@@ -11,7 +11,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-LOCKS = ("build", "core", "demo", "lock", "report", "test", "thirdparty", "thirdparty-needs")
+LOCKS = ("build", "core", "demo", "image", "lock", "report", "test", "thirdparty", "thirdparty-needs")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 PLATFORMS = (("linux", "Linux", "x86_64"), ("linux", "Linux", "aarch64"), ("darwin", "Darwin", "arm64"))
 
@@ -67,7 +67,7 @@ def test_no_place_to_download_from(repository: Path, name: str) -> None:
 def test_locks_agree(repository: Path) -> None:
     """A package has one version in all locks, so that test tools never replace what the demo installed."""
     versions: dict[str, set[str]] = {}
-    for name in ("build", "core", "demo", "report", "test"):
+    for name in ("build", "core", "demo", "image", "report", "test"):
         for package, (requirement, _) in read_lock(repository, name).items():
             versions.setdefault(package, set()).add(str(requirement.specifier))
     assert {} == {package: pins for package, pins in versions.items() if len(pins) > 1}
