@@ -90,6 +90,10 @@ class SubjectTable(Protocol):
         """Have `forget` called when this process first meets an erasure, its own or another's: it drops memories."""
         ...
 
+    def check_may_destroy(self) -> None:
+        """Raises: AuditUnavailable: whoever has this table open could not destroy a row in it."""
+        ...
+
     def destroy_all(self, those: Iterable[Erased]) -> int:
         """Destroy rows and keys for good; returns of how many anything was left. Running it again completes it.
 
@@ -214,6 +218,10 @@ class SqliteSubjects:
 
     def when_erased(self, forget: Callable[[], None]) -> None:
         self._when_erased.append(forget)
+
+    def check_may_destroy(self) -> None:
+        if self.read_only:
+            raise AuditUnavailable(f"{self.path}: the subject table is open read-only", do="Erasing has to write it.")
 
     def destroy(self, erased: Erased) -> bool:
         """Destroy one as `destroy_all` does; tells whether there was anything left to destroy."""

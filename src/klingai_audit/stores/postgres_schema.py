@@ -40,7 +40,9 @@ ROLES: Final = ("owner", "writer", "reader", "retention", "privacy")
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,50}").fullmatch
 _FILE: Final = re.compile(r"([a-z]+)_([0-9]{4})_([a-z_]+)\.sql").fullmatch
 _TOKEN: Final = "@schema@"  # noqa: S105  # a place in a text
-_LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('klingai-audit/schema/@schema@', 0));\n"
+_LOCK: Final = (
+    "DO $lock$ BEGIN PERFORM pg_advisory_xact_lock(hashtextextended('klingai-audit/schema/@schema@', 0)); END $lock$;\n"
+)
 
 
 class Migration(NamedTuple):

@@ -151,6 +151,16 @@ class PostgresSubjects:
     def when_erased(self, forget: Callable[[], None]) -> None:
         self._when_erased.append(forget)
 
+    def check_may_destroy(self) -> None:
+        rows = self._query(
+            "SELECT has_table_privilege('@.subjects', 'DELETE') AND has_table_privilege('@.erased', 'INSERT')"
+        )
+        if not rows[0][0]:
+            raise AuditUnavailable(
+                f"The role of {self.url} may not erase people.",
+                do=f"Erase with a login that has the role {self._link.schema}_privacy too (docs/how-to/postgresql.md).",
+            )
+
     def destroy(self, erased: Erased) -> bool:
         """Destroy one as `destroy_all` does; tells whether there was anything left to destroy."""
         return self.destroy_all([erased]) == 1
@@ -246,7 +256,7 @@ class PostgresSubjects:
             if time.monotonic() > deadline:
                 raise AuditUnavailable(
                     f"The log names {len(left)} erased who are still in {self.url}, and this role may not erase.",
-                    do=f"Somebody with the role {self._link.schema}_privacy erases them again: klingai-audit erase",
+                    do=f"Any command that writes, run with the role {self._link.schema}_privacy too, completes it.",
                 )
             time.sleep(_PAUSE_S)
 

@@ -88,6 +88,7 @@ def erase_subject(
         earlier = {one.pseudonym: one for one in ErasureMemory(audit.reader, audit.places.state, ops).look()}
         pseudonym = _who(audit, actor, earlier)
         done = earlier.get(pseudonym)
+        audit.subjects.check_may_destroy()  # or the entry would promise what nobody here can do
         ground = "" if done else _checked_basis(audit, pseudonym, basis)
         seq = done.seq if done else _record(audit, pseudonym, ground, approval)
         redo_erasures(audit.reader, audit.subjects, audit.vault, audit.places.state, ops)

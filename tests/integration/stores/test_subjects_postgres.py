@@ -281,6 +281,9 @@ def test_a_writer_waits_for_the_officer(
         with pytest.raises(AuditUnavailable) as caught:
             writer.destroy_all([erasure(subject.pseudonym)])
     assert f"{schema}_privacy" in caught.value.do
+    with pytest.raises(AuditUnavailable):
+        writer.check_may_destroy()
+    officer.check_may_destroy()
     later = threading.Timer(0.3, lambda: officer.destroy_all([erasure(subject.pseudonym)]))
     later.start()
     assert 1 == writer.destroy_all([erasure(subject.pseudonym)])
