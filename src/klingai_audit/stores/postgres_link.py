@@ -33,7 +33,7 @@ Use = Literal["write", "read", "keep"]
 
 _T = TypeVar("_T")
 
-_KEPT: Final = 4
+_KEPT: Final = 8
 _CONNECT_S: Final = 10
 _LOCK_S: Final = 15
 _STATEMENT_S: Final = {"write": 20, "read": 120, "keep": 0}
