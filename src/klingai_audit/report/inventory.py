@@ -1,4 +1,4 @@
-"""Where a log's personal data lies on this machine, for how long by policy, and what a search of the files found.
+"""Where a log's personal data lies, for how long by policy, and what a search of files and entries found.
 
 Files are read as bytes and searched for what is shaped like an e-mail or a network address; counts leave this module,
 never what was found.
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from klingai_audit.config import Places
+from klingai_audit.config import Places, open_reader
 from klingai_audit.errors import KlingAuditError
 from klingai_audit.event.types import CATEGORIES, EVENT_TYPES
 from klingai_audit.privacy.masks import mask_text
@@ -45,7 +45,9 @@ _WHAT: Final = {
 
 
 def inventory(places: Places, subjects: SubjectTable | None = None) -> dict[str, Any]:
-    """Return places with what a search of their files found, and the periods of the policy. Reads whole files.
+    """Return places with what a search of their files found, and the periods of the policy. Reads everything.
+
+    Of a log on a server the entries are searched, of a table of people there nothing.
 
     Ids of the people in `subjects` are sought, too.
     """
@@ -64,7 +66,10 @@ def inventory(places: Places, subjects: SubjectTable | None = None) -> dict[str,
         "periods": [] if policy is None else _periods(policy),
         "sealed_content": None if policy is None else policy.vault.seals,
         "known_ids": None if subjects is None else len(known),
-        "places": [_place(name, path, files, known) for name, path, files in _files(places)],
+        "places": [
+            *_on_servers(places, known),
+            *(_place(name, path, files, known) for name, path, files in _files(places)),
+        ],
     }
 
 
@@ -87,6 +92,17 @@ def _periods(policy: Policy) -> list[dict[str, Any]]:
             own = policy.retention.period(name)
             rows.append({"entries": name, "minimum_days": own.minimum, "maximum_days": own.maximum, "why": own.why})
     return rows
+
+
+def _on_servers(places: Places, known: frozenset[bytes]) -> Iterator[dict[str, Any]]:
+    """Tell of what is no file: a log in a database or bucket, a table of people in a database."""
+    if places.remote is not None:
+        reader = open_reader(places)
+        days = [file.size for file in reader.store.inspect() if file.kind == "entries"]
+        found = _search((line + b"\n" for line in reader.lines(0, reader.size)), known)
+        yield _row("log", places.log, len(days), sum(days), found, bool(any(found)), 0)
+    if places.subjects_file is None:
+        yield _row("subjects", str(places.subjects), 0, 0, (0, 0, 0), 0, 0)
 
 
 def _files(places: Places) -> Iterator[tuple[str, Path, list[Path]]]:
@@ -125,16 +141,23 @@ def _place(name: str, path: Path, files: list[Path], known: frozenset[bytes]) ->
         size += info.st_size
         mails, addresses, ids = mails + found[0], addresses + found[1], ids + found[2]
         hit += any(found)
+    return _row(name, str(path), len(files), size, (mails, addresses, ids), hit, unread)
+
+
+def _row(
+    name: str, path: str, files: int, size: int, found: tuple[int, int, int], hit: int, unread: int
+) -> dict[str, Any]:
+    mails, addresses, ids = found
     return {
         "place": name,
         "what": _WHAT[name],
-        "path": str(path),
-        "files": len(files),
+        "path": path,
+        "files": files,
         "bytes": size,
         "e_mail_addresses": mails,
         "network_addresses": addresses,
         "ids_of_people": ids,
-        "files_with_any": hit,
+        "files_with_any": int(hit),
         "not_readable": unread,
     }
 
@@ -144,28 +167,35 @@ def search_file(file: Path, known: frozenset[bytes] = frozenset()) -> tuple[int,
 
     Sealed days are unpacked. Raises: OSError, EOFError, zlib.error.
     """
-    mails = addresses = ids = 0
     with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-        rest = b""
-        while chunk := stream.read(_CHUNK):
-            data = rest + chunk
-            last = len(chunk) < _CHUNK
-            edge = len(data) if last else _edge(data)
-            mails += sum(_is_mail(data, found.start()) for found in _AT.finditer(data, 0, edge))
-            addresses += sum(_is_address(data, found.start()) for found in _DOTS.finditer(data, 0, edge))
-            if known:
-                ids += sum(found[0] in known for found in _WORD.finditer(data, 0, edge))
-            rest = b"" if last else data[edge:]
+        return _search(iter(lambda: stream.read(_CHUNK), b""), known)
+
+
+def _search(pieces: Iterator[bytes], known: frozenset[bytes]) -> tuple[int, int, int]:
+    mails = addresses = ids = 0
+    rest, more = b"", True
+    while more:
+        data = bytearray(rest)
+        while more and len(data) < _CHUNK:
+            piece = next(pieces, b"")
+            more = bool(piece)
+            data += piece
+        edge = _edge(data) if more else len(data)
+        mails += sum(_is_mail(data, found.start()) for found in _AT.finditer(data, 0, edge))
+        addresses += sum(_is_address(data, found.start()) for found in _DOTS.finditer(data, 0, edge))
+        if known:
+            ids += sum(bytes(found[0]) in known for found in _WORD.finditer(data, 0, edge))
+        rest = bytes(data[edge:])
     return mails, addresses, ids
 
 
-def _edge(data: bytes) -> int:
+def _edge(data: bytes | bytearray) -> int:
     """Return where to cut, so that nothing that is sought lies on both sides."""
     end = max(data.rfind(sign) for sign in (b"\n", b'"', b" ", b"\0")) + 1
     return end if end > len(data) // 2 else len(data) - _OVERLAP
 
 
-def _is_mail(data: bytes, at: int) -> bool:
+def _is_mail(data: bytes | bytearray, at: int) -> bool:
     """Tell whether the `@` at `at` stands in what is shaped like an e-mail address, masks not counted."""
     local, domain = _LOCAL.search(data[max(0, at - 64) : at]), _DOMAIN.match(data, at + 1)
     if local is None or domain is None:
@@ -174,7 +204,7 @@ def _is_mail(data: bytes, at: int) -> bool:
     return mask_text(text) != text
 
 
-def _is_address(data: bytes, at: int) -> bool:
+def _is_address(data: bytes | bytearray, at: int) -> bool:
     """Tell whether the dot at `at` is the first of a whole network address that is somebody's."""
     found = _IPV4.search(data, max(0, at - 3), at + 14)
     if found is None or not found.start() < at < found.start() + 4:

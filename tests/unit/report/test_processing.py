@@ -6,6 +6,7 @@ import csv
 import datetime as dt
 import gzip
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from klingai_audit.report import build
 from klingai_audit.report.inventory import inventory, search_file
 from klingai_audit.upkeep.erasure import erase_subject
 from klingai_audit.upkeep.holds import set_hold
+from klingai_audit.upkeep.migrate import migrate
 from tests.support.logsmith import Smith
 from tests.unit.report.conftest import UNTIL, opened
 
@@ -130,6 +132,23 @@ def test_what_lies_across_two_reads_is_counted_once(tmp_path, monkeypatch):
         monkeypatch.setattr("klingai_audit.report.inventory._CHUNK", size)
         assert (40, 40, 40) == search_file(plain, frozenset({b"person@example.com"}))
         assert (40, 40, 0) == search_file(packed)
+
+
+def test_a_log_on_a_server_is_searched_entry_by_entry(log, postgres_url, tmp_path, monkeypatch):
+    """What is planted in an entry is found there as in a file; a table of people there is named, not searched."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    source = Places.resolve(log, environ={})
+    target = Places.resolve(postgres_url, subjects=postgres_url, environ={})
+    before = {row["place"]: row for row in inventory(source)["places"]}
+    migrate(source, target, actor="admin@example.com")
+    rows = {row["place"]: row for row in inventory(target)["places"]}
+    assert ["log", "subjects", "keys", "index", "state", "vault"] == list(rows)
+    assert (rows["log"]["path"], rows["subjects"]["path"]) == (target.log, str(target.subjects))
+    assert before["log"]["bytes"] * 0.9 < rows["log"]["bytes"]
+    assert (before["log"]["e_mail_addresses"], 0) == (rows["log"]["e_mail_addresses"], rows["subjects"]["files"])
+    monkeypatch.setattr("klingai_audit.report.inventory._AT", re.compile(rb"x_note|video"))
+    monkeypatch.setattr("klingai_audit.report.inventory._is_mail", lambda _data, _at: True)
+    assert 0 < next(row for row in inventory(target)["places"] if row["place"] == "log")["e_mail_addresses"]
 
 
 def test_without_a_policy_periods_are_not_known(log):
