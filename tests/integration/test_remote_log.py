@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import threading
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -236,3 +238,26 @@ def test_keeping(cli, place: Place):
     assert 0 == cli("retention", "apply", "--on", "2026-02-07").code
     assert due["due"] == sum(line.startswith(PURGED_PREFIX) for line in place.lines) - before > 9
     assert 0 == cli("verify", "--json").code
+
+
+def test_beside_a_writer(cli, place: Place):
+    """A writer at work is no finding, for a whole check, a quick one and a backup."""
+    ended = threading.Event()
+
+    def write() -> None:
+        with AuditLog.open(place.url) as audit:
+            while not ended.wait(0.002):
+                audit.log("x_note", "user@example.com", resource_type="video", action="set")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for quick in ((), ("--quick",), (), ("--quick",)):
+            found = cli("verify", "--json", *quick)
+            broken = [one for one in found.json["findings"] if one["severity"] == "broken"]
+            assert ([], 0, bool(quick)) == (broken, found.code, found.json["quick_from"] is not None)
+            time.sleep(0.3)
+        assert 0 == cli("backup", str(Places.resolve(place.url).home / "copy"), "--json").code
+    finally:
+        ended.set()
+        writer.join()
