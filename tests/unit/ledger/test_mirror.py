@@ -60,19 +60,12 @@ def test_progress_ends_where_the_bytes_do(ledger: Ledger, tmp_path: Path):
 def test_only_what_is_covered(ledger: Ledger, tmp_path: Path):
     """Without `beyond` entries that are not published, and what was kept of them, stay where they are."""
     store = ledger.store
-    old = sorted(store.kept)[0]
+    old = min(store.kept)
     store.checkpoint = store.kept[old]
     copy_log(store, tmp_path / "copy", beyond=False)
-    lines = [
-        line
-        for name, data in files_of(tmp_path / "copy").items()
-        if name.startswith("audit")
-        for line in data.splitlines()
-    ]
-    assert old == len(lines)
-    assert [f"checkpoints/{old:020}"] == [
-        name for name in files_of(tmp_path / "copy") if name.startswith("checkpoints")
-    ]
+    files = files_of(tmp_path / "copy")
+    assert old == sum(data.count(b"\n") for name, data in files.items() if name.startswith("audit"))
+    assert [f"checkpoints/{old:020}"] == [name for name in files if name.startswith("checkpoints")]
 
 
 def test_purged_meanwhile(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -96,7 +89,7 @@ def test_purged_meanwhile(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.Mo
     assert turns[0] < turns[1] == copied.end
 
 
-@pytest.mark.parametrize("after", [0, 1, 3])
+@pytest.mark.parametrize("after", [0, 1])
 def test_a_server_that_goes_away(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int):
     """The check fails as a whole, with the server's error, and leaves nothing behind."""
     asked = []
@@ -150,7 +143,7 @@ def test_where_a_log_ends(ledger: Ledger, from_: int):
 def test_what_is_on_its_way_is_waited_for(ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
     """A checkpoint that is published within the patience counts."""
     store = ledger.store
-    notes = [store.kept[sorted(store.kept)[0]]] * 2 + [store.checkpoint] * 9
+    notes = [store.kept[min(store.kept)]] * 2 + [store.checkpoint] * 9
     monkeypatch.setattr(BatchMemory, "read_checkpoint", lambda self: notes.pop(0))
     extent = look_at(store, 1.0)
     assert (stated_size(store.checkpoint), stated_size(store.checkpoint)) == (extent.size, extent.end)
