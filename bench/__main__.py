@@ -19,11 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import counting, erasure, naive, overhead, proofs, questions, stores
+from bench import counting, erasure, ingest, naive, overhead, proofs, questions, stores
 from klingai_audit import AuditLog
 
 CALLERS = 64
-CASES = ("append", "overhead", "verify", "memory", "index", "proofs", "erasure", "counting", "stores", "sizes")
+CASES = ("append", "overhead", "verify", "memory", "index", "proofs", "erasure", "counting", "ingest", "stores", "sizes")
 
 _NAIVE_VERIFY = """
 import sys
@@ -228,6 +228,10 @@ def main() -> None:
             rates = counting.run(base, options.rounds, our_append)
             counting.report(rates)
             keep({"bench": "counting", "rates": rates})
+        if "ingest" in options.cases:
+            taken = ingest.run(base, options.rounds)
+            ingest.report(taken)
+            keep({"bench": "ingest", "cases": taken})
         if "stores" in options.cases:
             measured = stores.measure(base / "stores", options.rounds, event)
             keep({"bench": "stores", "cases": stores.report(measured)})

@@ -20,11 +20,9 @@ from klingai_audit.ingest.capacity import Capacity, Lease, Limits
 from klingai_audit.ingest.intake import Intake, Taken
 from klingai_audit.ingest.packing import unpack
 from klingai_audit.ingest.producers import Producer, ProducerFile
+from klingai_audit.ingest.proving import prove_all
 from klingai_audit.ingest.reading import Given, media_type_of, read_events
 from klingai_audit.ingest.wire import JSON, PROBLEM_JSON, Accepted, EventReceipt, Refused
-from klingai_audit.tlog.checkpoint import parse_checkpoint
-from klingai_audit.tlog.note import parse_note
-from klingai_audit.trust.proofs import prove_entry
 
 if TYPE_CHECKING:
     from anyio import CapacityLimiter
@@ -201,16 +199,14 @@ class Endpoint:
             if newest is not None:
                 await newest.reached("published", self.capacity.limits.wait_seconds)
             proofs: list[str] | None = await self._in_thread(self._prove, [one.place[0] for one in taken])
-        except AuditUnavailable:
+        except StorageError:  # the events are durable all the same
             return None
         return proofs
 
     def _prove(self, seqs: Sequence[int]) -> list[str] | None:
         reader = self.intake.audit.reader
-        note = reader.checkpoint_note()
-        if max(seqs) >= parse_checkpoint(parse_note(note).text).size:
-            return None
-        return [prove_entry(reader, seq, note).format().decode() for seq in seqs]
+        proofs = prove_all(reader, seqs, reader.checkpoint_note())
+        return None if proofs is None else [proof.format().decode() for proof in proofs]
 
     async def _in_thread(self, act: Callable[..., Any], *arguments: Any) -> Any:
         from anyio import CapacityLimiter, to_thread
