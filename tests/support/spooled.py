@@ -173,7 +173,7 @@ class Writer:
 class _Quiet(Spool):
     """Nobody looks after it but the test."""
 
-    def watch(self) -> None:
+    def watch(self, *, at_once: bool = True) -> None:
         pass
 
 

@@ -94,8 +94,7 @@ class Spool:
         self._held: list[SpoolFile] = []
         self._others: dict[str, tuple[int, int]] = {}
         self._down = False
-        self._left = False
-        self._ending = False
+        self._left = self._news = self._ending = False
         self._pause, self._next = FIRST_PAUSE_S, 0.0
         self.cause: Exception | None = None
 
@@ -317,30 +316,31 @@ class Spool:
         """Ask `overdue` from time to time, and call `drained` when nothing waits any more."""
         self._overdue, self._drained = overdue, drained
 
-    def watch(self) -> None:
-        """Let somebody look after what waits, from now on."""
+    def watch(self, *, at_once: bool = True) -> None:
+        """Let somebody look after what waits, from now on, or in time for what was just handed to the log."""
         with self._wakeup:
-            if self._ending:
-                return
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="klingai-audit-spool", daemon=True)
+            self._news = True
+            if self._thread is not None and at_once:
+                self._wakeup.notify()
+            elif self._thread is None and not self._ending:
+                thread = threading.Thread(target=self._run, name="klingai-audit-spool", daemon=True)
                 with contextlib.suppress(RuntimeError):  # no more threads: whoever acts next tries
-                    self._thread.start()
-                    return
-                self._thread = None
-            self._wakeup.notify()
+                    thread.start()
+                    self._thread = thread
 
     def _run(self) -> None:
         while True:
             asked = self._look()
             with self._wakeup:
-                if self._ending or (asked is None and not self._waits):
+                news, self._news = self._news, False
+                if self._ending or not (news or self._waits or asked is not None):
                     self._thread = None
                     return
-                pauses = [] if asked is None else [asked]
+                pauses = [self.after if asked is None else asked]
                 if self._waits:
                     pauses.append(self._next - time.monotonic())
-                self._wakeup.wait(max(0.01, min(pauses)))
+                if not news:
+                    self._wakeup.wait(max(0.01, min(pauses)))
 
     def _look(self) -> float | None:
         """Move what is overdue, and try the log if it is time for that."""

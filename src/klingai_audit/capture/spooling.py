@@ -168,7 +168,7 @@ class Spooling:
     def watch(self, item: Item) -> None:
         """Have somebody see to it that the log's answer comes in time."""
         if self.takes(item):
-            self._spool.watch()
+            self._spool.watch(at_once=False)
 
 
 def _record(item: Item) -> Record:
