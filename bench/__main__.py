@@ -23,7 +23,9 @@ from bench import counting, erasure, ingest, naive, overhead, proofs, questions,
 from klingai_audit import AuditLog
 
 CALLERS = 64
-CASES = ("append", "overhead", "verify", "memory", "index", "proofs", "erasure", "counting", "ingest", "stores", "sizes")
+CASES = (
+    *("append", "overhead", "verify", "memory", "index", "proofs", "erasure", "counting", "ingest", "stores", "sizes"),
+)
 
 _NAIVE_VERIFY = """
 import sys
