@@ -152,6 +152,13 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         "klingai_audit.testing:UnauditedRequest",
         "klingai_audit.testing:memory_log",
         "klingai_audit.testing:HandClock",
+        "klingai_audit.testing.proxy:FaultProxy",
+        "klingai_audit.testing.proxy:Cut",
+        "klingai_audit.testing.proxy:Delay",
+        "klingai_audit.testing.proxy:Duplicate",
+        "klingai_audit.testing.proxy:Repeat",
+        "klingai_audit.testing.proxy:Traffic",
+        "klingai_audit.testing.batches:BatchMaker",
     ),
     "api-simulator": (
         "klingai_audit.kling.simulator:Simulator",
