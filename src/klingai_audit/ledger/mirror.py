@@ -212,7 +212,7 @@ class _Copier:
     def _entries(self) -> None:
         days = _Days(self.store.old_days(), [file.name for file in self.extent.before if file.kind == "entries"])
         if self.begin:
-            self._append(_FIRST, list(self.store.read_entries(0, 1)))
+            self._append(_FIRST, list(self._public.read_entries(0, 1)))
         name, lines, held = "", list[bytes](), 0
         for seq, line in self._lines(self.end):
             now = days.name_of(seq, line)

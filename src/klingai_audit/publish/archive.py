@@ -42,6 +42,7 @@ LONGEST_DAYS: Final = 36_500
 _THREADS: Final = 8
 _AHEAD: Final = 4 * _THREADS
 _KEPT: Final = "checkpoints/"
+_HEAD: Final = "head"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ def archive(
         raise UsageError(f"The date {until:%Y-%m-%d} does not lie ahead, or further than {LONGEST_DAYS:,} days.")
     note = reader.checkpoint_note()
     head, _, _ = open_checkpoint(note, key.name, [key])
+    if locker.get(_HEAD) is not None:
+        raise UsageError(f"A log lies at {locker.url}, with writers of its own.", do="Name another prefix with --to.")
     before = locker.get(CHECKPOINT)
     old = 0 if before is None else _check_extends(reader, before.data, note, head, key)
     run = _Run(reader, locker, until, head.size, progress)

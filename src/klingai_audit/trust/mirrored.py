@@ -30,7 +30,8 @@ class Mirror:
     def __init__(self, store: Store, copied: Mirrored) -> None:
         self.url = store.url
         self.copied = copied
-        self._store = store
+        public: Callable[[], Store] | None = getattr(store, "public", None)
+        self._store = store if public is None else public()
         self._files = {file.name: file for file in self._listed()}
 
     def _listed(self) -> Iterator[LogFile]:

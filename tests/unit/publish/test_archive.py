@@ -179,6 +179,15 @@ def test_two_runs_at_once(log: Log):
         log.archive()
 
 
+def test_not_over_a_log(log: Log):
+    """Where writers have a log of their own, nothing is put under lock."""
+    log.grow(20)
+    log.locker.put_new("head", b"x", SOON)
+    with pytest.raises(UsageError):
+        log.archive()
+    assert {"head"} == set(log.locker.versions)
+
+
 @pytest.mark.parametrize("until", [NOW - dt.timedelta(days=1), NOW + dt.timedelta(days=40_000)])
 def test_dates(log: Log, until: dt.datetime):
     """A date that is over, or a century away, is refused before anything is put."""
