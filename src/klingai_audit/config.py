@@ -351,9 +351,10 @@ def must_create(
     if found and not keys.exists():
         if (target := left_for(places)) is not None:
             raise LogMigrated(f"The log at {places.log} was migrated: it goes on at {target}.", do="Name that: --log")
+        how = "restore it from your backup" if places.remote is None else "join: klingai-audit keys import-writer FILE"
         raise LogNotFound(
             f"There is a log at {places.log}, but no keys at {places.keys}.",
-            do="Name its keys folder with --keys, or restore it from your backup. Reading and verifying need no keys.",
+            do=f"Name its keys folder with --keys, or {how}. Reading and verifying need no keys.",
         )
     if not found and (keys.exists() or state.remembers):
         raise LogDamaged(

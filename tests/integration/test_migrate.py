@@ -167,8 +167,10 @@ def test_what_is_not_moved(tmp_path: Path) -> None:
     source, target, other = (at(tmp_path / name) for name in ("audit", "moved", "other"))
     vkey = fill(source)
     fill(other, 2)
-    for wrong, kind in ((other, UsageError), (source, UsageError), (at("memory:"), UsageError)):
-        with pytest.raises(kind):
+    here = at(f"{tmp_path}/./audit")
+    shared = at(tmp_path / "moved", state=source.state)
+    for wrong in (other, source, here, shared, at("memory:")):
+        with pytest.raises(UsageError):
             migrate(source, wrong, actor=ADMIN)
     assert "log_migrated" not in types(source) + types(other)
     day = next(Path(source.log).glob("audit-*.jsonl"))

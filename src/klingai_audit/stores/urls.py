@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from klingai_audit.errors import UsageError
+from klingai_audit.stores.postgres_schema import DEFAULT_SCHEMA
 
 __all__ = ["OBJECT_SCHEMES", "POSTGRES_SCHEMES", "RemoteUrl"]
 
@@ -19,7 +20,7 @@ OBJECT_SCHEMES: Final = frozenset({"s3", "gs", "az"})
 """Schemes of buckets: S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage."""
 
 _SECRET: Final = re.compile(r"pass|secret|token|credential|signature|sig\b|key", re.IGNORECASE)
-_PLACE: Final = ("dbname", "host", "hostaddr", "port", "schema")
+_PLACE: Final = ("dbname", "host", "hostaddr", "port")
 _ODD: Final = re.compile(r"[^A-Za-z0-9.]+")
 
 
@@ -51,14 +52,16 @@ class RemoteUrl:
 
     @property
     def schema(self) -> str | None:
-        """The schema that a PostgreSQL URL names, None if it names none."""
-        return dict(parse_qsl(urlsplit(self._whole).query)).get("schema")
+        """The schema that a PostgreSQL URL names, None if it names none or the usual one."""
+        schema = dict(parse_qsl(urlsplit(self._whole).query)).get("schema")
+        return None if schema == DEFAULT_SCHEMA else schema
 
     @property
     def place(self) -> str:
-        """The URL without user and options, as an entry of a log may hold it: `scheme://host/path`."""
+        """The URL without user and options, as an entry of a log may hold it: `scheme://host/path?schema=name`."""
         parts = urlsplit(self._whole)
-        return f"{self.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        schema = "" if self.schema is None else f"?schema={self.schema}"
+        return f"{self.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{schema}"
 
     @property
     def name(self) -> str:
@@ -70,6 +73,7 @@ class RemoteUrl:
         hosts = parts.netloc.rpartition("@")[2].lower() if self.scheme == "postgresql" else parts.netloc
         asked = parse_qsl(parts.query, keep_blank_values=True)
         place = sorted((name, value) for name, value in asked if name in _PLACE)
+        place += [] if self.schema is None else [("schema", self.schema)]
         path = parts.path.rstrip("/")
         digest = hashlib.sha256("\n".join([self.scheme, hosts, path, urlencode(place)]).encode()).hexdigest()[:12]
         words = _ODD.sub("-", f"{self.scheme}-{hosts}{path}").strip("-.")[:80].rstrip("-.")

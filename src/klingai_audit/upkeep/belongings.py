@@ -23,7 +23,7 @@ from klingai_audit.privacy.vault import SEALED_SUFFIX
 from klingai_audit.stores.urls import RemoteUrl
 from klingai_audit.upkeep.people import copy_people
 
-__all__ = ["Belongings"]
+__all__ = ["Belongings", "same_place"]
 
 _PRIVATE_FOLDER: Final = 0o700
 _IDENTITY: Final = ("log.key", SIGNER_FILE)
@@ -50,6 +50,10 @@ class Belongings:
         there = target.keys / "log.pub"
         if there.exists() and read_public_key(there) != read_public_key(source.keys / "log.pub"):
             raise UsageError(f"The keys folder {target.keys} holds another log's keys.", do="Name another: --to-keys")
+        if _same(source.state, target.state):
+            raise UsageError(
+                f"Both places would remember their heads in {source.state}.", do="Name another one: --to-state DIR"
+            )
         if source.subjects_file is None and not self._people_stay:
             raise UsageError(
                 f"The table of people stays in the database: {source.subjects}.", do="Name the same for the new place."
@@ -135,6 +139,13 @@ class Belongings:
                 f"The log goes on at {target.log}, but a private file of the old place stays: {exc.strerror}.",
                 do=f"Make {source.keys} writable and migrate again, or destroy what is private there yourself.",
             ) from exc
+
+
+def same_place(one: Places, other: Places) -> bool:
+    """Tell whether two logs lie in one place."""
+    if one.remote is None or other.remote is None:
+        return one.remote is other.remote and _same(Path(one.log), Path(other.log))
+    return one.remote.name == other.remote.name
 
 
 def _same(one: Path | RemoteUrl, other: Path | RemoteUrl) -> bool:

@@ -37,7 +37,7 @@ from klingai_audit.tlog.checkpoint import Checkpoint, open_checkpoint
 from klingai_audit.trust.verdict import Verdict
 from klingai_audit.trust.verify import verify
 from klingai_audit.upkeep.approvals import require_approval
-from klingai_audit.upkeep.belongings import Belongings
+from klingai_audit.upkeep.belongings import Belongings, same_place
 
 __all__ = ["Migrated", "Progress", "migrate"]
 
@@ -101,7 +101,7 @@ class _Migration:
         self._belongings = Belongings(source, target, ops)
 
     def run(self) -> Migrated:
-        if "memory:" in (self._places.log, self._target_places.log) or self._places.log == self._target_places.log:
+        if "memory:" in (self._places.log, self._target_places.log) or same_place(self._places, self._target_places):
             raise UsageError("A log moves from one place to another.", do="Name two: klingai-audit migrate FROM TO")
         with (
             closing(open_store(self._places, self._ops)) as source,

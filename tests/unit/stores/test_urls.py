@@ -42,6 +42,7 @@ def test_one_place_has_one_name() -> None:
         "postgresql://ann:pw@DB.example.com/audit",
         "postgres://ben@db.example.com/audit?sslmode=require",
         "postgresql://db.example.com/audit/",
+        "postgresql://db.example.com/audit?schema=klingai_audit",
     ]
     assert 1 == len({RemoteUrl(url).name for url in same})
     other = [
@@ -65,3 +66,17 @@ def test_a_name_is_a_file_name() -> None:
     assert name.isascii()
     assert "/" not in name
     assert len(name) <= 100
+
+
+@pytest.mark.parametrize(
+    ("whole", "place"),
+    [
+        ("postgres://ann:pw@db.example.com:5432/audit?sslmode=require", "postgresql://db.example.com:5432/audit"),
+        ("postgresql://ann@h/audit?schema=b&user=ann", "postgresql://h/audit?schema=b"),
+        ("postgresql:///audit?schema=klingai_audit", "postgresql:///audit"),
+        ("s3://bucket/prefix?x=y", "s3://bucket/prefix"),
+    ],
+)
+def test_an_entry_holds_nobodys_name(whole: str, place: str) -> None:
+    """Where a log went is told without the login and without options; another schema is another place."""
+    assert place == RemoteUrl(whole).place
