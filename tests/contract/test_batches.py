@@ -9,13 +9,16 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from klingai_audit.ledger.batches import SignedBatch, StoredHead
+from klingai_audit.errors import AuditUnavailable, HeadConflict
+from klingai_audit.ledger.batches import CommitUnknown, SignedBatch, StoredHead
 from klingai_audit.ledger.store import StoredDay
 from klingai_audit.testing.batches import BatchMaker
-from klingai_audit.testing.store_contract import BatchStoreContract, OpenStore
+from klingai_audit.testing.proxy import Cut, FaultProxy
+from klingai_audit.testing.store_contract import BatchStoreContract, OpenStore, ServerFaultsContract
 from klingai_audit.testing.store_contract.common import DAYS, PER_DAY
 from tests.support.batches import BatchMemory, BatchMemoryTransaction
 
@@ -115,3 +118,71 @@ def play(store: BatchMemory, test: str, tmp_path: Path) -> None:
             maker.put(store, PER_DAY, day)
         given["four_days"] = maker.lines
     act(**{name: given[name] for name in wanted})
+
+
+class Lying(BatchMemory):
+    """Commits and says that it did not."""
+
+    refusal: Exception = AuditUnavailable("gone")
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[BatchMemoryTransaction]:
+        with super().transaction() as txn:
+            yield txn
+        raise self.refusal
+
+
+class Conflicting(Lying):
+    """Takes its own commit for another writer's."""
+
+    refusal = HeadConflict("another writer")
+
+
+class Hopeful(BatchMemory):
+    """Says that it committed what it did not."""
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[BatchMemoryTransaction]:
+        with super().transaction() as txn:
+            txn.append = lambda batch: None  # type: ignore[method-assign]
+            yield txn
+
+
+class Half(BatchMemory):
+    """Loses the connection in the middle of its entries."""
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[BatchMemoryTransaction]:
+        with super().transaction() as txn:
+            txn.append = self.tear  # type: ignore[method-assign]
+            yield txn
+
+    def tear(self, batch: SignedBatch) -> None:
+        self.entries += batch.entries[:1]
+        raise CommitUnknown("gone")
+
+
+class Stuck(BatchMemory):
+    """Is of no use any more after the first error."""
+
+    broken = False
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[BatchMemoryTransaction]:
+        if self.broken:
+            raise AuditUnavailable("still gone")
+        self.broken = True
+        yield BatchMemoryTransaction(self)
+
+
+@pytest.mark.parametrize("broken", [Lying, Conflicting, Hopeful, Half, Stuck])
+def test_an_untrue_answer_is_noticed(broken: type[BatchMemory]) -> None:
+    """What a store says of a commit is held against what is there, and the next commit has to succeed."""
+    suite, maker, proxy = ServerFaultsContract(), BatchMaker(), mock.create_autospec(FaultProxy, instance=True)
+    suite.patience = 0.05
+    honest = BatchMemory()
+    suite.try_commit(honest, honest, proxy, maker, Cut("up", 1))
+    suite.check(honest, maker)
+    store = broken()
+    with pytest.raises(AssertionError):
+        suite.try_commit(store, store, proxy, BatchMaker(), Cut("up", 1))

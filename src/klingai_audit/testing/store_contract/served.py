@@ -100,8 +100,7 @@ class ServerFaultsContract(StoreFixtures):
         """Whatever the server makes of them, the answer is true, and the next commit succeeds."""
         for at, length in ((0, traffic.up), (traffic.up // 2, 1 + traffic.up // 5)):
             self.try_commit(store, proxied, proxy, maker, Duplicate("up", at, length))
-        for at, length in ((0, 1 + traffic.down // 5), (traffic.down // 2, traffic.down)):
-            self.try_commit(store, proxied, proxy, maker, Duplicate("down", at, length))
+        self.try_commit(store, proxied, proxy, maker, Duplicate("down", 0, 1 + traffic.down // 5))
         self.check(store, maker)
 
     def test_requests_that_are_handled_twice(
@@ -169,6 +168,8 @@ class ServerFaultsContract(StoreFixtures):
             over.set()
             cutter.join()
             proxy.disarm()
+        last = commit_somehow(store)  # what is under way on an older head comes to nothing now
+        tried[last.id] = (last, "committed")
         lines = list(store.read_entries(0))
         for batch, outcome in tried.values():
             there = lines[batch.begin : batch.end] == batch.entries
@@ -179,7 +180,6 @@ class ServerFaultsContract(StoreFixtures):
                 known.append(batch)
         maker.replay(known)
         self.check(store, maker)
-        commit_somehow(store)
 
     def test_a_forked_child_writes_too(self, store: BatchStore, maker: BatchMaker, open_store: OpenStore) -> None:
         """After `after_fork` it shares nothing with its parent but the log; the parent goes on as before."""
