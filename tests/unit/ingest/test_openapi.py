@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,9 @@ from klingai_audit.event.types import EVENT_TYPES
 from klingai_audit.ingest.openapi import EVENTS_PATH, STATUSES, document
 from klingai_audit.ingest.reading import read_events
 from klingai_audit.ingest.wire import JSON, Refused
-from tests.support.ingesting import IDS, validator_of
+from klingai_audit.log import AuditLog
+from klingai_audit.testing.faulty import QuickOps
+from tests.support.ingesting import IDS, PRODUCERS, validator_of
 
 
 def test_every_schema_is_one() -> None:
@@ -72,3 +76,12 @@ def test_the_command_prints_it(capfd: pytest.CaptureFixture[str]) -> None:
     assert 0 == run(["ingest", "--openapi"])
     assert document() == json.loads(capfd.readouterr().out)
     assert {str(status) for status in STATUSES} == set(document()["paths"][EVENTS_PATH]["post"]["responses"])
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 2 instead of a server."""
+    AuditLog.open(tmp_path / "audit", ops=QuickOps()).close()
+    (tmp_path / "producers.toml").write_text(PRODUCERS)
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    argv = ["ingest", "--log", str(tmp_path / "audit"), "--producers", str(tmp_path / "producers.toml")]
+    assert 2 == run([*argv, "--listen", "127.0.0.1:0"])

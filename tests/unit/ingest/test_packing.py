@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import sys
 import tracemalloc
 
 import pytest
@@ -93,3 +94,11 @@ def test_other_encodings_are_named(encoding: str) -> None:
         unpack(b"", encoding, LIMIT)
     assert 415 == caught.value.status
     assert ("Accept-Encoding", "gzip, zstd, identity") in caught.value.headers
+
+
+def test_without_zstandard_gzip_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra may be installed in part: the sender is told what would do."""
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(Refused, match="no zstandard") as caught:
+        unpack(zstandard.compress(b"a"), "zstd", LIMIT)
+    assert (415, {"Accept-Encoding": "gzip, identity"}) == (caught.value.status, dict(caught.value.headers))
