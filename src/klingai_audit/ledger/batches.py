@@ -7,6 +7,10 @@ common stands in `ledger.store`; the head of such a log is moved by `ledger.batc
 Errors of a commit: `HeadConflict` (another writer was faster, nothing of the batch is or will become visible: read
 the head anew), `AuditUnavailable` (the same, and it makes no sense to try at once), `CommitUnknown` (the server is
 gone and the batch may be there or not, or may appear yet).
+
+Two more methods are asked for where a store has them: `public()` returns the log as others read it, if writers read
+something else (verification takes that); `locked_until(begin, end)` returns until when nobody can purge entries of a
+range (`retention plan` tells it).
 """
 
 from __future__ import annotations

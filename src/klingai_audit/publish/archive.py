@@ -76,6 +76,7 @@ def archive(
     UsageError; AuditUnavailable; StorageError.
     """
     now = dt.datetime.now(dt.UTC)
+    until = until.replace(microsecond=0) + dt.timedelta(seconds=until.microsecond > 0)  # servers keep whole seconds
     if not now < until <= now + dt.timedelta(days=LONGEST_DAYS):
         raise UsageError(f"The date {until:%Y-%m-%d} does not lie ahead, or further than {LONGEST_DAYS:,} days.")
     note = reader.checkpoint_note()

@@ -19,7 +19,7 @@ from tests.support.batches import BatchMemory
 from tests.support.ledgers import HandClock, Ledger, event
 from tests.support.lockers import MemoryLocker
 
-NOW = dt.datetime.now(dt.UTC)
+NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 SOON, LATER = NOW + dt.timedelta(days=10), NOW + dt.timedelta(days=20)
 
 
@@ -186,6 +186,13 @@ def test_not_over_a_log(log: Log):
     with pytest.raises(UsageError):
         log.archive()
     assert {"head"} == set(log.locker.versions)
+
+
+def test_whole_seconds(log: Log):
+    """Servers keep a date to the second: it is rounded up."""
+    done = log.archive(SOON - dt.timedelta(microseconds=1))
+    assert SOON == done.until
+    assert {SOON} == {versions[-1].until for versions in log.locker.versions.values()}
 
 
 @pytest.mark.parametrize("until", [NOW - dt.timedelta(days=1), NOW + dt.timedelta(days=40_000)])
