@@ -44,7 +44,7 @@ def test_a_watch_tells_when_it_verified_and_what_it_found(log: Path) -> None:
         day.write_bytes(day.read_bytes().replace(b'"number":3', b'"number":7'))
         wait_until(lambda: watch.number("verification_result", mode="full") == 4, 60)
         assert 1 <= (watch.number("findings", source="verify", level="broken") or 0)
-        assert 1 <= (watch.number("alerts_total", change="new") or 0)
+        wait_until(lambda: (watch.number("alerts_total", change="new") or 0) >= 1, 60)
         assert 0 == watch.end()
         alerts = [line for line in watch.told if line.get("event") == "alert"]
     assert {"entry_changed"} <= {line["kind"] for line in alerts}
@@ -86,9 +86,7 @@ def test_an_export_tells_how_far_it_is(log: Path) -> None:
         wait_until(lambda: export.ask("/readyz")[0] == 503, 60)
         assert "receiver" in export.ask("/readyz")[1]
         wait_until(lambda: (export.number("errors_total", stage="export") or 0) >= 4, 60)  # pauses are seconds by now
-        begun = time.monotonic()
-        export.end()
-        assert time.monotonic() - begun < 5
+        assert export.end() == 3  # what was to go out has not
 
 
 def test_a_served_log_counts_its_requests(log: Path) -> None:

@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 
 from klingai_audit.errors import AuditUnavailable, StorageError
+from klingai_audit.ledger import counters as counters_of
 from klingai_audit.ledger.counters import Counters, Histogram, count_missed, missed, totals, writers_of
 from tests.support.children import Child
 from tests.support.faulty import QuickOps
 from tests.support.ledgers import ORIGIN, Ledger, end_event, event
+
+
+@pytest.fixture(autouse=True)
+def _nothing_counted_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests have logs of the same name."""
+    monkeypatch.setattr(counters_of, "_REGISTRY", counters_of._Registry())
 
 
 @pytest.mark.parametrize(("value", "place"), [(0.0, 0), (1.0, 0), (1.5, 1), (2.0, 1), (2.1, 2), (1e9, 2)])
