@@ -112,7 +112,7 @@ def test_each_entry_once_and_in_order(steps: list[tuple[str, int, list[str]]]) -
 
 
 @pytest.mark.slow
-@settings(max_examples=3_000, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1_000, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS)
 def test_each_entry_once_and_in_order_long(steps: list[tuple[str, int, list[str]]]) -> None:
     """The same for very many stories."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from klingai_audit.durable import PRIVATE_MODE, FileOps
+from klingai_audit.errors import Malformed
 from klingai_audit.event.own import own_event
 from klingai_audit.event.record import EncodedEvent, format_time, new_event_id
 from klingai_audit.ledger.sought import Sought
@@ -25,7 +26,7 @@ __all__ = ["GAP", "Drain", "Pending", "SpoolTarget", "time_left"]
 GAP: Final = "gap"
 """Class of the records by which a spool file says that a gap begins."""
 
-_BATCH: Final = 256
+_BATCH: Final = 1_000
 """Records that go into the log at once: those behind wait until they are durable there."""
 
 
@@ -87,11 +88,12 @@ class Drain:
         self._aside = state / "aside"
         self._ops = ops
         self._now_ns = now_ns
+        self._known: dict[str, Contents] = {}
         self._sent: dict[str, int] = {}
 
     def send(self, file: SpoolFile, deadline: float | None) -> Contents:
         """Append the records that were not appended by an earlier call; durable on return."""
-        contents = file.contents()
+        contents = self._known[file.name] = file.contents(self._known.get(file.name))
         done = self._sent.get(file.name, -1)
         entries = [entry for entry in contents.entries if entry.number > done]
         self._append(file, entries, deadline)
@@ -104,9 +106,16 @@ class Drain:
         self._target.flush(timeout=time_left(deadline))
         for begin in range(0, len(entries), _BATCH):
             batch = entries[begin : begin + _BATCH]
-            for receipt in self._target.append_batch([(file.event(entry), entry.once) for entry in batch]):
+            for receipt in self._target.append_batch(self._events(file, batch)):
                 receipt.wait(timeout=time_left(deadline))
             self._sent[file.name] = batch[-1].number
+
+    def _events(self, file: SpoolFile, entries: Sequence[Entry]) -> list[tuple[EncodedEvent, bool]]:
+        try:
+            return [(file.event(entry), entry.once) for entry in entries]
+        except Malformed:  # it is looked at anew, and then told apart
+            self._known.pop(file.name, None)
+            raise
 
     def finish(self, file: SpoolFile, contents: Contents, deadline: float | None) -> None:
         """Put aside what is no record, say in the log what waited, and remove the file; all records were sent."""
@@ -120,6 +129,7 @@ class Drain:
             sought.forget([closing, *(entry.event_id for entry in entries)])
         file.remove()
         self._sent.pop(file.name, None)
+        self._known.pop(file.name, None)
 
     def _facts(self, file: SpoolFile, contents: Contents) -> dict[str, Any]:
         classes = Counter(entry.cls for entry in contents.entries if entry.cls != GAP)

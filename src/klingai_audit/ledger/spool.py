@@ -90,13 +90,14 @@ class Contents:
     """What a file holds: genuine records by number, byte ranges `(offset, length)` that are none, and what is missing.
 
     `missing` counts the numbers that no record has, below the highest one or as many as were written; `begun` is the
-    time of the first record.
+    time of the first record, `end` the offset behind the last line that was read.
     """
 
     entries: Sequence[Entry]
     refused: Sequence[tuple[int, int]]
     missing: int
     begun: str | None
+    end: int
 
 
 class Look(NamedTuple):
@@ -232,23 +233,26 @@ class SpoolFile:
         )  # fmt: skip
         return b'%b,"mac":"%b"}' % (line, _mac(self._key, self._origin, line))
 
-    def contents(self) -> Contents:
-        """Read what is durable and tell genuine records from what is none."""
-        found: dict[int, Entry] = {}
-        refused: list[tuple[int, int]] = []
-        begun: tuple[int, str] | None = None
-        for offset, raw in self._lines():
+    def contents(self, known: Contents | None = None) -> Contents:
+        """Read what is durable, or what is new since `known`, and tell genuine records from what is none."""
+        found = {} if known is None else {entry.number: entry for entry in known.entries}
+        refused = [] if known is None else list(known.refused)
+        begun = None if known is None else known.begun
+        end = 0 if known is None else known.end
+        first = min(found, default=None)
+        for offset, raw in self._lines(end):
             line = raw.removesuffix(b"\n")
             entry = self._parse(offset, line)
             if entry is None:
                 refused.append((offset, len(raw)))
             elif entry.number not in found:
+                if first is None or entry.number < first:
+                    first, begun = entry.number, _encoded_again(_event_of(line)).timestamp
                 found[entry.number] = entry
-                if begun is None or entry.number < begun[0]:
-                    begun = (entry.number, _encoded_again(_event_of(line)).timestamp)
+            end = offset + len(raw)
         entries = [found[number] for number in sorted(found)]
         missing = max(entries[-1].number + 1 if entries else 0, self.count) - len(entries)
-        return Contents(entries, refused, missing, None if begun is None else begun[1])
+        return Contents(entries, refused, missing, begun, end)
 
     def event(self, entry: Entry) -> EncodedEvent:
         """Decode the event of a record and encode it again. Raises: Malformed if the record was changed meanwhile."""
@@ -281,9 +285,9 @@ class SpoolFile:
             os.close(self._fd)
         self._fd = -1
 
-    def _lines(self) -> Iterator[tuple[int, bytes]]:
-        """Offset and bytes of each line, its LF included; what is longer than a record comes in pieces."""
-        at, rest, size = 0, b"", self.size
+    def _lines(self, begin: int) -> Iterator[tuple[int, bytes]]:
+        """Offset and bytes of each line from `begin` on, its LF included; longer ones than a record come in pieces."""
+        at, rest, size = begin, b"", self.size
         while at < size:
             read = at + len(rest)
             chunk = os.pread(self._fd, min(_CHUNK_BYTES, size - read), read)

@@ -358,3 +358,24 @@ def test_what_a_process_leaves_while_others_go_on(shared: SharedLog, tmp_path: P
     other.die()
     assert writer.spool.settle()
     assert ([left], []) == (shared.ids(), files(tmp_path))
+
+
+def test_a_record_that_changes_between_two_looks(shared: SharedLog, tmp_path: Path) -> None:
+    """A record that was genuine when the file was read, and is not when it is sent, is put aside at the next try."""
+    writer = Writer(shared, tmp_path, fate=lambda: "away")
+    waited = [writer.act(), writer.act()]
+    (path,) = files(tmp_path)
+
+    def change() -> str:
+        path.write_bytes(path.read_bytes().replace(waited[1].encode(), event().event_id.encode()))
+        writer.fate = lambda: "ok"
+        return "ok"
+
+    calls = iter(range(9))
+    writer.fate = lambda: change() if next(calls) == 1 else "ok"
+    assert not writer.spool.drain()
+    assert writer.spool.drain()
+    assert waited[:1] == shared.ids()
+    facts = shared.gaps()[-1][1]
+    assert (1, 1) == (facts["late"], facts["lost"])
+    assert "set_aside" in facts
