@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tests.support.objects import ObjectServer
     from tests.support.postgres import PostgresServer
 
+# pytest does this by itself where the package is installed from a wheel.
+pytest.register_assert_rewrite("klingai_audit.testing.store_contract")
+
 # A busy machine is no failure. In CI hypothesis loads its own profile, which also repeats the same examples.
 settings.register_profile("house", deadline=None)
 if "CI" not in os.environ:

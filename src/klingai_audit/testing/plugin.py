@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from klingai_audit.testing.events import CapturedEvents
     from klingai_audit.testing.guard import Unaudited
 
-pytest.register_assert_rewrite("klingai_audit.testing.store_contract")
-
 __all__ = ["audited_kling", "pytest_pyfunc_call"]
 
 _STOPPED: pytest.StashKey[Unaudited] = pytest.StashKey()
