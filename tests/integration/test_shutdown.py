@@ -130,7 +130,7 @@ def test_gunicorn_ends_under_load(tmp_path: Path, options: list[str]) -> None:
 
 def test_celery_ends_in_the_middle_of_its_queue(tmp_path: Path) -> None:
     """With the hook of the how-to every task that was done is in the log, once, and each child closed it."""
-    pytest.importorskip("celery")
+    pytest.importorskip("celery", reason="make test-all installs celery")
     AuditLog.open(tmp_path / "audit").close()
     (tmp_path / "films.py").write_text(QUEUE)
     fill = "import films\nfor n in range(400): films.make.delay(n)\nfilms.audit.close()"
