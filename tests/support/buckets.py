@@ -54,10 +54,11 @@ class Requests:
         self.made.append((what, path))
         if number == self.at and self.how == "before":
             raise self.error()
-        done = act()
-        if number == self.at:
-            raise self.error()
-        return done
+        try:
+            return act()
+        finally:
+            if number == self.at:
+                raise self.error()
 
 
 class _Now(Executor):

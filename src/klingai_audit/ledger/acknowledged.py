@@ -61,7 +61,11 @@ class Acknowledged:
 
     def check(self, size: int, leaf: bytes, where: str) -> None:
         """Compare with the `size` entries taken up by a writer, the last with hash `leaf`. Raises: LogDamaged."""
-        record = self.read()
+        self.compare(self.read(), size, leaf, where)
+
+    @staticmethod
+    def compare(record: AcknowledgedRecord | None, size: int, leaf: bytes, where: str) -> None:
+        """Compare a record that was read before the log was, where others may write meanwhile. Raises: LogDamaged."""
         if record is not None and record.size > size:
             raise LogDamaged(
                 f"{record.size} entries of {where} were acknowledged, of which {size} are there.",

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from klingai_audit.errors import AuditUnavailable, HeadConflict, LogDamaged, SignerUnavailable
 from klingai_audit.event.record import EncodedEvent, format_time
+from klingai_audit.ledger.acknowledged import AcknowledgedRecord
 from klingai_audit.ledger.batch_keys import BatchKeys, CommittedHead
 from klingai_audit.ledger.batch_tree import follow_tree
 from klingai_audit.ledger.batches import BatchStore, BatchTransaction, SignedBatch, StoredHead
@@ -27,7 +28,7 @@ from klingai_audit.ledger.clock import Clock
 from klingai_audit.ledger.countersign import Countersigner
 from klingai_audit.ledger.ends import end_id_of
 from klingai_audit.ledger.handover import handover_note
-from klingai_audit.ledger.heads import HeadReader, check_not_forked
+from klingai_audit.ledger.heads import HeadReader, SignedHead, check_not_forked
 from klingai_audit.ledger.keys import KeyFolder
 from klingai_audit.ledger.line import is_rotation, names_checkpoint, parse_members, splice
 from klingai_audit.ledger.log_head import HEARTBEAT_NS, OwnEvent
@@ -125,12 +126,13 @@ class BatchHead:
         pending = self.keys.pending
         self._at = _BEGINNING
         self._due.clear()
+        known = self._heads.remembered(), self._acknowledged.read()  # before the head: other processes go on
 
         def act(txn: BatchTransaction) -> list[Appended] | None:
             self._follow(txn.head(), pending=pending)
             if self.size == 0:
                 return self._append(txn, created)
-            self._check_known()
+            self._check_known(*known)
             return self._append(txn, created[-1:])
 
         return self._insist(act)
@@ -229,16 +231,16 @@ class BatchHead:
         if is_rotation(head.last):
             self._rotation.rotated()
 
-    def _check_known(self) -> None:
-        """Compare with what this machine remembers of the log."""
-        remembered, here = self._heads.remembered(), self._at.head
+    def _check_known(self, remembered: SignedHead | None, acknowledged: AcknowledgedRecord | None) -> None:
+        """Compare with what this machine remembered of the log before it was looked at."""
+        here = self._at.head
         if remembered is not None and remembered.size > self.size:
             raise LogDamaged(
                 f"{self.store.url} holds {self.size} entries, but {remembered.size} were signed.",
                 kind_of_damage="rollback",
             )
         check_not_forked(self.store, None if here is None else here.signed, remembered)
-        self._acknowledged.check(self.size, self._at.prev, self.store.url)
+        self._acknowledged.compare(acknowledged, self.size, self._at.prev, self.store.url)
         self.state.create()
         if remembered is None:
             self._due.append(self._own_event("log_recovered", {"state_missing": True}))

@@ -40,6 +40,7 @@ from klingai_audit.stores.objects_format import (
 from klingai_audit.stores.objects_keeper import ObjectKeeper, locked_until
 from klingai_audit.stores.objects_publish import Finisher, ObjectPublication
 from klingai_audit.stores.objects_tiles import Moved, Tiles
+from klingai_audit.stores.objects_turns import Turns
 from klingai_audit.stores.urls import OBJECT_SCHEMES, RemoteUrl
 
 __all__ = ["MAX_TAIL", "ObjectStore"]
@@ -70,6 +71,7 @@ class ObjectStore:
         self.tiles = Tiles(self.bucket)
         self.files = Files(self)
         self.finisher = Finisher(self)
+        self.turns = Turns(self.bucket)
         self.entries_committed = 0
         self._known: HeadObject | None = None
         self._is_public = False
@@ -143,6 +145,7 @@ class ObjectStore:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[ObjectTransaction]:
         with self._mutex:
+            self.turns.begin()
             yield ObjectTransaction(self)
 
     @contextlib.contextmanager

@@ -187,6 +187,17 @@ class Bucket:
 
         return self._insist(ask, f"writing {path}", PATIENCE_S)
 
+    def put(self, path: str, data: bytes) -> None:
+        """Put an object, whatever was there, once. Raises: Unsure."""
+        try:
+            self._put(path, data, "overwrite")
+        except (Refused, Unsure):
+            raise Unsure("the server answered strangely") from None
+        except Exception as exc:
+            if not self._is_drivers(exc):
+                raise
+            raise Unsure(_reason(exc), denied=self._is_denial(exc)) from None
+
     def swap(self, path: str, data: bytes, tag: _Tag | None) -> _Tag:
         """Put `data` in the place of the version `tag` (None: of nothing), once. Raises: Refused, Unsure."""
         try:

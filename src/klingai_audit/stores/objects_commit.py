@@ -60,6 +60,7 @@ class ObjectTransaction:
                 self._found, self._seen = looked
                 self._head = StoredHead(self._seen.note, self._store.last_line(self._seen))
                 self._store.known(self._seen)
+                self._store.turns.saw(self._seen.note)
             elif self._bucket.get(CHECKPOINT) is not None:
                 raise LogDamaged(
                     f"{self._store.url} has a checkpoint, but the object `head` is gone.",
@@ -88,7 +89,9 @@ class ObjectTransaction:
         if not self._swapped(head, batch, staged):
             with contextlib.suppress(AuditUnavailable):
                 self._bucket.delete([staging_path(name)])
+            self._store.turns.lost()
             raise HeadConflict(f"Another writer of {self._store.url} was faster.")
+        self._store.turns.won(batch.note)
         staging = Staging(batch.id, batch.begin, batch.day, list(batch.entries), list(batch.hashes), dict(batch.kept))
         self._store.committed(self._seen, HeadObject(batch.note, batch.end, tiled, (*tail, staged)), staging, len(data))
 

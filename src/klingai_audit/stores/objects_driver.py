@@ -83,7 +83,7 @@ def _load_copy(path: Path) -> ModuleType:
             size, at = os.fstat(source.fileno()).st_size, 0
             while at < size:
                 at += os.sendfile(copy, source.fileno(), at, size - at)
-        name = f"/proc/self/fd/{copy}"
+        name = f"/proc/{os.getpid()}/fd/{copy}"  # never that of a parent's copy: the same name would be the same module
         loader = importlib.machinery.ExtensionFileLoader(_COPY, name)
         spec = importlib.util.spec_from_file_location(_COPY, name, loader=loader)
         if spec is None:

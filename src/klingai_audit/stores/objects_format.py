@@ -23,6 +23,7 @@ from klingai_audit.tlog.tile import HASH_BYTES, MAX_ENTRY_BYTES, parse_tile_path
 __all__ = [
     "CHECKPOINT",
     "HEAD",
+    "WAITING",
     "HeadObject",
     "NameKind",
     "Staged",
@@ -42,8 +43,9 @@ __all__ = [
 
 HEAD: Final = "head"
 CHECKPOINT: Final = "checkpoint"
+WAITING: Final = "waiting"
 
-NameKind = Literal["head", "checkpoint", "cosigned", "staging", "day", "kept", "token", "tile", "stray"]
+NameKind = Literal["head", "waiting", "checkpoint", "cosigned", "staging", "day", "kept", "token", "tile", "stray"]
 """What an object is, by its name."""
 
 _HEAD_LINE: Final = b"klingai-audit/head/v1"
@@ -136,8 +138,8 @@ def parse_day_path(path: str) -> tuple[dt.date, int] | None:
 
 def kind_of(path: str) -> NameKind:
     """Tell what an object is by its name alone."""
-    if path in (HEAD, CHECKPOINT):
-        return path  # type: ignore[return-value]  # both are kinds
+    if path in (HEAD, WAITING, CHECKPOINT):
+        return path  # type: ignore[return-value]  # all are kinds
     if path == "checkpoint.cosigned":
         return "cosigned"
     if _STAGING_PATH.fullmatch(path):

@@ -539,6 +539,35 @@ class TestDamage:
         assert maker.lines[512:] == list(reader.read_entries(512))
 
 
+class TestTurns:
+    def test_who_always_loses_is_heard(self, bucket: Any) -> None:
+        """A writer that commits without a pause leaves room when another one says that it is waiting."""
+        quick, slow, over = open_memory(bucket), open_memory(bucket), threading.Event()
+        maker = BatchMaker()
+        maker.put(quick, 1)
+
+        def hurry() -> None:
+            while not over.is_set():
+                commit_somehow(quick)
+
+        thread = threading.Thread(target=hurry)
+        thread.start()
+        try:
+            for _ in range(3):
+                commit_somehow(slow)
+        finally:
+            over.set()
+            thread.join()
+        assert quick.turns._free_at > 0.0
+
+    def test_who_is_alone_never_waits(self, store: ObjectStore) -> None:
+        """No room is left to nobody."""
+        maker = BatchMaker()
+        for _ in range(10):
+            maker.put(store, 1)
+        assert 0.0 == store.turns._free_at
+
+
 @pytest.mark.parametrize("url", ["s3://", "s3:///x", "s3://key:secret@bucket/x", "file:///x", "s3://bucket/x?a=b"])
 def test_what_names_no_bucket(url: str) -> None:
     """Credentials in an address are refused and not repeated."""
