@@ -40,10 +40,38 @@ def archive(
     reader = open_reader(session.places)
     trusted = VerifierKey.parse(trusted_key(session.places, key).vkey)
     locker = open_locker(to)
-    recorded = _record(session, locker.url, reader.size, until)
+    _warn(session, until)
+    recorded: list[bool] = []
+
+    def begin(size: int) -> None:
+        recorded.append(_record(session, locker.url, size, until))
+
     with progress_bar(session, "archiving", "objects") as progress:
-        done = run(reader, locker, until, trusted, progress=progress)
-    _tell(session, done, recorded=recorded)
+        done = run(reader, locker, until, trusted, begin=begin, progress=progress)
+    _tell(session, done, recorded=any(recorded))
+
+
+def _warn(session: Session, until: dt.datetime) -> None:
+    """Say if entries are to be purged from the log before the lock ends, as far as its policy is here."""
+    from klingai_audit.errors import KlingAuditError
+    from klingai_audit.privacy.policy import Policy
+    from klingai_audit.privacy.retention import parse_days
+
+    try:
+        kept = Policy.load(session.places.keys / "policy.toml").retention
+        spans = [
+            parse_days(text, "maximum") for text in (kept.maximum, *(c.maximum for c in kept.classes.values())) if text
+        ]
+    except (KlingAuditError, OSError):
+        return
+    shortest = min((span for span in spans if span is not None), default=None)
+    locked = (until - dt.datetime.now(dt.UTC)).days
+    if shortest is not None and shortest < locked:
+        session.remark(
+            f"The policy has entries purged after {shortest:,} days; under this lock they stay for {locked:,}.",
+            shortest_maximum_days=shortest,
+            locked_days=locked,
+        )
 
 
 def _until(day: str | None, days: int | None) -> dt.datetime:

@@ -41,6 +41,7 @@ LONGEST_DAYS: Final = 36_500
 
 _THREADS: Final = 8
 _AHEAD: Final = 4 * _THREADS
+_DAYS: Final = "days/"
 _KEPT: Final = "checkpoints/"
 _HEAD: Final = "head"
 
@@ -66,11 +67,18 @@ class _Thing:
 
 
 def archive(
-    reader: LogReader, locker: Locker, until: dt.datetime, key: VerifierKey, *, progress: Progress | None = None
+    reader: LogReader,
+    locker: Locker,
+    until: dt.datetime,
+    key: VerifierKey,
+    *,
+    begin: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Archived:
     """Copy what the archive lacks, up to the log's published checkpoint; new objects are kept until `until`.
 
-    `key` is the log's: both checkpoints must be signed by it. `progress` gets objects done and objects in all.
+    `key` is the log's: both checkpoints must be signed by it. `begin` is called with the size that is to be archived
+    when everything was checked and nothing has left yet. `progress` gets objects done and objects in all.
     Raises: InvalidSignature; InconsistentCheckpoints (the archive holds a state that this log does not extend);
     LogDamaged (what is stored does not lead to the signed root); HeadConflict (another run archives);
     UsageError; AuditUnavailable; StorageError.
@@ -85,8 +93,10 @@ def archive(
         raise UsageError(f"A log lies at {locker.url}, with writers of its own.", do="Name another prefix with --to.")
     before = locker.get(CHECKPOINT)
     old = 0 if before is None else _check_extends(reader, before.data, note, head, key)
-    run = _Run(reader, locker, until, head.size, progress)
-    run.put_all(list(_things(reader, locker, old, head)))
+    run, things = _Run(reader, locker, until, progress), list(_things(reader, locker, old, head))
+    if begin is not None and (things or before is None or old < head.size):
+        begin(head.size)
+    run.put_all(things)
     if before is None or old < head.size:
         _publish(locker, note, before, until)
     elif before.until is None or before.until < until:
@@ -132,15 +142,18 @@ def _things(reader: LogReader, locker: Locker, old: int, head: Checkpoint) -> It
         raise LogDamaged("The stored hashes do not lead to the signed root.", kind_of_damage="tree_changed")
     for level, n, width in new_tiles(old, head.size):
         yield _Thing(tile_path(level, n, width), _maker(reader, level, n, width))
+    known = {*locker.names(_DAYS), *locker.names(_KEPT)}  # beyond the archived size they are of a run that was stopped
     for day, begin in _days(reader):
-        if begin < head.size:
-            yield _Thing(f"days/{day}/{begin:020}", lambda: b"")
-    known = set(locker.names(_KEPT))
+        path = f"{_DAYS}{day}/{begin:020}"
+        if begin < head.size and (path not in known or begin >= old):
+            yield _Thing(path, lambda: b"")
     for file in reader.store.inspect():
-        size = file.name.removeprefix(_KEPT).removesuffix(".tsr")
-        if file.kind in ("kept", "token") and file.name not in known and int(size) <= head.size:
+        if file.kind not in ("kept", "token"):
+            continue
+        size = int(file.name.removeprefix(_KEPT).removesuffix(".tsr"))
+        if size <= head.size and (file.name not in known or size > old):
             read = reader.store.read_kept if file.kind == "kept" else reader.store.read_token
-            yield _Thing(file.name, lambda read=read, size=int(size): read(size))  # type: ignore[misc]
+            yield _Thing(file.name, lambda read=read, size=size: read(size))  # type: ignore[misc]
 
 
 def _days(reader: LogReader) -> Iterator[tuple[str, int]]:
@@ -180,14 +193,11 @@ def _maker(reader: LogReader, level: TileLevel, n: int, width: int) -> Callable[
 class _Run:
     """Puts objects, several at a time."""
 
-    def __init__(
-        self, reader: LogReader, locker: Locker, until: dt.datetime, size: int, progress: Progress | None
-    ) -> None:
+    def __init__(self, reader: LogReader, locker: Locker, until: dt.datetime, progress: Progress | None) -> None:
         self.objects = self.bytes = 0
         self._reader = reader
         self._locker = locker
         self._until = until
-        self._size = size
         self._progress = progress
         self._mutex = threading.Lock()
 

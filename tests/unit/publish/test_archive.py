@@ -86,11 +86,14 @@ def test_only_what_is_new(log: Log):
     assert (0, second.size) == (log.archive(LATER).objects, log.archive(LATER).size)
 
 
-def test_stopped_and_gone_on_with(log: Log):
+@pytest.mark.parametrize("after", [3, 7, 8])
+def test_stopped_and_gone_on_with(log: Log, after: int):
     """A run that was stopped leaves no checkpoint; the next one completes it, and keeps all of it as long as asked."""
     log.grow(600)
+    log.ledger.head.rotate_now()
+    log.grow(5)
     done: list[str] = []
-    log.locker.fails = lambda path: len(done) > 3 or done.append(path) is not None  # type: ignore[func-returns-value]
+    log.locker.fails = lambda path: len(done) > after or done.append(path) is not None  # type: ignore[func-returns-value]
     with pytest.raises(AuditUnavailable):
         log.archive()
     assert "checkpoint" not in log.locker.versions
@@ -186,6 +189,31 @@ def test_not_over_a_log(log: Log):
     with pytest.raises(UsageError):
         log.archive()
     assert {"head"} == set(log.locker.versions)
+
+
+def test_told_before_anything_leaves(log: Log):
+    """Who records the act does so after all checks and before the first object; who fails there stops it."""
+    log.grow(20)
+    told: list[tuple[int, int]] = []
+    archive(
+        LogReader(log.store),
+        log.locker,
+        SOON,
+        log.key,
+        begin=lambda size: told.append((size, len(log.locker.versions))),
+    )
+    assert [(len(log.store.entries), 0)] == told
+    archive(LogReader(log.store), log.locker, SOON, log.key, begin=lambda size: told.append((size, -1)))
+    assert 1 == len(told)
+    log.grow(5)
+
+    def refuse(size: int) -> None:
+        raise AuditUnavailable("It cannot be recorded.")
+
+    before = dict(log.locker.objects)
+    with pytest.raises(AuditUnavailable):
+        archive(LogReader(log.store), log.locker, SOON, log.key, begin=refuse)
+    assert before == log.locker.objects
 
 
 def test_whole_seconds(log: Log):
