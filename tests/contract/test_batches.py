@@ -110,7 +110,7 @@ def test_a_broken_store_fails(broken: type[BatchMemory], test: str, tmp_path: Pa
 def play(store: BatchMemory, test: str, tmp_path: Path) -> None:
     """Run one test of the suite over a store, outside of pytest's own run."""
     suite, maker = BatchStoreContract(), BatchMaker()
-    given = {"store": store, "maker": maker, "open_store": lambda: store, "tmp_path": tmp_path}
+    given = {"store": store, "maker": maker, "opened": lambda: store, "tmp_path": tmp_path}
     act = getattr(suite, test)
     wanted = inspect.signature(act).parameters
     if "four_days" in wanted:

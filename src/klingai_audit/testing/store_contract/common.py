@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -18,7 +19,17 @@ from klingai_audit.testing.batches import DAY, NEXT_DAY, BatchMaker
 from klingai_audit.tlog.hashing import fold_subtree
 from klingai_audit.tlog.merkle import leaf_hash
 
-__all__ = ["DAYS", "PER_DAY", "OpenStore", "StoreContract", "StoreFixtures", "keep_days", "purged", "purging"]
+__all__ = [
+    "DAYS",
+    "PER_DAY",
+    "OpenStore",
+    "StoreContract",
+    "StoreFixtures",
+    "closing_all",
+    "keep_days",
+    "purged",
+    "purging",
+]
 
 OpenStore = Callable[[], Any]
 """Gives a new store object for the place of one test."""
@@ -50,16 +61,28 @@ def purged(lines: Sequence[bytes], *seqs: int) -> list[bytes]:
     return [purging(*seqs)(seq, line) for seq, line in enumerate(lines)]
 
 
+@contextlib.contextmanager
+def closing_all(make: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """Give a function that makes what `make` makes; all of it is closed at the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *given: stack.enter_context(contextlib.closing(make(*given)))
+
+
 class StoreFixtures:
     """What the tests of all contracts ask for. Give the fixture `open_store`."""
 
     @pytest.fixture
-    def store(self, open_store: OpenStore) -> Iterator[Any]:
+    def opened(self, open_store: OpenStore) -> Iterator[OpenStore]:
+        """`open_store`; what it gives is closed after the test."""
+        with closing_all(open_store) as opened:
+            yield opened
+
+    @pytest.fixture
+    def store(self, opened: OpenStore) -> Any:
         """An empty log."""
-        made = open_store()
+        made = opened()
         made.create()
-        yield made
-        made.close()
+        return made
 
     @pytest.fixture
     def maker(self) -> BatchMaker:
@@ -92,11 +115,11 @@ class StoreContract(StoreFixtures):
         """It stands in messages and reports."""
         assert urlsplit(store.url).password is None
 
-    def test_creating_twice_changes_nothing(self, store: Store, maker: BatchMaker, open_store: OpenStore) -> None:
+    def test_creating_twice_changes_nothing(self, store: Store, maker: BatchMaker, opened: OpenStore) -> None:
         """`create` is idempotent, with entries there too, and by another process."""
         maker.put(store, 3)
         store.create()
-        open_store().create()
+        opened().create()
         assert maker.lines == list(store.read_entries(0))
         assert maker.note == store.read_checkpoint()
 
@@ -133,14 +156,13 @@ class StoreContract(StoreFixtures):
         maker.put(store)
         assert maker.lines == list(store.read_entries(0))
 
-    def test_another_process_reads_the_same(self, store: Store, maker: BatchMaker, open_store: OpenStore) -> None:
+    def test_another_process_reads_the_same(self, store: Store, maker: BatchMaker, opened: OpenStore) -> None:
         """What is durable does not depend on the object that wrote it."""
         maker.put(store, 7, keep=True)
-        other = open_store()
+        other = opened()
         assert other.exists()
         assert maker.lines == list(other.read_entries(0))
         assert maker.note == other.read_checkpoint() == other.read_kept(7)
-        other.close()
 
     def test_entries_are_located(self, store: Store, maker: BatchMaker) -> None:
         """File and line, counted from 1 in each day's file."""
@@ -151,15 +173,13 @@ class StoreContract(StoreFixtures):
         assert (f"audit-{NEXT_DAY}.jsonl", 2) == store.locate(5)
         assert store.locate(6) is None
 
-    def test_a_reader_beside_a_writer_sees_beginnings(
-        self, store: Store, maker: BatchMaker, open_store: OpenStore
-    ) -> None:
+    def test_a_reader_beside_a_writer_sees_beginnings(self, store: Store, maker: BatchMaker, opened: OpenStore) -> None:
         """Whatever moment it reads at: entries from the first on without a gap, never fewer than before."""
         seen: list[list[bytes]] = []
         over = threading.Event()
 
         def read() -> None:
-            other = open_store()
+            other = opened()
             while not over.is_set():
                 seen.append(list(other.read_entries(0)))
             other.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from klingai_audit.errors import AuditUnavailable
 from klingai_audit.ledger.store import SealedStore, SyncFailed
 from klingai_audit.testing.batches import DAY, BatchMaker, derive
 from klingai_audit.testing.faulty import FaultyOps, How, QuickOps
-from klingai_audit.testing.store_contract.common import OpenStore, StoreFixtures, purged, purging
+from klingai_audit.testing.store_contract.common import OpenStore, StoreFixtures, closing_all, purged, purging
 from klingai_audit.testing.store_contract.forked import in_child
 
 __all__ = ["FileFaultsContract", "OpenWith"]
@@ -33,6 +33,12 @@ class FileFaultsContract(StoreFixtures):
     """
 
     @pytest.fixture
+    def opened_with(self, open_with: OpenWith) -> Iterator[OpenWith]:
+        """`open_with`; what it gives is closed after the test."""
+        with closing_all(open_with) as opened:
+            yield opened
+
+    @pytest.fixture
     def open_store(self, open_with: OpenWith) -> OpenStore:
         """Open it with operations that work."""
         return lambda: open_with(QuickOps())
@@ -41,30 +47,30 @@ class FileFaultsContract(StoreFixtures):
     @pytest.mark.parametrize("how", HOW)
     def test_appending_with_every_fault(
         self,
-        open_with: OpenWith,
+        opened_with: OpenWith,
         maker: BatchMaker,
         how: How,
         new_day: bool,
     ) -> None:
         """A refused batch is not there and never will be; after a failed sync nothing more is taken, and none lost."""
-        open_with(QuickOps()).create()
-        maker.put(open_with(QuickOps()), 3)
+        opened_with(QuickOps()).create()
+        maker.put(opened_with(QuickOps()), 3)
         for fault in range(TOO_MANY):
             batch = maker.batch(2, DAY + dt.timedelta(fault + 1) if new_day else DAY)
             ops = FaultyOps(None, how)
-            store = open_with(ops)
+            store = opened_with(ops)
             ops.calls.clear()
             ops.fail_at = fault
             outcome = _append(store, batch.entries, maker, batch.day)
             failed = bool(ops.failed)
             ops.fail_at = None
             if outcome == "refused":
-                assert maker.lines == list(open_with(QuickOps()).read_entries(0))
+                assert maker.lines == list(opened_with(QuickOps()).read_entries(0))
                 assert "done" == _append(store, batch.entries, maker, batch.day), "a store that refused stays usable"
             elif outcome == "unknown":
-                with pytest.raises(SyncFailed), open_with(QuickOps()).transaction():
+                with pytest.raises(SyncFailed), opened_with(QuickOps()).transaction():
                     pass
-                healed = open_with(QuickOps())
+                healed = opened_with(QuickOps())
                 healed.recover_sync(lambda _name, _data: None)
                 left = list(healed.read_entries(0))
                 assert left[: len(maker.lines)] == maker.lines
@@ -76,21 +82,21 @@ class FileFaultsContract(StoreFixtures):
                     if rest:
                         txn.append(rest, len(left), batch.day)
             maker.accept(batch)
-            assert maker.lines == list(open_with(QuickOps()).read_entries(0)), f"{outcome} after {ops.failed}"
+            assert maker.lines == list(opened_with(QuickOps()).read_entries(0)), f"{outcome} after {ops.failed}"
             store.close()
             if not failed:
                 return
         pytest.fail(f"one append of {TOO_MANY} operations")
 
     @pytest.mark.parametrize("how", HOW)
-    def test_publishing_with_every_fault(self, open_with: OpenWith, maker: BatchMaker, how: How) -> None:
+    def test_publishing_with_every_fault(self, opened_with: OpenWith, maker: BatchMaker, how: How) -> None:
         """The published checkpoint is the old one or the new one, and what was kept stays."""
-        open_with(QuickOps()).create()
-        maker.put(open_with(QuickOps()), 300, keep=True)
+        opened_with(QuickOps()).create()
+        maker.put(opened_with(QuickOps()), 300, keep=True)
         kept, first = maker.size, maker.note
         for fault in range(TOO_MANY):
             batch, ops = maker.batch(2, keep=True), FaultyOps(None, how)
-            store, good = open_with(ops), open_with(QuickOps())
+            store, good = opened_with(ops), opened_with(QuickOps())
             assert "done" == _append(store, batch.entries, maker, DAY)
             ops.calls.clear()
             ops.fail_at = fault
@@ -116,14 +122,14 @@ class FileFaultsContract(StoreFixtures):
 
     @pytest.mark.parametrize("how", HOW)
     def test_keeping_with_every_fault(
-        self, open_with: OpenWith, store: SealedStore, four_days: list[bytes], tmp_path: Path, how: How
+        self, opened_with: OpenWith, store: SealedStore, four_days: list[bytes], tmp_path: Path, how: How
     ) -> None:
         """Each line is read as it was or as it is to be, and putting again completes it."""
         expected = list(four_days)
         for fault in range(TOO_MANY):
             purge = fault % len(four_days[:15])
             ops = FaultyOps(None, how)
-            faulty = open_with(ops)
+            faulty = opened_with(ops)
             with faulty.keeper(tmp_path / "scratch") as keeper:
                 day = next(day for day in faulty.old_days() if day.begin <= purge < day.end)
                 prepared = keeper.prepare(day, purging(purge))

@@ -181,7 +181,7 @@ class ServerFaultsContract(StoreFixtures):
         maker.replay(known)
         self.check(store, maker)
 
-    def test_a_forked_child_writes_too(self, store: BatchStore, maker: BatchMaker, open_store: OpenStore) -> None:
+    def test_a_forked_child_writes_too(self, store: BatchStore, maker: BatchMaker, opened: OpenStore) -> None:
         """After `after_fork` it shares nothing with its parent but the log; the parent goes on as before."""
         maker.put(store, 2)
 
@@ -192,7 +192,7 @@ class ServerFaultsContract(StoreFixtures):
 
         assert 0 == in_child(act)
         commit_somehow(store)
-        assert 5 == len(list(store.read_entries(0))) == len(list(open_store().read_entries(0)))
+        assert 5 == len(list(store.read_entries(0))) == len(list(opened().read_entries(0)))
 
     # --- one attempt ---------------------------------------------------------------------------------------------
 

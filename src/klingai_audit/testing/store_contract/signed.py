@@ -46,11 +46,9 @@ class BatchStoreContract(StoreContract):
         assert takes_batches(store)
         assert store.publish_interval >= 0
 
-    def test_the_head_is_that_of_the_last_commit(
-        self, store: BatchStore, maker: BatchMaker, open_store: OpenStore
-    ) -> None:
+    def test_the_head_is_that_of_the_last_commit(self, store: BatchStore, maker: BatchMaker, opened: OpenStore) -> None:
         """None at first; then note and last line, for every store object."""
-        other = open_store()
+        other = opened()
         for store_of in (store, other):
             with store_of.transaction() as txn:
                 assert txn.head() is None
@@ -61,7 +59,6 @@ class BatchStoreContract(StoreContract):
                     head = txn.head()
                     assert (maker.note, maker.lines[-1]) == (head and (head.note, head.last))
                     assert head == txn.head()
-        other.close()
 
     def test_time_is_told_or_not(self, store: BatchStore) -> None:
         """The server's clock does not stand still or go back within a transaction."""
@@ -83,9 +80,7 @@ class BatchStoreContract(StoreContract):
         maker.put(store, 1)
         assert maker.lines == list(store.read_entries(0))
 
-    def test_a_batch_on_an_old_head_is_refused(
-        self, store: BatchStore, maker: BatchMaker, open_store: OpenStore
-    ) -> None:
+    def test_a_batch_on_an_old_head_is_refused(self, store: BatchStore, maker: BatchMaker, opened: OpenStore) -> None:
         """It does not begin where the log ends: nothing of it, and of what belongs to it, becomes visible."""
         maker.put(store, 2)
         late = maker.batch(3, NEXT_DAY, keep=True, once=1)
@@ -93,11 +88,11 @@ class BatchStoreContract(StoreContract):
         for _ in range(2):
             with pytest.raises(HeadConflict), store.transaction() as txn:
                 commit(txn, late)
-        self.check(open_store(), maker)
+        self.check(opened(), maker)
         assert store.read_kept(5) is None
         assert store.find_end(late.ends[0][0]) is None
         maker.put(store, 1)
-        self.check(open_store(), maker)
+        self.check(opened(), maker)
 
     def test_a_batch_behind_a_gap_is_refused(self, store: BatchStore, maker: BatchMaker) -> None:
         """Entries come one after another."""
@@ -115,14 +110,14 @@ class BatchStoreContract(StoreContract):
             commit(txn, batch)
         self.check(store, maker)
 
-    def test_one_of_two_wins(self, store: BatchStore, maker: BatchMaker, open_store: OpenStore) -> None:
+    def test_one_of_two_wins(self, store: BatchStore, maker: BatchMaker, opened: OpenStore) -> None:
         """Of two writers with the same head one commits; the other waits and is refused, or is refused at once."""
         maker.put(store, 1)
         ready = threading.Barrier(2, timeout=PATIENCE)
         outcomes: list[SignedBatch | None] = []
 
         def write() -> None:
-            mine, batch = open_store(), maker.batch(2)
+            mine, batch = opened(), maker.batch(2)
             ready.wait()
             try:
                 with mine.transaction() as txn:
@@ -139,12 +134,12 @@ class BatchStoreContract(StoreContract):
         maker.accept(winner)
         self.check(store, maker)
 
-    def test_many_writers_take_turns(self, store: BatchStore, open_store: OpenStore) -> None:
+    def test_many_writers_take_turns(self, store: BatchStore, opened: OpenStore) -> None:
         """Everything that was acknowledged is there once, each writer's in its order, linked through."""
         done: list[list[SignedBatch]] = [[] for _ in range(4)]
 
         def write(number: int) -> None:
-            mine = open_store()
+            mine = opened()
             for count in (1, 3, 2, 1, 4, 1):
                 done[number].append(commit_somehow(mine, count))
             mine.close()
@@ -164,11 +159,11 @@ class BatchStoreContract(StoreContract):
         assert [store.find_end(event_id) for event_id, _seq in batch.ends] in ([3, 4], [None, None])
         assert store.find_end(batch.entries[3][24:60].decode()) is None
 
-    def test_a_batch_may_be_large(self, store: BatchStore, maker: BatchMaker, open_store: OpenStore) -> None:
+    def test_a_batch_may_be_large(self, store: BatchStore, maker: BatchMaker, opened: OpenStore) -> None:
         """Thousands of entries at once, over many tiles and a checkpoint that is kept."""
         maker.put(store, 100)
         maker.put(store, 5_000, NEXT_DAY)
-        self.check(open_store(), maker)
+        self.check(opened(), maker)
         assert store.read_kept(4_096) is not None
 
     def check(self, store: BatchStore, maker: BatchMaker) -> None:
