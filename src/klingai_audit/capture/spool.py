@@ -8,11 +8,11 @@ after entries that the log has not acknowledged in time. What a process left beh
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
-import os
+import math
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -23,6 +23,7 @@ from klingai_audit.durable import OPS, FileOps
 from klingai_audit.errors import AuditUnavailable, KlingAuditError, LogMigrated, VerificationError
 from klingai_audit.event.own import own_event
 from klingai_audit.event.record import EncodedEvent, new_event_id
+from klingai_audit.ledger.alive import Alive
 from klingai_audit.ledger.spool import Record, SpoolFile, count_records, spool_files, spool_key
 from klingai_audit.ledger.store import SyncFailed
 from klingai_audit.privacy.policy import Policy
@@ -38,6 +39,7 @@ FIRST_PAUSE_S: Final = 0.25
 MAX_PAUSE_S: Final = 30.0
 
 _ROUNDS: Final = 3
+_TRIES: Final = 20
 _FULL: Final = (
     "Make the log reachable again: what waits goes into it by itself. The limits are in policy.toml, [spool]."
 )
@@ -95,7 +97,7 @@ class Spool:
         self._others: dict[str, tuple[int, int]] = {}
         self._down = False
         self._left = self._news = self._ending = False
-        self._pause, self._next = FIRST_PAUSE_S, 0.0
+        self._pause, self._next, self._failed = FIRST_PAUSE_S, 0.0, -math.inf
         self.cause: Exception | None = None
 
     def after_fork(self) -> None:
@@ -190,10 +192,9 @@ class Spool:
         file = self._file
         try:
             if file is None:
-                name = new_event_id(self._now_ns()).replace("-", "")
-                file = SpoolFile.create(self.folder, name, self._key, self._origin, self._ops)
+                file = self._create()
                 self._held.append(file)
-                told = {"spool": name, "cause": type(cause.__cause__ or cause).__name__}
+                told = {"spool": file.name, "cause": type(cause.__cause__ or cause).__name__}
                 gap = own_event("gap_opened", told, self._now_ns())
                 records = [Record(gap, min(record.since for record in records), GAP), *records]
             file.append(records)
@@ -205,6 +206,14 @@ class Spool:
                     file.remove()
             raise
         self._file = file
+
+    def _create(self) -> SpoolFile:
+        """Begin a file; one that another writer took for left behind, before it was locked, is that one's to remove."""
+        for _ in range(_TRIES):
+            name = new_event_id(self._now_ns()).replace("-", "")
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):
+                return SpoolFile.create(self.folder, name, self._key, self._origin, self._ops)
+        raise OSError(errno.EAGAIN, "other processes take each new file away")
 
     def _check_room(self) -> None:
         try:
@@ -255,17 +264,14 @@ class Spool:
             with self._lock:
                 self._down = bool(self._held)
         except (KlingAuditError, OSError) as exc:
-            self.cause = exc
+            self.cause, self._failed = exc, time.monotonic()
             return False
         finally:
             self._draining.release()
         return not self._down
 
     def _drain_left(self, deadline: float | None) -> None:
-        """Drain the files of processes that ended; `_left` tells if there are more, which somebody holds.
-
-        Those that cannot be opened stay for who can open them.
-        """
+        """Drain the files of processes that ended; `_left` tells if there are more, which somebody holds."""
         own = {file.path for file in self._held}
         paths = [path for path in spool_files(self.folder) if path not in own]
         self._left, kept = bool(paths), False
@@ -372,14 +378,15 @@ class Spool:
                  error=self.cause)  # fmt: skip
 
     def close(self) -> None:
-        """Try once more to drain, then let go of what waits: it stays for the next writer."""
+        """Try to drain, unless that has just failed, then let go of what waits: it stays for the next writer."""
         with self._wakeup:
             self._ending = True
             thread = self._thread
             self._wakeup.notify()
         if thread is not None:
             thread.join(self.after)
-        if self._held and not self.drain(self.after):
+        tried = self._down and time.monotonic() - self._failed < self.after
+        if self._held and (tried or not self.drain(self.after)):
             tell(logging.WARNING, "spool_left", "entries wait in the spool for the next writer", records=self.waiting)
         with self._lock:
             for file in self._held:
@@ -388,12 +395,4 @@ class Spool:
             self._held, self._file = [], None
 
 
-_ALIVE: Final[weakref.WeakSet[Spool]] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for spool in list(_ALIVE):
-        spool.after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+_ALIVE: Final[Alive[Spool]] = Alive()

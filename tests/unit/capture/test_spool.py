@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -379,3 +381,28 @@ def test_a_record_that_changes_between_two_looks(shared: SharedLog, tmp_path: Pa
     facts = shared.gaps()[-1][1]
     assert (1, 1) == (facts["late"], facts["lost"])
     assert "set_aside" in facts
+
+
+def test_a_new_file_taken_for_one_left_behind(
+    shared: SharedLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another writer drains at the moment in which a new file is not locked yet: another file is begun."""
+    other = Writer(shared, tmp_path)
+    writer = Writer(shared, tmp_path, fate=lambda: "away")
+    real, moments = fcntl.flock, iter(["held", "gone"])
+
+    def flock(fd: int, operation: int) -> None:
+        match next(moments, None):
+            case "held":
+                raise BlockingIOError(errno.EAGAIN, "held")
+            case "gone":
+                other.spool.take_up()
+        real(fd, operation)
+
+    monkeypatch.setattr("klingai_audit.ledger.spool.fcntl.flock", flock)
+    waited = writer.act()
+    assert 1 == len(writer.spool._held)
+    writer.fate = lambda: "ok"
+    assert writer.spool.drain()
+    assert [waited] == shared.ids()
+    assert ["gap_opened", "gap_closed"] == [kind for kind, _ in shared.gaps()]
