@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from klingai_audit import AuditLog
-from klingai_audit.errors import StorageError, UsageError
+from klingai_audit.errors import MissingExtra, StorageError, UsageError
 from klingai_audit.operation import Board, MetricsServer, metrics, serve_metrics
 from klingai_audit.operation.health import can_record, has_room
 from klingai_audit.operation.listening import bind, bind_in_range, url_of
@@ -170,6 +171,15 @@ def test_where_nothing_can_listen() -> None:
             MetricsServer(Board(), f"127.0.0.1:{taken.getsockname()[1]}")
     with pytest.raises(UsageError):
         MetricsServer(Board(), "9464")
+
+
+def test_without_the_extra_its_name_is_said(audit: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing listens then, and whoever asked for numbers learns at once what to install."""
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(MissingExtra) as caught:
+        serve_metrics(audit)
+    assert "klingai-audit[serve]" in caught.value.do
+    assert 2 == caught.value.exit_code
 
 
 def test_a_disk_without_room_is_not_ready(tmp_path: Path) -> None:
