@@ -14,6 +14,7 @@ from typing import Final
 
 from klingai_audit.durable import TEMPORARY_SUFFIX
 from klingai_audit.errors import AuditUnavailable
+from klingai_audit.ledger.mirror import stated_size
 from klingai_audit.ledger.sealed import is_sealed, unpacked_size
 from klingai_audit.ledger.store import LogFile, Store
 from klingai_audit.tlog.tile import MAX_ENTRY_BYTES
@@ -23,7 +24,7 @@ from klingai_audit.trust.place import DayFile
 from klingai_audit.trust.words import day_of
 from klingai_audit.trust.worker import file_reader
 
-__all__ = ["Look", "Watch", "reader_of", "settle_length", "stated_size"]
+__all__ = ["Look", "Watch", "reader_of", "settle_length"]
 
 _PAUSE: Final = 0.05
 
@@ -56,12 +57,6 @@ def settle_length(read: Read, size: int) -> tuple[int, int]:
             return begin + at + 1, size - (begin + at + 1)
         end = begin
     return 0, size
-
-
-def stated_size(note: bytes | None) -> int:
-    """Return the size that a checkpoint states, unproven; 0 if there is none in its form."""
-    lines = (note or b"").split(b"\n", 3)
-    return int(lines[1]) if len(lines) > 3 and lines[1].isdigit() and len(lines[1]) < 19 else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from klingai_audit.ledger.mirror import stated_size
 from klingai_audit.ledger.store import LogFile, Store
 from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.tlog.tile import HASH_BYTES
 from klingai_audit.trust.chunk import Read, Report, Task
-from klingai_audit.trust.look import Look, Watch, reader_of, stated_size
+from klingai_audit.trust.look import Look, Watch, reader_of
 from klingai_audit.trust.place import DayFile, Scanned
 from klingai_audit.trust.pool import PARALLEL_FROM, run_tasks
 from klingai_audit.trust.quick import Start, find_start

@@ -117,6 +117,7 @@ def test_attacks(tmp_path: Path, attack: str):
     assert kinds <= ask_single(folder).kinds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [name for name in ATTACKS if name not in ("a bundle gone", "checkpoint gone")])
 def test_both_agree(tmp_path: Path, attack: str):
     """The package says the same of the bucket itself."""

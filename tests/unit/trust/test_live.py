@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from klingai_audit.ledger.mirror import stated_size
 from klingai_audit.stores.directory import DirectoryStore
 from klingai_audit.trust import look
 from klingai_audit.trust.verdict import Verdict
@@ -166,7 +167,7 @@ def test_policy_may_tolerate_an_orderly_tail(tmp_path):
 )
 def test_stated_size_is_read_without_trust(note, size):
     """Only to decide whether to wait."""
-    assert look.stated_size(note) == size
+    assert stated_size(note) == size
 
 
 def test_settled_length_ends_after_the_last_line_feed():
