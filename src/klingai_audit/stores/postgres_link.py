@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from klingai_audit.errors import AuditUnavailable, MissingExtra, StorageError, UnsupportedStorage, UsageError
@@ -120,14 +120,32 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     backend: int = 0
     backend_start: Any = None
 
-    def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
+    def wait(self, gen: PQGen[_T], interval: float = 0.1, *rest: Any, **more: Any) -> _T:
         """As psycopg's, for `patience` seconds at most; then the connection is of no use any more."""
+        if self.patience is not None:
+            gen = _limited(gen, time.monotonic() + self.patience)
         try:
-            return super().wait(gen, interval, self.patience if timeout is None else timeout)
-        except psycopg.OperationalError as error:
-            if isinstance(error, psycopg.errors._WaitTimeout):  # noqa: SLF001  # psycopg names it so
-                self.pgconn.finish()
-            raise
+            return super().wait(gen, interval, *rest, **more)
+        except _TooLong:
+            self.pgconn.finish()
+            raise psycopg.OperationalError("timed out") from None
+
+
+class _TooLong(Exception):
+    """A server did not answer in time."""
+
+
+def _limited(gen: PQGen[_T], until: float) -> PQGen[_T]:
+    """Wait as `gen` does, until `time.monotonic()` is `until`: psycopg comes by ten times a second."""
+    wanted = next(gen)
+    while True:
+        ready = yield wanted
+        if not ready and time.monotonic() > until:
+            raise _TooLong
+        try:
+            wanted = gen.send(ready)
+        except StopIteration as done:
+            return cast("_T", done.value)
 
 
 class Link:
