@@ -3,6 +3,7 @@
 A page may say, in HTML comments of their own line:
     docs: simulator            a local Kling simulator runs while its blocks do
     docs: postgres             so does a PostgreSQL server, which PGHOST and so on name; `psql` is there
+    docs: bucket               so does an S3 server, with a bucket that AUDIT_BUCKET names
     docs: not run: <reason>    none of its blocks is run
 Blocks fenced as `python` and `console` are run; `text`, `json` and other data are shown only.
 """
@@ -81,6 +82,10 @@ class Page:
         return "postgres" in self.wishes
 
     @property
+    def wants_bucket(self) -> bool:
+        return "bucket" in self.wishes
+
+    @property
     def reason_not_run(self) -> str | None:
         return next(
             (wish.removeprefix("not run:").strip() for wish in self.wishes if wish.startswith("not run:")), None
@@ -122,7 +127,7 @@ def read_page(path: Path) -> Page:
 
 
 def _wish(path: Path, number: int, wish: str) -> str:
-    if wish in ("simulator", "postgres") or re.fullmatch(r"not run: ?\S.*", wish):
+    if wish in ("simulator", "postgres", "bucket") or re.fullmatch(r"not run: ?\S.*", wish):
         return wish
     message = f"{path}:{number}: not understood: docs: {wish}"
     raise ValueError(message)

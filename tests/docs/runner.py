@@ -45,6 +45,8 @@ def run_page(page: Page, root: Path, folder: Path) -> int:
             environment |= stack.enter_context(_simulator())
         if page.wants_postgres:
             environment |= stack.enter_context(_postgres(environment["PATH"]))
+        if page.wants_bucket:
+            environment |= stack.enter_context(_bucket())
         shell = _Shell(page, root, cwd, environment)
         python: _Python | None = None
         for block in page.blocks:
@@ -75,6 +77,14 @@ def _postgres(path: str) -> Iterator[dict[str, str]]:
     with PostgresServer.running() as server:
         place = {"PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGDATABASE": "postgres"}
         yield place | {"PGUSER": "postgres", "PGPASSWORD": server.password, "PATH": f"{path}:{binaries()}"}
+
+
+@contextlib.contextmanager
+def _bucket() -> Iterator[dict[str, str]]:
+    from tests.support.objects import ObjectServer
+
+    with ObjectServer.running() as server:
+        yield server.variables() | {"AUDIT_BUCKET": server.bucket()}
 
 
 class _Shell:

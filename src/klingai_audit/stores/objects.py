@@ -1,6 +1,6 @@
 """A log in a bucket, `s3://bucket/prefix`, `gs://…` or `az://…`: C2SP tlog-tiles, and a head that elects the writer.
 
-Layout and bytes: docs/format.md, section 12. The commit is a compare-and-swap of the object `head`
+Layout and bytes: docs/object-layout.md. The commit is a compare-and-swap of the object `head`
 (`objects_commit`). Tiles, bundles and the public `checkpoint` follow, by whoever finds the head ahead of them
 (`objects_publish`). Tested on SeaweedFS; other services need create-only and If-Match puts, which `create` tries out.
 """

@@ -1,4 +1,4 @@
-"""The objects of a log in a bucket: their names, and the bytes of `head` and of `staging/…` (docs/format.md, 12).
+"""The objects of a log in a bucket: their names, and the bytes of `head` and of `staging/…` (docs/object-layout.md).
 
 Beside them lie the tiles and bundles of C2SP tlog-tiles, `checkpoint`, `checkpoints/<20 digits>[.tsr]` and
 `days/<day>/<20 digits>`, which tells at which entry a UTC day begins.

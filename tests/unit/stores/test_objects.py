@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -550,11 +551,20 @@ class TestTurns:
             while not over.is_set():
                 commit_somehow(quick)
 
+        def await_commits(count: int) -> None:
+            until = time.monotonic() + 60
+            before = quick.entries_committed
+            while quick.entries_committed < before + count:
+                assert time.monotonic() < until
+                time.sleep(0.001)
+
         thread = threading.Thread(target=hurry)
         thread.start()
         try:
+            await_commits(3)
             for _ in range(3):
                 commit_somehow(slow)
+            await_commits(2)
         finally:
             over.set()
             thread.join()
