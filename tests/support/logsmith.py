@@ -350,7 +350,7 @@ VECTOR_TASK = "831000000000000042"
 
 
 def vector() -> Smith:
-    """The worked example of docs/format.md, section 11."""
+    """The worked example of docs/format.md, section 12."""
     seeds = {"log": 0x00, "epoch-0": 0x20, "tail-0": 0x40, "epoch-1": 0x60, "tail-1": 0x80}
     fixed = {name: bytes(range(first, first + 32)) for name, first in seeds.items()}
     smith = Smith("log.example.com/vector", "vector", dt.datetime(2026, 11, 20, 23, 59, 58, tzinfo=dt.UTC), 0.5, fixed)

@@ -5,8 +5,8 @@
 
 It needs Python 3.9 or later and its standard library. It was written from `docs/format.md` (section numbers below are
 of that page) and shares no line of code with the package that writes the logs, so that one mistake is not made twice.
-It only reads. FOLDER is a log, or a copy of one in a bucket (section 12), which is unpacked into a temporary folder
-first. With --tsa-roots it asks the program `openssl` who issued time stamps, and for nothing else. Ed25519 is
+It only reads. FOLDER is a log, or a copy of one in a bucket (docs/object-layout.md), which is unpacked into a temporary
+folder first. With --tsa-roots it asks the program `openssl` who issued time stamps, and for nothing else. Ed25519 is
 here, too (RFC 8032), for public keys and signatures only: nothing in this file is secret.
 
 Exit codes: 0 nothing is broken; 2 the question is off (no key, no such option); 3 the log cannot be read; 4 something
@@ -994,7 +994,7 @@ def lines_of(file):
 
 
 # =====================================================================================================================
-# A log in a bucket (section 12)
+# A log in a bucket (docs/object-layout.md)
 # =====================================================================================================================
 
 _TILE = re.compile(
