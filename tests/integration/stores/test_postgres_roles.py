@@ -242,3 +242,37 @@ def test_the_sql_of_a_dba_who_is_no_superuser(postgres: PostgresServer, postgres
     maker.put(store, 3)
     assert maker.lines == list(store.read_entries(0))
     store.close()
+
+
+def test_a_schema_made_without_roles_gets_them_later(
+    postgres: PostgresServer, postgres_url: str, schema: str, tmp_path: Path
+) -> None:
+    """The script of a DBA takes the tables over; the login that made them may do no more than its roles."""
+    from klingai_audit.stores.postgres import PostgresStore
+
+    name, password = f"user_{secrets.token_hex(4)}", secrets.token_hex(8)
+    with postgres.connect(postgres_url) as connection:
+        database = connection.info.dbname
+        connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
+        connection.execute(f'GRANT CREATE ON DATABASE "{database}" TO {name}')
+    url = postgres_url.replace(f"postgres:{postgres.password}@", f"{name}:{password}@") + f"?schema={schema}"
+    store = PostgresStore(url)
+    store.create()
+    maker = fill(url)
+    refused(url, f"DELETE FROM {schema}.entries")
+    with store.keeper(tmp_path) as keeper:
+        (day,) = store.old_days()
+        keeper.put(keeper.prepare(day, lambda seq, line: purged_line(line_hash(line), 301) if seq == 1 else line))
+    with postgres.connect(postgres_url) as connection:
+        connection.execute(dba_sql(schema), prepare=False)
+    with pytest.raises(AuditUnavailable), store.transaction():
+        pass
+    with postgres.connect(postgres_url) as connection:
+        connection.execute(f"GRANT {schema}_writer TO {name}")
+    maker.put(store, 1, NEXT_DAY)
+    assert maker.lines[2:] == list(store.read_entries(2))
+    with pytest.raises(AuditUnavailable), store.keeper(tmp_path):
+        pass
+    with plain(url) as connection:
+        assert (3_000_000,) == connection.execute(f"SELECT {schema}.make_room(2500000)").fetchone()
+    store.close()
