@@ -163,7 +163,7 @@ class BatchHead:
             if committed is None or committed.size <= self.published:
                 return
             head = self._epochs.complete(committed)
-            self.state.write_head(head.note)
+            self.state.write_head(head.note, alone=False)
             with self.store.publication() as publication:
                 publication.put_checkpoint(head.note)
             self.published = max(self.published, head.size)
@@ -376,6 +376,6 @@ class BatchHead:
             return
         self._remembered_at = time.monotonic()
         try:
-            self.state.write_head(head.note)
+            self.state.write_head(head.note, alone=False)
         except AuditUnavailable as exc:
             _LOG.warning("the head of the log cannot be remembered on this machine: %s", exc.message)

@@ -12,6 +12,8 @@ import contextlib
 import hashlib
 import os
 import re
+import secrets
+import time
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +29,7 @@ FAILED_SYNC: Final = "failed-sync"
 
 _FOLDER_MODE: Final = 0o750
 _NEW: Final = ".new"
+_ABANDONED_S: Final = 3600
 _UNRECORDED: Final = re.compile(r"([0-9a-f]{64})\.new")
 
 
@@ -91,6 +94,7 @@ class StateFolder:
         try:
             for folder in (self.path, self.path / "heads", self.path / "aside"):
                 self._ops.make_folder(folder, _FOLDER_MODE)
+            self._remove_old()
         except SyncError as exc:
             raise self._failed_sync(".", exc) from exc
         except OSError as exc:
@@ -99,6 +103,13 @@ class StateFolder:
                 do="Give a writable folder with --state or KLINGAI_AUDIT_STATE.",
             ) from exc
 
+    def _remove_old(self) -> None:
+        """Remove heads that processes did not live to put in place."""
+        with contextlib.suppress(OSError):
+            for path in self._head.parent.glob("head.*"):
+                if path.stat().st_mtime < time.time() - _ABANDONED_S:
+                    self._ops.unlink(path)
+
     def read_head(self) -> bytes | None:
         """Return the last signed checkpoint that this log's writers remembered, or None. Raises: AuditUnavailable."""
         try:
@@ -106,13 +117,22 @@ class StateFolder:
         except OSError as exc:
             raise self._unavailable("cannot be read", exc) from exc
 
-    def write_head(self, note: bytes) -> None:
-        """Remember a signed checkpoint; durable on return. Raises: AuditUnavailable, SyncFailed."""
+    def write_head(self, note: bytes, *, alone: bool = True) -> None:
+        """Remember a signed checkpoint; durable on return. Raises: AuditUnavailable, SyncFailed.
+
+        Unless the caller is `alone`, under a lock of the log, others may do the same at the same time: the last wins.
+        """
         if not self._head.parent.is_dir():
             self.create()
             self.restored = True
         try:
-            self._ops.replace(self._head, note, mode=PRIVATE_MODE)
+            if alone:
+                self._ops.replace(self._head, note, mode=PRIVATE_MODE)
+            else:
+                own = self._head.with_name(f"{self._head.name}.{secrets.token_hex(8)}")
+                self._ops.replace(own, note, mode=PRIVATE_MODE)
+                self._ops.rename(own, self._head)
+                self._ops.sync_folder(self._head.parent)
         except SyncError as exc:
             raise self._failed_sync("heads", exc) from exc
         except OSError as exc:
