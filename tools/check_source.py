@@ -42,6 +42,7 @@ OWN_IMPORTS = {
     PACKAGE + "tlog/": ("errors", "tlog"),
     PACKAGE + "stores/subjects_postgres.py": ("errors", "privacy", "stores"),
     PACKAGE + "stores/objects": (
+        "diagnostics",
         "errors",
         "ledger.batches",
         "ledger.purged",

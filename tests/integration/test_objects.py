@@ -173,8 +173,10 @@ class TestObjectLock:
         assert maker.lines == list(ObjectStore(locked).read_entries(0))
         assert [] == [file.name for file in store.inspect() if file.kind == "stray"]
 
-    def test_what_is_locked_is_not_purged(self, objects: ObjectServer, locked: str, tmp_path: Path) -> None:
-        """Until its date, which can be asked for; nothing is changed before, in no bundle."""
+    def test_what_is_locked_is_not_purged(
+        self, objects: ObjectServer, locked: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Until its date, which can be asked for; nothing is changed before. Older versions of the rest stay: it is told."""
         store, maker = ObjectStore(locked), BatchMaker()
         maker.put(store, 300)
         maker.put(store, 1, NEXT_DAY)
@@ -187,5 +189,7 @@ class TestObjectLock:
             with pytest.raises(AuditUnavailable, match=until.isoformat(timespec="seconds").replace("+", r"\+")):
                 keeper.prepare(day, purging(5, 270))
             assert maker.lines == list(store.read_entries(0))
-            keeper.put(keeper.prepare(day, purging(270)))
+            with caplog.at_level("WARNING", logger="klingai_audit"):
+                keeper.put(keeper.prepare(day, purging(270)))
+        assert ["versions_left"] == [record.event for record in caplog.records]  # type: ignore[attr-defined]
         assert purged(maker.lines, 270) == list(store.read_entries(0))

@@ -74,7 +74,10 @@ class Listed:
 
 
 class Bucket:
-    """One prefix of a bucket. `make` opens it with a driver; paths are below the prefix."""
+    """One prefix of a bucket. `make` opens it with a driver; paths are below the prefix.
+
+    `keeps_versions` tells whether the last put left an older version behind it, where the server says so.
+    """
 
     def __init__(self, make: Callable[[Driver], Any], url: str) -> None:
         self.url = url
@@ -84,6 +87,7 @@ class Bucket:
         self._pool: ThreadPoolExecutor | None = None
         self._mutex = threading.Lock()
         self._odd_tags = False
+        self.keeps_versions = False
         _BUCKETS.add(self)
 
     def after_fork(self) -> None:
@@ -236,6 +240,7 @@ class Bucket:
         if self._is_other(put["e_tag"], data):  # an answer to something else, perhaps
             self._renew()
             raise Unsure("the server answered strangely")
+        self.keeps_versions = put["version"] is not None and not self.url.startswith("gs:")
         return put
 
     def _is_other(self, tag: str | None, data: bytes) -> bool:

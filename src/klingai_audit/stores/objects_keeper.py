@@ -7,10 +7,12 @@ purged lines fail on these entries and on no others. What lies under Object Lock
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
+from klingai_audit.diagnostics import tell
 from klingai_audit.errors import AuditUnavailable, LogDamaged
 from klingai_audit.ledger.store import PreparedDay, StoredDay
 from klingai_audit.stores.objects_client import Refused, Unsure
@@ -72,6 +74,14 @@ class ObjectKeeper:
             bundles = sorted({seq // TILE_WIDTH for seq in changes})
             for _ in range(_PASSES):  # a second look at what another process wrote meanwhile
                 self._store.bucket.each(lambda n: self._purge(n, changes), bundles)
+            if self._store.bucket.keeps_versions:
+                tell(
+                    logging.WARNING,
+                    "versions_left",
+                    "the bucket keeps versions: %d replaced bundles stay there until a lifecycle rule removes them",
+                    len(bundles),
+                    bundles=len(bundles),
+                )
         self._changes.pop(prepared.day.day, None)
 
     def _purge(self, n: int, changes: Mapping[int, bytes]) -> None:

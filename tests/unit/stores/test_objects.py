@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,10 +14,17 @@ import pytest
 
 pytest.importorskip("obstore", reason="obstore comes with klingai-audit[objects]")
 
-from klingai_audit.errors import AuditUnavailable, HeadConflict, LogDamaged, UnsupportedStorage, UsageError
+from klingai_audit.errors import (
+    AuditUnavailable,
+    HeadConflict,
+    LogDamaged,
+    MissingExtra,
+    UnsupportedStorage,
+    UsageError,
+)
 from klingai_audit.ledger.batches import CommitUnknown, SignedBatch
 from klingai_audit.ledger.purged import line_hash
-from klingai_audit.stores import objects, objects_client, objects_commit, objects_publish
+from klingai_audit.stores import objects, objects_client, objects_commit, objects_driver, objects_publish
 from klingai_audit.stores.objects import ObjectStore
 from klingai_audit.stores.objects_driver import driver
 from klingai_audit.stores.objects_format import HEAD, parse_head, staging_path
@@ -584,6 +592,31 @@ def test_what_names_no_bucket(url: str) -> None:
     with pytest.raises(UsageError) as caught:
         ObjectStore(url)
     assert "secret" not in str(caught.value)
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to install is said, when the first request is to be made."""
+    monkeypatch.setattr(objects_driver._Loaded, "driver", None)
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(MissingExtra, match=r"klingai-audit\[objects\]"):
+        ObjectStore("s3://bucket/log").exists()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "local"),
+    [
+        ("http://127.0.0.1:8333", True),
+        ("http://localhost:8333", True),
+        ("http://[::1]:8333", True),
+        ("https://127.0.0.1", False),
+        ("http://10.0.0.1:9000", False),
+        ("http://localhost.example.com", False),
+        ("", False),
+    ],
+)
+def test_plain_http_is_for_this_machine(endpoint: str, local: bool) -> None:
+    """Elsewhere the user has to allow it."""
+    assert local == objects_driver._is_local(endpoint)
 
 
 def test_requests_are_counted(store: ObjectStore) -> None:
