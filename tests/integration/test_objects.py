@@ -176,7 +176,7 @@ class TestObjectLock:
     def test_what_is_locked_is_not_purged(
         self, objects: ObjectServer, locked: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Until its date, which can be asked for; nothing is changed before. Older versions of the rest stay: it is told."""
+        """Until its date, which can be asked for; nothing is changed before. Versions that stay are told."""
         store, maker = ObjectStore(locked), BatchMaker()
         maker.put(store, 300)
         maker.put(store, 1, NEXT_DAY)
