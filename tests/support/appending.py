@@ -2,7 +2,8 @@
 
 It goes on until its input ends. The places come from the environment. Its clock is HOURS off; each of its four threads
 waits PAUSE seconds between its events. It prints what happens, a line each: `opened`; `NUMBER EVENT_ID SEQ` for one
-that was acknowledged to thread NUMBER; `refused EVENT_ID` where `AuditUnavailable` was the answer; `closed`.
+that was acknowledged to thread NUMBER; `refused EVENT_ID` where `AuditUnavailable` was the answer, `unknown EVENT_ID`
+where it was `CommitUnknown`; `closed`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 
 from klingai_audit import AuditLog, acting
 from klingai_audit.errors import AuditUnavailable
+from klingai_audit.ledger.batches import CommitUnknown
 from klingai_audit.ledger.clock import SystemClock
 
 THREADS = 4
@@ -51,8 +53,9 @@ def main(name: str, hours: float, pause: float) -> None:
                         receipt = audit.log("x_appended", metadata={"writer": name, "thread": number, "n": count})
                     receipt.wait()
                     tell(f"{number} {receipt.event_id} {receipt.seq}")
-                except AuditUnavailable:
-                    tell(f"refused {receipt.event_id if receipt is not None else '-'}")
+                except AuditUnavailable as error:
+                    answer = "unknown" if isinstance(error, CommitUnknown) else "refused"
+                    tell(f"{answer} {receipt.event_id if receipt is not None else '-'}")
                     time.sleep(0.1)
 
         threads = [threading.Thread(target=write, args=(number,)) for number in range(THREADS)]

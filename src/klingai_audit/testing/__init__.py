@@ -3,6 +3,9 @@
 `capture_events()` gives a log in memory and the events that it received, `refuse_unaudited()` stops requests to Kling
 that no log records, `memory_log()` and `HandClock` are what both are made of. pytest has them as the fixture
 `audited_kling`. Everything is loaded on first use. See docs/how-to/test-that-every-call-is-audited.md.
+
+For authors of stores: `testing.store_contract`, `testing.batches`, `testing.faulty` and `testing.proxy`
+(docs/how-to/write-a-store.md).
 """
 
 from __future__ import annotations
