@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from klingai_audit.errors import AuditUnavailable, LogDamaged, Malformed, UnsupportedStorage, UsageError
+from klingai_audit.errors import AuditUnavailable, HeadConflict, LogDamaged, Malformed, UnsupportedStorage, UsageError
 from klingai_audit.ledger.store import LogFile, StoredDay
 from klingai_audit.stores.objects_client import Bucket, Refused, Unsure
 from klingai_audit.stores.objects_commit import ObjectTransaction, trimmed
@@ -159,14 +159,17 @@ class ObjectStore:
             yield ObjectKeeper(self)
 
     def tail_of(self, head: HeadObject | None) -> tuple[int, Sequence[Staged]]:
-        """Return (tiled, tail) for a head that follows `head`. Raises: AuditUnavailable, LogDamaged."""
+        """Return (tiled, tail) for a head that follows `head`. Raises: HeadConflict, AuditUnavailable, LogDamaged."""
         if head is None:
             return 0, ()
         tiled, tail = trimmed(head, self.finisher.finished)
         if len(tail) >= _LONG_TAIL and self.finisher.learn():
             tiled, tail = trimmed(head, self.finisher.finished)
         if len(tail) >= MAX_TAIL:
-            self.finisher.finish(head, head.size)
+            try:
+                self.finisher.finish(head, head.size)
+            except Moved as exc:
+                raise HeadConflict(f"Another writer of {self.url} moved the head.") from exc
             tiled, tail = trimmed(head, self.finisher.finished)
         return tiled, tail
 

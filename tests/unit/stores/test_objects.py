@@ -355,6 +355,7 @@ class TestTiles:
         publish(store, first.note)
         assert maker.note == store.read_checkpoint()
 
+    @pytest.mark.slow
     def test_without_publishing_the_tail_stays_short(
         self, bucket: Any, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -390,6 +391,7 @@ class TestTiles:
         assert left not in contents(bucket)
         assert maker.lines + batch.entries == list(open_memory(bucket).read_entries(0))
 
+    @pytest.mark.slow
     def test_eight_writers(self, bucket: Any) -> None:
         """Threads with stores of their own contend, publishing meanwhile: all of it is there once, and readable."""
         done: list[list[SignedBatch]] = [[] for _ in range(8)]
@@ -549,6 +551,7 @@ class TestDamage:
 
 
 class TestTurns:
+    @pytest.mark.slow
     def test_who_always_loses_is_heard(self, bucket: Any) -> None:
         """A writer that commits without a pause leaves room when another one says that it is waiting."""
         quick, slow, over = open_memory(bucket), open_memory(bucket), threading.Event()
