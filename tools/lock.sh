@@ -20,7 +20,7 @@ compile pyproject.toml --extra report -c requirements/build.txt -c requirements/
 compile pyproject.toml --all-extras requirements/build.in requirements/test.in -o requirements/test.txt
 uv pip compile --quiet --python-version 3.11 --python-platform linux --generate-hashes --no-emit-index-url \
   --exclude-newer "${COOLDOWN:-7 days}" --custom-compile-command "make lock" \
-  pyproject.toml --extra otlp --extra serve --extra trust --extra postgres --extra objects \
+  pyproject.toml --extra otlp --extra serve --extra trust --extra postgres --extra objects --extra archive \
   -c requirements/build.txt -c requirements/test.txt -o requirements/image.txt
 compile requirements/lock.in -o requirements/lock.txt
 compile requirements/thirdparty-needs.in -c requirements/test.txt -o requirements/thirdparty-needs.txt

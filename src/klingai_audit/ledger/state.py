@@ -29,7 +29,7 @@ FAILED_SYNC: Final = "failed-sync"
 
 _FOLDER_MODE: Final = 0o750
 _NEW: Final = ".new"
-_ABANDONED_S: Final = 3600
+_ABANDONED_NS: Final = 3_600 * 10**9
 _UNRECORDED: Final = re.compile(r"([0-9a-f]{64})\.new")
 
 
@@ -107,7 +107,7 @@ class StateFolder:
         """Remove heads that processes did not live to put in place."""
         with contextlib.suppress(OSError):
             for path in self._head.parent.glob("head.*"):
-                if path.stat().st_mtime < time.time() - _ABANDONED_S:
+                if path.stat().st_mtime_ns < time.time_ns() - _ABANDONED_NS:
                     self._ops.unlink(path)
 
     def read_head(self) -> bytes | None:
