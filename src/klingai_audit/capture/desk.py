@@ -345,8 +345,9 @@ class Desk:
         try:
             if not spooling.takes(item):
                 if spooling.out_of_reach:
-                    raise spooling.cause
-                pending.append((item, self.record(item)))
+                    self._fell_short(item, spooling.cause)
+                else:
+                    pending.append((item, self.record(item)))
                 return
             again = item.since is not None
             item = spooling.encode(item)

@@ -171,7 +171,7 @@ class Spool:
         Raises: AuditUnavailable: the log is damaged rather than out of reach, too much waits, or this disk fails, too.
         """
         if not may_wait(cause):
-            raise cause
+            raise AuditUnavailable(str(cause)) from cause.__cause__ or cause
         with self._lock:
             if begins:
                 self._check_room()

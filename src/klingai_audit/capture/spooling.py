@@ -136,7 +136,7 @@ class Spooling:
     def put(self, item: Item, cause: Exception | None = None) -> None:
         """Put an encoded entry that announces an act into the spool, behind what is to go there; durable on return.
 
-        Raises: AuditUnavailable, or `cause` if it does not mean that the log is out of reach.
+        Raises: AuditUnavailable, also where `cause` does not mean that the log is out of reach.
         """
         with self._putting:
             self._put_later()
