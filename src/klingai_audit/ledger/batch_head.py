@@ -376,6 +376,8 @@ class BatchHead:
             return
         self._remembered_at = time.monotonic()
         try:
-            self.state.write_head(head.note, alone=False)
-        except AuditUnavailable as exc:
+            known = self._heads.remembered()  # by another process of this host, perhaps
+            if known is None or known.size < head.size:
+                self.state.write_head(head.note, alone=False)
+        except (AuditUnavailable, LogDamaged) as exc:
             _LOG.warning("the head of the log cannot be remembered on this machine: %s", exc.message)

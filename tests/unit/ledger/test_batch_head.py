@@ -15,10 +15,11 @@ import pytest
 from klingai_audit.errors import AuditUnavailable, InconsistentCheckpoints, KlingAuditError, LogDamaged
 from klingai_audit.ledger.batch_head import BatchHead
 from klingai_audit.ledger.batches import CommitUnknown, SignedBatch
-from klingai_audit.tlog.checkpoint import open_checkpoint
+from klingai_audit.tlog.checkpoint import open_checkpoint, parse_checkpoint
 from klingai_audit.tlog.hashing import hash_leaves
 from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.tlog.merkle import CompactRange
+from klingai_audit.tlog.note import parse_note
 from tests.support.batches import BatchMemory, BatchMemoryTransaction
 from tests.support.ledgers import NOON, HandClock, Ledger, end_event, event
 
@@ -339,3 +340,16 @@ def test_losing_again_and_again(hosts, store):
 def test_which_head_a_store_gets(hosts):
     """A store that takes batches is moved by a head that signs them."""
     assert isinstance(hosts().head, BatchHead)
+
+
+def test_what_is_remembered_does_not_go_back(hosts, store):
+    """A process that knows less than another one of its host leaves the newer head where it is."""
+    one = hosts()
+    two = Ledger(one.base, store=store, clock=one.clock).open()
+    for _ in range(3):
+        two.appender.append(event()).wait("published")
+    two.close()
+    newest = two.state.read_head()
+    one.head.close()
+    assert two.state.read_head() == newest
+    assert len(store.entries) == parse_checkpoint(parse_note(newest).text).size
