@@ -11,7 +11,7 @@
 #   make lock        choose dependency versions anew (UPGRADE=1: the newest allowed)
 #   make clean       remove what the above made
 # Another interpreter: make test PYTHON=python3.12. Another folder for it: VENV=.venv-312.
-# The fast tests run in as many processes as there are cores; in one, to debug them: WORKERS=0.
+# The fast tests run in as many processes as there are cores, the slow ones in two; in one, to debug them: WORKERS=0.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -36,7 +36,7 @@ test: check
 	@$(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.test $(VENV)/.thirdparty
-	@$(BIN)/python -m pytest -q -m slow $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -m slow -n $(WORKERS) --maxprocesses 2 --dist worksteal $(PYTEST_ARGS)
 
 # One after the other, also under `make -j`: both suites measure time-outs and share the cores.
 test-all: test
