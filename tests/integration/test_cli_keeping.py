@@ -95,7 +95,7 @@ def test_plan_and_apply(cli, place, purged):
     """The plan says what is due and why, apply does it and says who authorised it, then nothing is left to do."""
     assert 0 == cli("recover").code  # opened today: what was the newest day is an old one now
     plan = cli("retention", "plan", "--json").json
-    assert ["today", "due", "digest", "to_seal", "holds", "days"] == list(plan)
+    assert ["today", "due", "digest", "to_seal", "holds", "archives", "days"] == list(plan)
     assert [True] * 5 + [False] * 2 == [day["sealed"] for day in plan["days"]]
     rows = {row["event_type"]: row for row in plan["days"][0]["types"]}
     assert ["event_type", "entries", "due", "held", "keep_until", "why"] == list(rows["x_other"])
