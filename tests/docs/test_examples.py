@@ -17,15 +17,19 @@ MAX_PROGRAMS = 2
 """A page of the fast suite starts no more programs than this; each takes a third of a second."""
 
 
+LONG = ("docs/how-to/write-a-store.md",)
+"""Pages that run whole suites of tests."""
+
+
 def name(path: Path) -> str:
     """Return a page's path as the reader knows it."""
     return path.relative_to(ROOT).as_posix()
 
 
 def by_length(path: Path) -> object:
-    """Return a page, marked slow if it starts many programs; `make docs` and CI run all of them."""
+    """Return a page, marked slow if it starts many programs or long ones; `make docs` and CI run all of them."""
     blocks = [block for block in read_page(path).blocks if block.language == "console"]
-    many = sum(len(list(commands(block))) for block in blocks) > MAX_PROGRAMS
+    many = name(path) in LONG or sum(len(list(commands(block))) for block in blocks) > MAX_PROGRAMS
     return pytest.param(path, marks=pytest.mark.slow) if many else path
 
 

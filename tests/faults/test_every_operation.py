@@ -27,6 +27,8 @@ from tests.support.judge import judge
 from tests.support.ledgers import HandClock, Ledger, end_event, event, next_batch
 from tests.support.settle import reopen, settle
 
+pytestmark = pytest.mark.slow
+
 KEPT_EVERY = 4
 
 

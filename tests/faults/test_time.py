@@ -263,6 +263,7 @@ def dying(lives: int) -> FileOps:
     return Dying()
 
 
+@pytest.mark.slow
 def test_a_rotation_that_dies_at_any_step(tmp_path: Path) -> None:
     """Whichever step a rotation dies at, a living writer or the next opening completes it."""
     begun = tmp_path / "begun"

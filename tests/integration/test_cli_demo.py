@@ -297,6 +297,7 @@ def test_people_see_masks_localhost_and_a_result(shown):
     assert [True] * len(parts) == [part in shown for part in parts]
 
 
+@pytest.mark.slow
 def test_the_next_commands_work_as_pasted(told, shown):
     """Each command line at the end runs from the same folder and exits 0."""
     folder, *_ = told

@@ -74,6 +74,7 @@ def test_json_on_standard_output_is_the_report(place, ask):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["json", "csv"])
 def test_the_printed_command_makes_the_same_bytes(place, ask, form):
     """Run as printed, twice, with other entries between: equal bytes, whose digest the first report states."""

@@ -106,6 +106,7 @@ class Process:
         self._child.stdin.close()
 
 
+@pytest.mark.slow
 def test_four_pollers_and_a_callback_see_one_end(world):
     """One end, one charge, one correlation; all in the name of who ordered; every poll is counted."""
     with acting("alice@example.com", team="studio-a"), world.client() as kling:

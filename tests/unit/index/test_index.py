@@ -220,6 +220,7 @@ def test_a_filled_view_has_the_stated_types(tmp_path):
 # --- following ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_follows_a_log_and_merges_small_segments(tmp_path, small):
     """After any number of steps it holds every entry once, in few segments, full ones on their borders."""
     smith = Smith().create()

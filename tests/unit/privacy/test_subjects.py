@@ -431,6 +431,7 @@ def race(path: str, start: float, results: multiprocessing.Queue[list[str]]) -> 
     results.put([table.resolve(f"user{number}@example.com").pseudonym for number in range(10)])
 
 
+@pytest.mark.slow
 def test_processes_racing_on_new_people_get_one_row(path: Path) -> None:
     """Several processes that create the file and meet the same new people at once agree on both."""
     context = multiprocessing.get_context("spawn")

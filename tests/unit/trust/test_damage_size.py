@@ -70,6 +70,7 @@ def log(request, tmp_path_factory) -> Judged:
     return Judged(tmp_path_factory.mktemp("damage"), request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attack", "kinds"),
     [
