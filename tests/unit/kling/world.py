@@ -33,6 +33,8 @@ LIFE = [
     ("video_downloaded", "success"),
 ]
 """What the log tells of a video that was ordered, awaited and fetched."""
+LIVES = (LIFE, [step for step in LIFE if step[0] != "task_status_changed"])
+"""The same, also where the machine slept through the whole rendering, so that nobody saw the task on its way."""
 
 
 @dataclass
