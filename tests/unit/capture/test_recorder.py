@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import datetime as dt
 import http.client
 import os
 import ssl
@@ -29,6 +31,7 @@ PROCESSING = (
     b'{"code":0,"message":"SUCCEED","request_id":"r-2",'
     b'"data":{"task_id":"700000000000000001","task_status":"processing"}}'
 )
+NOON = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
 WARN = '[failure]\npaid_create = "warn"\n'
 
 
@@ -282,12 +285,13 @@ def test_an_outcome_keeps_its_actor_in_another_thread():
 def test_a_key_is_used_once_an_hour():
     """Per key, process and hour there is one api_key_used; a refused key has none."""
     recorder, sink = make_recorder()
-    for _ in range(3):
-        attempt = recorder.begin(create_facts())
-        attempt.finished(attempt.reply(200, {}, body=ACCEPTED))
+    for minute in (0, 30, 59, 60):
+        when = NOON + dt.timedelta(minutes=minute)
+        attempt = recorder.begin(create_facts(started=when))
+        attempt.finished(dataclasses.replace(attempt.reply(200, {}, body=ACCEPTED), finished=when))
     refused = recorder.begin(create_facts(authorization="Bearer wrong-key"))
     refused.finished(refused.reply(401, {}, body=b'{"code":1002,"message":"no","request_id":"r"}'))
-    assert sink.types.count("api_key_used") == 1
+    assert sink.types.count("api_key_used") == 2
     assert sink.story[-1] == ("access_denied", "blocked")
 
 
@@ -370,15 +374,17 @@ def test_a_forked_child_starts_clean():
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        recorder.close()
-        fresh = recorder.begin(create_facts())
-        fresh.finished(fresh.reply(200, {}, body=ACCEPTED))
-        os.write(writing, ",".join(sink.types).encode())
-        os._exit(0)
+        try:
+            recorder.close()
+            fresh = recorder.begin(create_facts())
+            fresh.finished(fresh.reply(200, {}, body=ACCEPTED))
+            os.write(writing, ",".join(sink.types).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
     os.waitpid(child, 0)
     assert os.read(reading, 4096).decode() == "prompt_submitted,api_key_used,video_generation_started"
     os.close(reading)
-    os.close(writing)
 
 
 @pytest.mark.parametrize(
