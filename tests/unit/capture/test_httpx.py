@@ -196,15 +196,17 @@ def test_an_interrupted_call_is_unknown():
 def test_a_cancelled_call_is_unknown(library):
     """A cancelled task leaves an outcome, without awaiting anything on its way out."""
     recorder, sink = make_recorder()
+    asked = asyncio.Event()
 
     class Slow(Wire):
         async def handle_async_request(self, request):
+            asked.set()
             await asyncio.sleep(60)
 
     async def run():
         client = library.AsyncClient(transport=AsyncAuditedTransport(Slow(None), recorder))
         task = asyncio.ensure_future(post(client))
-        await asyncio.sleep(0.02)
+        await asked.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
