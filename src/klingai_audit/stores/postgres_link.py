@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from klingai_audit.errors import AuditUnavailable, MissingExtra, StorageError, UnsupportedStorage, UsageError
 from klingai_audit.stores.postgres_schema import DEFAULT_SCHEMA, check_schema_name
@@ -62,7 +62,10 @@ _SESSION: Final = {
 
 _SERVER: Final = "Check that the server runs, its address, and the network between; then try again."
 _STATES: Final = {
-    "25006": ("takes no writes: it is a standby", "Name the primary, or all hosts: host=a,b target_session_attrs=any."),
+    "25006": (
+        "takes no writes: it is a standby",
+        "Name the primary, or all hosts: postgresql://a,b/… (to read from a standby: ?target_session_attrs=any).",
+    ),
     "25P03": ("ended a transaction that was idle for too long", "This process was stopped meanwhile; try again."),
     "28000": ("refuses this role", "Check the role in the URL and pg_hba.conf."),
     "28P01": ("refuses the password", "Check the password in the URL, PGPASSWORD or ~/.pgpass."),
@@ -88,6 +91,7 @@ _CONNECTING: Final = (
     ("password authentication failed", "28P01"),
     ("no password supplied", "28P01"),
     ("no pg_hba.conf entry", "28000"),
+    ("FATAL:  role ", "28000"),
     ("does not exist", "3D000"),
     ("too many clients", "53300"),
     ("too many connections", "53300"),
@@ -160,10 +164,10 @@ class Link:
             raise UsageError(f"{whole} is no PostgreSQL URL.", do="postgresql://USER@HOST:PORT/DATABASE?schema=NAME")
         self.shown = whole.shown
         parts = urlsplit(whole.reveal())
-        asked = parse_qsl(parts.query, keep_blank_values=True)
         named = whole.schema
         self.schema = check_schema_name(DEFAULT_SCHEMA if named is None else named)
-        query = urlencode([(name, value) for name, value in asked if name != "schema"])
+        # As it was written: libpq takes `+` for itself, where others take it for a space.
+        query = "&".join(asked for asked in parts.query.split("&") if asked.partition("=")[0] != "schema")
         try:
             given = conninfo.conninfo_to_dict(f"postgresql://{parts.netloc}{parts.path}?{query}")
         except psycopg.ProgrammingError:  # its words hold the URL

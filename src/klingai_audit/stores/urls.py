@@ -22,6 +22,7 @@ OBJECT_SCHEMES: Final = frozenset({"s3", "gs", "az"})
 _SECRET: Final = re.compile(r"pass|secret|token|credential|signature|sig\b|key", re.IGNORECASE)
 _PLACE: Final = ("dbname", "host", "hostaddr", "port")
 _ODD: Final = re.compile(r"[^A-Za-z0-9.]+")
+_HOST: Final = re.compile(r"(\[[^]]*\]|[^][:]*)(:[0-9]*)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,10 @@ class RemoteUrl:
         try:
             object.__setattr__(self, "shown", _without_secrets(self._whole))
         except ValueError:  # what the parser complains of may hold the password
-            raise UsageError("The URL of the log or table is not one.", do="Check its brackets and port.") from None
+            raise UsageError(
+                "The URL of the log or table is not one.",
+                do="Check its brackets and port; in user and password write / as %2F, ? as %3F, # as %23, @ as %40.",
+            ) from None
 
     def __str__(self) -> str:
         return self.shown
@@ -70,7 +74,9 @@ class RemoteUrl:
         Made of scheme, host and path for people, and 12 hex digits of a SHA-256 that tell them apart.
         """
         parts = urlsplit(self._whole)
-        hosts = parts.netloc.rpartition("@")[2].lower() if self.scheme == "postgresql" else parts.netloc
+        hosts = parts.netloc.rpartition("@")[2]
+        if self.scheme == "postgresql":
+            hosts = hosts.lower()
         asked = parse_qsl(parts.query, keep_blank_values=True)
         place = sorted((name, value) for name, value in asked if name in _PLACE)
         place += [] if self.schema is None else [("schema", self.schema)]
@@ -81,10 +87,18 @@ class RemoteUrl:
 
 
 def _without_secrets(url: str) -> str:
+    """Return what may be shown. Raises: ValueError, also where a password that was not escaped ends the host early."""
     parts = urlsplit(url)
     user, at, netloc = parts.netloc.rpartition("@")
+    if parts.fragment:
+        raise ValueError
     if parts.scheme.lower() in POSTGRES_SCHEMES:  # elsewhere a user is one half of a credential
+        odd = [one for one in parts.query.split("&") if one and "=" not in one]
+        if odd or "@" in parts.path or not all(map(_HOST.fullmatch, netloc.split(","))):
+            raise ValueError
         netloc = user.partition(":")[0] + at + netloc
+    elif ":" in netloc:
+        raise ValueError
     asked = parse_qsl(parts.query, keep_blank_values=True)
     query = urlencode([(name, value) for name, value in asked if not _SECRET.search(name)], safe="/:,")
     return f"{parts.scheme}://{netloc}{parts.path}" + (f"?{query}" if query else "")

@@ -20,6 +20,8 @@ psycopg = pytest.importorskip("psycopg", reason="needs klingai-audit[postgres]")
         ("postgresql://h1,h2/d?target_session_attrs=any", "klingai_audit", {"target_session_attrs": "any"}),
         ("postgresql://h/d?schema=a&connect_timeout=3", "a", {"connect_timeout": "3", "host": "h"}),
         ("postgresql://u%40x:p%25@h/d", "klingai_audit", {"user": "u@x", "password": "p%"}),
+        ("postgresql://h/d?options=-c%20geqo%3Doff&schema=a", "a", {"options": "-c geqo=off"}),
+        ("postgresql://h/d?schema=a&password=p+w%2Bx", "a", {"password": "p+w+x"}),
     ],
 )
 def test_urls_are_those_of_libpq_with_a_schema(url: str, schema: str, given: dict[str, str]) -> None:
@@ -108,6 +110,8 @@ def test_what_a_server_says_is_told_in_our_words(error: str, words: str) -> None
     [
         ('connection to server at "10.0.0.1", port 5432 failed: Connection refused', "refuses connections"),
         ('FATAL:  password authentication failed for user "u"', "refuses the password"),
+        ('FATAL:  role "u" does not exist', "refuses this role"),
+        ('FATAL:  database "d" does not exist', "no such database"),
         ("FATAL:  sorry, too many clients already", "no more connections"),
         ("FATAL:  the database system is starting up", "starting"),
         ('could not translate host name "secret" to address', "leads nowhere"),

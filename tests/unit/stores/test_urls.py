@@ -36,6 +36,42 @@ def test_a_url_that_is_none_is_refused_without_its_password() -> None:
     assert refused.value.__cause__ is None
 
 
+@pytest.mark.parametrize(
+    "whole",
+    [
+        "postgresql://ann:12/hidden@h/audit",
+        "postgresql://ann:no/hidden@h/audit",
+        "postgresql://ann:no#hidden@h/audit",
+        "postgresql://ann:no?hidden@h/audit",
+        "postgresql://ann:no?hidden=1@h/audit",
+        "postgresql://ann:no@t/hidden@h/audit",
+        "s3://AKIA:no/hidden@bucket/prefix",
+        "s3://AKIA:no#hidden@bucket/prefix",
+        "s3://AKIA:no?hidden@bucket/prefix",
+        "s3://bucket/prefix#hidden",
+    ],
+)
+def test_a_password_that_is_not_escaped_is_not_taken_for_a_place(whole: str) -> None:
+    """It would be shown, be part of file names, and stand in entries: refused, and told how it is written."""
+    with pytest.raises(UsageError) as refused:
+        RemoteUrl(whole)
+    assert not any(word in str(refused.value) for word in ("hidden", "AKIA", "ann"))
+    assert "%2F" in refused.value.do
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        "postgresql://ann:p%2Fw%23%3F%40@[::1]:5432,h:,%2Frun%2Fpg/audit?options=-c%20geqo=off",
+        "postgresql:///audit?host=@abstract&user=ann@tenant",
+        "s3://bucket/team@example.com/a+b",
+    ],
+)
+def test_what_is_escaped_is_a_place(whole: str) -> None:
+    """Every other form of the driver's is left to it."""
+    assert whole == RemoteUrl(whole).reveal()
+
+
 def test_one_place_has_one_name() -> None:
     """User, password and options change nothing; another host, database, bucket or prefix does."""
     same = [
@@ -61,7 +97,7 @@ def test_one_place_has_one_name() -> None:
 def test_a_name_is_a_file_name() -> None:
     """It says what it is for, and has nothing that a file name cannot have."""
     assert "postgresql-db.example.com-5432-audit" == RemoteUrl("postgresql://u@db.example.com:5432/audit").name[:-13]
-    assert "s3-bucket-a-b" == RemoteUrl("s3://bucket/a/b").name[:-13]
+    assert "s3-bucket-a-b" == RemoteUrl("s3://bucket/a/b").name[:-13] == RemoteUrl("s3://u:pw@bucket/a/b").name[:-13]
     name = RemoteUrl("s3://bucket/" + "x/../" * 100 + "é").name
     assert name.isascii()
     assert "/" not in name
