@@ -146,11 +146,9 @@ class BatchKeys:
         Raises: AuditUnavailable; LogNotFound if this log's epochs are not derived.
         """
         while self._keys.current.epoch < head.signed.epoch:
-            self.prepare()
             self.promote()
         if is_rotation(last) and not _is_named(self._keys.current, last):
-            successor = self.prepare()
-            if not _is_named(successor, last):
+            if not _is_named(self._successor(), last):
                 raise LogNotFound(
                     f"The keys folder {self._keys.path} lacks the epoch key that the last entry names.",
                     do="Take the keys over from a host that writes: klingai-audit keys export-writer",
@@ -159,11 +157,15 @@ class BatchKeys:
 
     def prepare(self) -> EpochKeys:
         """Make sure that the keys folder holds the successor of the current epoch; durable on return."""
-        return self._keys.prepare_next(derive_next(self._keys.current, self._keys.origin))
+        with self._keys.locked():  # others of this host do the same, under no lock of the log
+            return self._keys.prepare_next(self._successor())
 
     def promote(self) -> None:
         """Make the successor current and destroy its predecessor's private keys; durable on return."""
-        self._keys.promote()
+        self._keys.promote(self._successor())
+
+    def _successor(self) -> EpochKeys:
+        return derive_next(self._keys.current, self._keys.origin)
 
 
 def _is_named(keys: EpochKeys, last: bytes) -> bool:

@@ -8,7 +8,7 @@ from klingai_audit.durable import OPS, PRIVATE_MODE, is_private, read_optional
 from klingai_audit.errors import StorageError, UnsafePermissions, UsageError
 from klingai_audit.tlog.keys import ED25519, SignerKey
 
-__all__ = ["make_key_file", "read_key_file"]
+__all__ = ["make_key_file", "read_key_file", "read_private"]
 
 
 def make_key_file(path: Path, name: str, *, taken: str, algorithm: int = ED25519) -> SignerKey:
@@ -33,12 +33,17 @@ def read_key_file(path: Path, *, make: str) -> SignerKey:
     Raises: UsageError (no such file), StorageError, UnsafePermissions, Malformed (it holds no key).
     """
     try:
-        data = read_optional(path)
-        private = data is None or is_private(path)
+        data = read_private(path)
     except OSError as exc:
         raise StorageError(f"{path} cannot be read: {exc.strerror}.") from exc
     if data is None:
         raise UsageError(f"There is no key at {path}.", do=make)
-    if not private:
-        raise UnsafePermissions(f"The private file {path} is open to others.", do=f"Run: chmod 600 {path}")
     return SignerKey.parse(data.decode("utf-8", "replace").strip())
+
+
+def read_private(path: Path) -> bytes | None:
+    """Return the bytes of a private file, None if there is none. Raises: OSError, UnsafePermissions."""
+    data = read_optional(path)
+    if data is not None and not is_private(path):
+        raise UnsafePermissions(f"The private file {path} is open to others.", do=f"Run: chmod 600 {path}")
+    return data

@@ -22,9 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from klingai_audit.durable import NO_FORK, OPS, PRIVATE_MODE, FileOps, is_private, read_optional
-from klingai_audit.errors import AuditUnavailable, LogNotFound, Malformed, UnsafePermissions, UsageError
+from klingai_audit.durable import NO_FORK, OPS, PRIVATE_MODE, FileOps, read_optional
+from klingai_audit.errors import AuditUnavailable, LogNotFound, Malformed, UsageError
 from klingai_audit.ledger.external import SIGNER_FILE, SIGNING_INTERVAL_S, ExternalSigner, SignerSettings
+from klingai_audit.ledger.keyfile import read_private
 from klingai_audit.tlog.keys import ED25519, ML_DSA_44
 from klingai_audit.tlog.note import NoteSigner, SignerKey, VerifierKey
 
@@ -279,14 +280,18 @@ class KeyFolder:
             raise AuditUnavailable(f"The next epoch's keys cannot be written to {folder}: {exc.strerror}.") from exc
         return self._read_epoch(folder, epoch)
 
-    def promote(self) -> None:
+    def promote(self, successor: EpochKeys | None = None) -> None:
         """Make `next/` current and destroy the outgoing private keys; the handover is published before.
 
-        Durable on return; a crash anywhere inside is completed by `resume`.
+        Where no lock of the log excludes other processes, one of them may have come this far, or emptied `next/`: then
+        `successor` is put there again. Durable on return; a crash anywhere inside is completed by `resume`.
         """
         epoch = self.current.epoch + 1
         with self.locked():
-            self._promote(epoch)
+            newest = max(self._epochs())
+            if successor is not None and newest < epoch:
+                self.prepare_next(successor)
+            self._promote(max(epoch, newest))
             self.reload()
 
     def resume(self) -> None:
@@ -304,10 +309,9 @@ class KeyFolder:
     def _promote(self, epoch: int) -> None:
         try:
             self._move_in(epoch)
-            for old in self._epochs():
-                if old < epoch:
-                    self._ops.destroy(self.path / f"tail-{old}.key")
-                    self._ops.destroy(self.path / f"epoch-{old}.key")
+            for old in self._epochs()[:-1]:
+                self._ops.destroy(self.path / f"tail-{old}.key")
+                self._ops.destroy(self.path / f"epoch-{old}.key")
             self._remove_next()
         except OSError as exc:
             raise AuditUnavailable(
@@ -377,14 +381,11 @@ class KeyFolder:
 
     def _read_private(self, path: Path) -> bytes:
         try:
-            data = read_optional(path)
-            private = data is None or is_private(path)
+            data = read_private(path)
         except OSError as exc:
             raise AuditUnavailable(f"The private file {path} cannot be read: {exc.strerror}.") from exc
         if data is None:
             raise LogNotFound(f"The private file {path} is missing.", do="Restore the keys folder from your backup.")
-        if not private:
-            raise UnsafePermissions(f"The private file {path} is open to others.", do=f"Run: chmod 600 {path}")
         return data
 
     def _write(self, name: str, data: bytes, *, mode: int = PRIVATE_MODE) -> None:

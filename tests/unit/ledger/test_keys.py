@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from klingai_audit.errors import LogNotFound, Malformed, UnsafePermissions
+from klingai_audit.ledger.derived import derive_next
 from klingai_audit.ledger.keys import KeyFolder, epoch_name, read_public_key
 from tests.support.ledgers import ORIGIN
 
@@ -82,6 +83,27 @@ def test_a_cut_off_promotion_is_finished(keys: KeyFolder) -> None:
     assert not (keys.path / "next").exists()
     assert not (keys.path / "epoch-0.key").exists()
     assert not (keys.path / "tail-0.key").exists()
+
+
+def test_processes_of_one_host_promote_at_the_same_time(keys: KeyFolder) -> None:
+    """One that lags behind takes away what another has prepared: it is derived again, and no key is lost."""
+    fast, slow = KeyFolder(keys.path), KeyFolder(keys.path)
+    slow.resume()
+    first = derive_next(fast.current, ORIGIN)
+    fast.prepare_next(first)
+    fast.promote(first)
+    second = derive_next(first, ORIGIN)
+    fast.prepare_next(second)
+    slow.prepare_next(first)
+    slow.promote(first)
+    assert slow.current == first
+    fast.promote(second)
+    assert fast.current == second
+    slow.promote(derive_next(slow.current, ORIGIN))
+    assert slow.current == second
+    assert {name for name in names(keys) if name.startswith(("epoch", "tail", "next"))} == {
+        *(f"epoch-{epoch}.pub" for epoch in range(3)), "epoch-2.key", "tail-2.key"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["log.key", "epoch-0.key", "tail-0.key", "lookup.key"])
