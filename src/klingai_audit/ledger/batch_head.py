@@ -211,6 +211,7 @@ class BatchHead:
                 )
             return
         if at.head is not None and head.note == at.head.note:
+            self._epochs.follow(at.head, at.last)  # after a handover whose keys could not be moved on
             return
         signed = self._epochs.open(head, self.store.url)
         if signed.size < at.tree.size:
@@ -242,7 +243,7 @@ class BatchHead:
         check_not_forked(self.store, None if here is None else here.signed, remembered)
         self._acknowledged.compare(acknowledged, self.size, self._at.prev, self.store.url)
         self.state.create()
-        if remembered is None:
+        if remembered is None and not self._due:  # an attempt before this one said so
             self._due.append(self._own_event("log_recovered", {"state_missing": True}))
 
     # --- appending --------------------------------------------------------------------------------
@@ -251,6 +252,9 @@ class BatchHead:
         """Append events and the log's own that are due; None if the transaction was used for a rotation."""
         refuse_moved(self._at.last, self.store.url, events)
         now = self._now(txn)
+        stepped = self._watch.check(now, self._at.logged_ns)
+        if stepped is not None:  # told once, in whichever attempt succeeds
+            self._due.append(self._own_event("clock_stepped", stepped))
         if not takes_up(events) and self._rotation.is_due(now, self._at.logged_ns):
             try:
                 self._rotate(txn, now)
@@ -258,14 +262,11 @@ class BatchHead:
                 self._rotation.put_off(error)
             else:
                 return None
-        stepped = self._watch.check(now, self._at.logged_ns)
-        due = [*self._due, *([] if stepped is None else [self._own_event("clock_stepped", stepped)])]
         first = 1 if self.size == 0 or takes_up(events) else 0  # nothing stands before `log_created`
-        more = [*events[:first], *((event, False) for event in due), *events[first:]]
+        more = [*events[:first], *((event, False) for event in self._due), *events[first:]]
         results = self._commit(txn, more, now)
-        self._due.clear()
+        del results[first : first + len(self._due)], self._due[:]
         self._watch.committed(now)
-        del results[first : first + len(due)]
         return results
 
     def _commit(self, txn: BatchTransaction, events: _Events, now: int) -> list[Appended]:

@@ -15,6 +15,7 @@ import pytest
 from klingai_audit.errors import AuditUnavailable, InconsistentCheckpoints, KlingAuditError, LogDamaged
 from klingai_audit.ledger.batch_head import BatchHead
 from klingai_audit.ledger.batches import CommitUnknown, SignedBatch
+from klingai_audit.ledger.keys import KeyFolder
 from klingai_audit.tlog.checkpoint import open_checkpoint, parse_checkpoint
 from klingai_audit.tlog.hashing import hash_leaves
 from klingai_audit.tlog.keys import VerifierKey
@@ -187,6 +188,27 @@ def test_a_host_dies_between_a_rotation_and_its_keys(hosts, store, monkeypatch):
     judge(store, vkey_of(again))
 
 
+def test_keys_that_cannot_be_moved_on_just_then(hosts, store, clock):
+    """Nothing is signed by an epoch that has ended: the next batch moves the keys on first."""
+    one = hosts()
+
+    def full(_keys: KeyFolder, _epoch: int) -> None:
+        raise AuditUnavailable("the disk is full")
+
+    clock.advance(DAY_S)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KeyFolder, "_promote", full)
+        for _ in range(2):
+            with pytest.raises(AuditUnavailable, match="disk is full"):
+                one.appender.append(event()).wait()
+    assert types(store)[-1] == "signing_key_rotated"
+    one.appender.append(event()).wait()
+    assert b"/epoch-1 " in store.note
+    one.close()
+    judge(store, vkey_of(one))
+    assert types(store).count("signing_key_rotated") == 1
+
+
 def test_one_end_for_all_hosts(hosts, store):
     """An end that one host logged is not logged by another where the store can tell, and never twice by one."""
     one = hosts()
@@ -207,6 +229,44 @@ def test_hosts_with_other_clocks(hosts, store):
     two.close()
     judge(store, vkey_of(one))
     assert types(store).count("clock_stepped") == 1
+
+
+def test_a_clock_that_jumps_over_a_day(hosts, store, clock):
+    """Nothing is logged at a time that is refused, the end of an epoch neither."""
+    host = hosts()
+    host.appender.append(event()).wait()
+    clock.step(3 * DAY_S)
+    with pytest.raises(AuditUnavailable, match="jumped ahead"):
+        host.appender.append(event()).wait()
+    assert types(store)[-1] == "x_test"
+
+
+def test_a_step_of_the_clock_in_a_batch_that_was_too_slow(hosts, store, clock):
+    """It is told in the batch that comes through."""
+    one = hosts()
+    two = hosts(HandClock())
+    one.appender.append(event()).wait()
+    clock.step(600)
+    lost = []
+
+    def faster(batch: SignedBatch) -> None:
+        if not lost:
+            lost.append(batch.id)
+            two.head.commit([(event(), False)])
+
+    store.before = faster
+    one.appender.append(event()).wait()
+    assert types(store)[-4:] == ["x_test", "x_test", "clock_stepped", "x_test"]
+
+
+def test_a_state_folder_that_is_gone_is_told_once(hosts, store, clock):
+    """However often opening is tried: here the first attempt ends the epoch."""
+    host = hosts()
+    host.close()
+    shutil.rmtree(host.state.path)
+    clock.advance(DAY_S)
+    Ledger(host.base, store=store, clock=clock).open().close()
+    assert types(store)[3:] == ["signing_key_rotated", "log_recovered", "log_opened", "log_closed"]
 
 
 def test_the_clock_of_the_server(hosts, store, clock):
