@@ -108,4 +108,4 @@ def test_failed_handshakes_and_open_tunnels_end(sim: Simulator) -> None:
             assert idle.sock.recv(1) == b""
             assert silent.recv(1) == b""
             idle.close()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
