@@ -13,10 +13,11 @@ import msgspec
 
 from klingai_audit.errors import UsageError
 from klingai_audit.ledger.reader import LogReader
+from klingai_audit.privacy.commitment import is_commitment
 from klingai_audit.privacy.masks import mask_text
 from klingai_audit.privacy.shapes import has_shape
+from klingai_audit.privacy.subjects import is_pseudonym
 from klingai_audit.report.ask import Asker
-from klingai_audit.views.haystack import words_of
 
 __all__ = ["MAX_SUSPECTS", "SUSPICIOUS", "leakage"]
 
@@ -72,10 +73,25 @@ def leakage(reader: LogReader, ask: Asker, size: int, *, begin: int = 0) -> dict
 
 def _inspect(reader: LogReader, seq: int) -> Iterator[str]:
     try:
-        texts = [word for word in words_of(msgspec.json.decode(reader.entry(seq))) if isinstance(word, str)]
+        entry: dict[str, Any] = msgspec.json.decode(reader.entry(seq))
+        texts = [text for name, item in entry.items() if name != "seal" for text in (name, *_texts(item))]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, UsageError):
         return
     if any(map(has_shape, texts)):
         yield "credential"
     if any("@" in text and mask_text(text) != text for text in texts):
         yield "address"
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the names and texts of a JSON value, but for commitments and pseudonyms: random letters may spell a key."""
+    if isinstance(value, dict):
+        if not is_commitment(value):
+            for name, item in value.items():
+                yield name
+                yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str) and not is_pseudonym(value):
+        yield value

@@ -40,10 +40,10 @@ def test_whatever_has_the_shape_of_a_key_looks_suspicious(secret):
     assert (True, True) == (has_shape(secret), re.search(SUSPICIOUS, f"text {secret} text") is not None)
 
 
-def leaks_of(tmp_path, *metadata):
+def leaks_of(tmp_path, *metadata, **members):
     smith = Smith().create()
     for facts in metadata:
-        smith.batch(smith.event("resource_read", facts))
+        smith.batch(smith.event("resource_read", facts, **members))
     smith.closed()
     smith.write(tmp_path / "audit")
     store = DirectoryStore(tmp_path / "audit", tmp_path / "failed")
@@ -75,3 +75,13 @@ def test_a_finding_never_repeats_what_it_found(tmp_path):
     """Neither the key nor the address is in the report."""
     found = leaks_of(tmp_path, {"note": SECRETS[1]}, {"who": "user@example.com"})
     assert (2, False, False) == (found["total"], SECRETS[1] in str(found), "user@" in str(found))
+
+
+def test_random_letters_of_the_log_itself_are_no_key(tmp_path):
+    """A commitment, a pseudonym or a seal may spell a key by chance; beside them a key is found all the same."""
+    spelled = "sk-HNWob66lPJI3izmSGK0_D1Au2iRs_FUBClAAAAAA"[:43]
+    pseudonym = "p_sk-6OgOlu1GitfpwgWomBA"
+    assert (True, True) == (has_shape(spelled), has_shape(pseudonym))
+    withheld = {"prompt": {"commitment": spelled, "bytes": 5}, "media": [{"commitment": spelled, "bytes": 9}]}
+    found = leaks_of(tmp_path, withheld, {**withheld, "note": spelled}, actor_id=pseudonym, on_behalf_of=pseudonym)
+    assert [(3, "credential")] == [(leak["seq"], leak["what"]) for leak in found["found"]]
