@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.support.objects import ObjectServer
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 pytest.register_assert_rewrite("klingai_audit.testing.store_contract")
 
 # A busy machine is no failure. In CI hypothesis loads its own profile, which also repeats the same examples.
-settings.register_profile("house", deadline=None)
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 if "CI" not in os.environ:
     settings.load_profile("house")
 
@@ -30,6 +30,23 @@ logging.getLogger("klingai_audit").addHandler(logging.NullHandler())
 
 ELSEWHERE = re.compile(r"only on (macOS|Python)\b")
 """A skip in CI must say on which other system the test runs: `reason="only on macOS: …"`."""
+
+
+TURNS = ((3_600, 3, 40), (86_400, 5, 120))
+"""Seconds of an hour and of a day, and how long before their end no fast and no slow test begins."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let a test begin after the full hour or midnight (UTC) rather than right before: at them a log writes more.
+
+    Midnight ends a day's file and an epoch, and the use of a key is told once an hour. Tests of that set the clock.
+    """
+    slow = item.get_closest_marker("slow") is not None
+    for length, fast_s, slow_s in TURNS:
+        left = length - time.time() % length
+        if left < (slow_s if slow else fast_s):
+            time.sleep(left + 0.01)
 
 
 @pytest.fixture(scope="session", autouse=True)

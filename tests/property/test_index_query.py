@@ -40,7 +40,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_small")
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(log=logs(), wanted=st.lists(st.tuples(FILTERS, MORE), min_size=4, max_size=4), steps=st.integers(1, 8))
 def test_the_index_finds_what_the_scan_finds(tmp_path_factory, log, wanted, steps):
     """Whatever the log, the filter, and in how many steps the index followed: the same entries in the same order."""

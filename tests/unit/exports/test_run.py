@@ -138,7 +138,7 @@ def course(clock: Clock, **members: object) -> Course:
     return Course(pause=clock.pause, clock=clock, **members)  # type: ignore[arg-type]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(FATE, max_size=25), st.integers(0, ENTRIES), st.integers(0, 3))
 def test_everything_arrives_whatever_breaks(
     reader: LogReader, tmp_path: Path, fates: list[str], begin: int, refuses: int
