@@ -15,7 +15,9 @@ def post(url: str, headers: Mapping[str, str], body: bytes, *, timeout: float, c
     """
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
+        host, port = parts.hostname, parts.port
+        if not host:  # which would be this machine
+            return None
         if parts.scheme == "https":
             context = ssl.create_default_context()
             if ca_file is not None:

@@ -193,9 +193,9 @@ class _HttpServer(ThreadingHTTPServer):
             self._connections.add(secure)
         try:
             secure.do_handshake()
-        except OSError:
+        except (OSError, AttributeError) as exc:  # the latter where `end_connections` was there before the handshake
             self.shutdown_request(secure)
-            raise
+            raise ConnectionError("There was no handshake.") from exc
         return secure
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import threading
 import time
 from http.client import HTTPConnection, HTTPSConnection
 
@@ -89,6 +90,30 @@ def test_tls_and_stand_in_exclude_each_other(sim: Simulator) -> None:
     """A proxy that is itself under https is not offered."""
     with pytest.raises(UsageError):
         serve(sim, tls=True, stand_in=True)
+
+
+def test_a_stop_before_the_handshake_leaves_nothing_open(sim: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tunnel that is ended when it was only promised is closed like any other."""
+    seen: list[ssl.SSLSocket] = []
+    asked, stopped, real = threading.Event(), threading.Event(), ssl.SSLSocket.do_handshake
+
+    def late(wire: ssl.SSLSocket, block: bool = False) -> None:
+        seen.append(wire)
+        asked.set()
+        stopped.wait()
+        real(wire, block)
+
+    monkeypatch.setattr(ssl.SSLSocket, "do_handshake", late)
+    with serve(sim, stand_in=True) as server:
+        with socket.create_connection(("localhost", server.port), timeout=20) as silent:
+            silent.sendall(f"CONNECT {KLING_HOSTS[0]}:443 HTTP/1.1\r\n\r\n".encode())
+            asked.wait()
+            server.stop()
+            stopped.set()
+            deadline = time.monotonic() + 20
+            while seen[0].fileno() != -1 and time.monotonic() < deadline:
+                time.sleep(0.01)
+    assert seen[0].fileno() == -1
 
 
 def test_failed_handshakes_and_open_tunnels_end(sim: Simulator) -> None:
