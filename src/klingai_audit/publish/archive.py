@@ -157,14 +157,15 @@ def _things(reader: LogReader, locker: Locker, old: int, head: Checkpoint) -> It
 
 
 def _days(reader: LogReader) -> Iterator[tuple[str, int]]:
-    """Yield (UTC day, its first entry) of each day, as the store has it."""
-    end = 0
-    for day in reader.store.old_days():
-        yield day.day.isoformat(), day.begin
-        end = day.end
-    names = [file.name for file in reader.store.inspect() if file.kind == "entries"]
-    if names:
-        yield max(names)[6:16], end
+    """Yield (UTC day, its first entry) of each day, as the store has it; of one that just begins perhaps nothing."""
+    # The newest day is asked for first: with one that begins in between, its name would get another's first entry.
+    newest = max((file.name[6:16] for file in reader.store.inspect() if file.kind == "entries"), default=None)
+    day, end = None, 0
+    for old in reader.store.old_days():
+        day, end = old.day.isoformat(), old.end
+        yield day, old.begin
+    if newest is not None and (day is None or newest > day):
+        yield newest, end
 
 
 def _maker(reader: LogReader, level: TileLevel, n: int, width: int) -> Callable[[], bytes]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +71,28 @@ def test_everything_is_there(log: Log):
     assert rest == set(objects) - tiles
     assert log.store.entries[256:] == decode_bundle(objects[tile_path("entries", 1, size - 256)])
     assert {SOON} == {versions[-1].until for versions in log.locker.versions.values()}
+
+
+def test_a_day_that_begins_meanwhile(log: Log, monkeypatch: pytest.MonkeyPatch):
+    """No day gets the first entry of another, which would lie there under lock for years."""
+    log.grow(300)
+    log.clock.advance(24 * 3600)
+    log.grow(30)
+    size, old_days, inspect = len(log.store.entries), log.store.old_days, log.store.inspect
+
+    def next_day(ask: Callable[[], Any]) -> Any:
+        answer = ask()
+        if len(log.store.entries) == size:
+            log.clock.advance(24 * 3600)
+            log.grow(1)
+        return answer
+
+    monkeypatch.setattr(log.store, "old_days", lambda: next_day(old_days))
+    monkeypatch.setattr(log.store, "inspect", lambda: next_day(inspect))
+    log.archive()
+    begun = log.store.days.index(dt.date(2026, 11, 22))
+    days = {f"days/2026-11-21/{0:020}", f"days/2026-11-22/{begun:020}"}
+    assert days == {path for path in log.locker.objects if path.startswith("days/")}
 
 
 def test_only_what_is_new(log: Log):
