@@ -77,8 +77,12 @@ def test_kling_api_makes_a_film(stage):
     done = stage.kling(*FILM)
     assert (0, True) == (done.returncode, "Video generation completed!" in done.stdout)
     (task,) = stage.sim.tasks
-    assert [CREATE, *[f"GET /v1/videos/text2video/{task.task_id}"] * 2] == stage.asked()[:3]
-    assert [f"/media/{task.task_id}/"] == [asked.route.rpartition("/")[0] + "/" for asked in stage.sim.requests[3:]]
+    poll = f"GET /v1/videos/text2video/{task.task_id}"
+    polls = stage.asked().count(poll)
+    assert polls in (1, 2)  # one, if the machine slept through the rendering
+    assert [CREATE, *[poll] * polls] == stage.asked()[: polls + 1]
+    films = [asked.route.rpartition("/")[0] for asked in stage.sim.requests[polls + 1 :]]
+    assert [f"/media/{task.task_id}"] == films
     assert {200} == {asked.status for asked in stage.sim.requests}
     assert {"api-singapore.klingai.com", FILMS} == {asked.headers["host"] for asked in stage.sim.requests}
     (film,) = made(stage, "mp4")

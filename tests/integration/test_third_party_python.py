@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from klingai_audit import AuditLog
-from tests.support.others import PROMPT, make_stage, need_python, told
+from tests.support.others import PROMPT, make_stage, need_python, seen, told
 
 pytestmark = pytest.mark.slow
 
@@ -110,7 +110,7 @@ def test_klingai_api_in_a_script(stage):
     assert ("", 0) == (done.stderr, done.returncode)
     task_id, digest = json.loads(done.stdout)
     entries = stage.entries()
-    assert [QUOTA, *LIFE, *FETCHED] == told(entries)
+    assert seen(told(entries), [QUOTA, *LIFE, *FETCHED])
     story = entries[2:]
     assert 1 == len({entry["correlation_id"] for entry in story})
     assert {task_id} == {entry["resource_id"] for entry in story[1:]}
@@ -133,8 +133,8 @@ def test_klingai_api_as_a_program(stage):
     task_id = json.loads(made.stdout)["data"]["task_id"]
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        seen = json.loads(stage.python(LAUNCHER, "get-text2video", "--task-id", task_id).stdout)
-        if seen["data"]["task_status"] == "succeed":
+        reply = json.loads(stage.python(LAUNCHER, "get-text2video", "--task-id", task_id).stdout)
+        if reply["data"]["task_status"] == "succeed":
             break
     quiet = (QUOTA[0], "api_key_used")
     story = [entry for entry in stage.entries() if entry["event_type"] not in quiet]
@@ -187,9 +187,9 @@ def test_klingai_api_wrapped(stage, how):
     done = stage.python(WRAPPED, how)
     assert ("", 0) == (done.stderr, done.returncode)
     entries = [entry for entry in stage.entries() if entry["event_type"] != "api_key_used"]
-    assert LIFE == told(entries)
+    assert seen(told(entries), LIFE)
     by_name = [entry["metadata"].get("via") == "method" for entry in entries]
-    assert [True, *[how == "wrapped"] * 3] == by_name
+    assert [True, *[how == "wrapped"] * (len(entries) - 1)] == by_name
     check_paid(stage, entries)
     assert [] == stage.leaks()
 
@@ -203,11 +203,10 @@ def test_sip_videogen_makes_films(stage):
     for entry in entries:
         if entry["event_type"] != "api_key_used":
             stories[entry["correlation_id"]].append(entry)
-    assert sorted([
-        [*LIFE, *FETCHED],
-        [SAID, STARTED, CHANGED, ("video_generation_failed", "failure")],
-        [SAID, ("policy_violation", "blocked")],
-    ]) == sorted(told(story) for story in stories.values())  # fmt: skip
+    refused, failed, made = sorted(map(told, stories.values()), key=len)
+    assert [SAID, ("policy_violation", "blocked")] == refused
+    assert seen(failed, [SAID, STARTED, CHANGED, ("video_generation_failed", "failure")])
+    assert seen(made, [*LIFE, *FETCHED])
     film = max(stories.values(), key=len)
     content = (stage.folder / "out" / "scene_001.mp4").read_bytes()
     assert hashlib.sha256(content).hexdigest() == film[-1]["metadata"]["sha256"]

@@ -88,10 +88,16 @@ class Stage:
         return [f"{request.method} {request.route}" for request in self.sim.requests]
 
     def leaks(self) -> list[str]:
-        """Return the secrets and words of prompts that stand in the files of the log."""
+        """Return the secrets, parts of tokens and words of prompts that stand in the files of the log."""
         files = [path.read_bytes() for path in self.folder.glob("audit/**/*") if path.is_file()]
-        words = (ACCESS_KEY, SECRET_KEY, "Wombat", "eyJ")
+        tokens = {request.headers.get("authorization", "").removeprefix("Bearer ") for request in self.sim.requests}
+        words = (ACCESS_KEY, SECRET_KEY, "Wombat", *(part for token in tokens for part in token.split(".") if part))
         return [word for word in words if any(word.encode() in data for data in files)]
+
+
+def seen(story: list[tuple[str, str]], wanted: list[tuple[str, str]]) -> bool:
+    """Whether a story is the wanted one, also where the machine slept through a rendering: no change was seen then."""
+    return story in (wanted, [step for step in wanted if step[0] != "task_status_changed"])
 
 
 def told(entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
