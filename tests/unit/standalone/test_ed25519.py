@@ -94,7 +94,7 @@ def test_a_signature_takes_milliseconds():
     """With the tables of a key made, a verification is far below 50 ms."""
     public, message, signature = (bytes.fromhex(part) for part in VECTORS[0])
     ed25519_verify(public, message, signature)
-    begin = time.perf_counter()
+    begin = time.process_time()
     for _ in range(20):
         ed25519_verify(public, message, signature)
-    assert time.perf_counter() - begin < 20 * 0.05
+    assert time.process_time() - begin < 20 * 0.05

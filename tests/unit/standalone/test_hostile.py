@@ -83,9 +83,9 @@ def test_lines_made_to_break_it(tmp_path, name, where):
     day = DAYS[where * 2]
     lines = GOOD[day].split(b"\n")
     lines.insert(len(lines) // 2 if not where else len(lines) - 1, BOMBS[name])
-    begin = time.monotonic()
+    begin = time.process_time()
     found = kinds(write_files(tmp_path / "audit", GOOD | {day: b"\n".join(lines)}))
-    assert ({"unsigned_tail"} if where else {"entry_inserted"}, True) == (found, time.monotonic() - begin < 20)
+    assert ({"unsigned_tail"} if where else {"entry_inserted"}, True) == (found, time.process_time() - begin < 20)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_size_out_of_thin_air_costs_nothing(tmp_path):
     """Whoever holds a key can sign any size; the entries decide how much is looked at."""
     text = f"{SMITH.origin}\n{1 << 50}\n{base64.b64encode(bytes(32)).decode()}\n"
     note = sign_note(text, SMITH.log_key, SMITH.epoch_key(2))
-    begin = time.monotonic()
+    begin = time.process_time()
     found = kinds(write_files(tmp_path / "audit", GOOD | {"checkpoint": note}))
-    assert (True, True) == ("history_rewritten" in found, time.monotonic() - begin < 20)
+    assert (True, True) == ("history_rewritten" in found, time.process_time() - begin < 20)
 
 
 NOTES = [b"", b"\n", b"\n\n", "—".encode(), b"a\n\n\xe2\x80\x94 b c\n", b"x" * 70_000, b"\xff\n1\nx\n\n", bytes(200)]

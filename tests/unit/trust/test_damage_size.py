@@ -57,11 +57,11 @@ class Judged:
         if attack.__name__ not in self._verdicts:
             files = self._log.files()
             day = next(name for name in files if name.startswith("audit-"))
-            began = time.monotonic()
+            began = time.process_time()
             files |= {day: attack(files[day])}
             folder = self._folder / attack.__name__
             verdict = check(folder, files, key=self._log.log_key.vkey, processes=1)
-            self._verdicts[attack.__name__] = verdict, time.monotonic() - began
+            self._verdicts[attack.__name__] = verdict, time.process_time() - began
         return self._verdicts[attack.__name__]
 
 
