@@ -7,7 +7,6 @@ import json
 import re
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -247,7 +246,7 @@ def test_nobody_listens(ledger: Ledger) -> None:
             begun = time.monotonic()
             with pytest.raises(SinkLost):
                 export(ledger.reader, name, to=f"{scheme}://localhost:{free_port()}", course=Course(follow=follows))
-            assert time.monotonic() - begun < 5
+            assert time.monotonic() - begun < 30
 
 
 # --- OTLP ----------------------------------------------------------------------------------------------
@@ -285,18 +284,18 @@ def test_otlp_receiver_that_is_killed_twice_gets_everything(ledger: Ledger, tmp_
     """A batch that was not answered is sent again, whole; equal ids are the same event."""
     stop = threading.Event()
     with OtlpReceiver() as receiver, CursorFile.open(tmp_path, "otel") as cursor:
-        seen: Counter[int] = Counter()
+        killed = {2: threading.Event(), 3: threading.Event()}
 
-        def slow(count: int) -> None:
-            seen["requests"] += 1  # type: ignore[index]
-            time.sleep(0.05)
+        def late(_count: int) -> None:
+            if (number := len(receiver.requests)) in killed:
+                killed[number].wait(60)
 
-        receiver.answer = slow
+        receiver.answer = late
         thread, outcome = follow(ledger, stop, format="otlp", to=receiver.url, cursor=cursor)
-        for _ in range(2):
-            before = len(receiver.requests)
-            wait_until(lambda before=before: len(receiver.requests) > before)
+        for number, gone in killed.items():
+            wait_until(lambda number=number: len(receiver.requests) >= number)
             receiver.kill()
+            gone.set()
             time.sleep(0.2)
             receiver.start()
         wait_until(lambda: len({key(found) for found in receiver.records}) >= ledger.reader.size)

@@ -135,7 +135,7 @@ def test_rsyslog_killed_twice_ends_up_with_everything(tmp_path: Path, certificat
             course = Course(follow=True, stop=stop.is_set, trouble=lambda error, pause: troubles.append(error.message))
             try:
                 to = f"tls://localhost:{rsyslog.port}"
-                options = {"cursor": cursor, "course": course, "ca": certificate.ca_file, "resend": 3.0}
+                options = {"cursor": cursor, "course": course, "ca": certificate.ca_file, "resend": 20.0}
                 outcome.append(export(ledger.reader, "syslog", to=to, **options))  # type: ignore[arg-type]
             except Exception as exc:  # noqa: BLE001  (looked at below)
                 outcome.append(exc)
@@ -154,7 +154,7 @@ def test_rsyslog_killed_twice_ends_up_with_everything(tmp_path: Path, certificat
                     rsyslog.start()
             ledger.appender.flush(publish=True)
             size = ledger.reader.size
-            wait_until(lambda: rsyslog.seqs() >= set(range(size)), 60)
+            wait_until(lambda: rsyslog.seqs() >= set(range(size)))
         finally:
             stop.set()
             exporter.join(60)

@@ -17,8 +17,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Self
 
+from tests.support.served import free_ports
 
-def wait_until(done: Callable[[], bool], seconds: float = 30) -> None:
+
+def wait_until(done: Callable[[], bool], seconds: float = 120) -> None:
     """Wait until something is true. Fails when it takes too long."""
     deadline = time.monotonic() + seconds
     while not done():
@@ -27,10 +29,9 @@ def wait_until(done: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens at."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """Return a port of this machine that nobody listens at, and that the kernel gives to nobody meanwhile."""
+    (port,) = free_ports(1)
+    return port
 
 
 class SyslogReceiver:
@@ -58,17 +59,17 @@ class SyslogReceiver:
     def kill(self) -> None:
         """End at once: connections are reset, unread bytes are gone."""
         if self._server is not None:
+            server, self._server = self._server, None
             with contextlib.suppress(OSError):
-                self._server.shutdown(socket.SHUT_RDWR)
-            self._server.close()
-            self._server = None
-        for connection in self._connections:
+                server.shutdown(socket.SHUT_RDWR)
+            server.close()
+        doomed, self._connections = self._connections, []
+        for connection in doomed:
             with contextlib.suppress(OSError):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 connection.shutdown(socket.SHUT_RD)
             with contextlib.suppress(OSError):
                 connection.close()
-        self._connections.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -80,22 +81,29 @@ class SyslogReceiver:
         while True:
             try:
                 connection, _ = server.accept()
-                if self._context is not None:
-                    connection = self._context.wrap_socket(connection, server_side=True)
-            except ssl.SSLError:
-                continue
             except OSError:
                 return
+            try:
+                if self._context is not None:
+                    connection = self._context.wrap_socket(connection, server_side=True)
+            except OSError:  # a client that broke off
+                connection.close()
+                continue
             self._connections.append(connection)
+            if self._server is not server:  # killed meanwhile
+                connection.close()
+                return
             threading.Thread(target=self._read, args=(connection,), daemon=True).start()
 
     def _read(self, connection: socket.socket) -> None:
         buffer = b""
         try:
             while True:
-                while self.paused.is_set():
+                while self.paused.is_set() and self._lives(connection):
                     time.sleep(0.01)
                 data = connection.recv(65_536)
+                if not self._lives(connection):
+                    return
                 if not data:
                     break
                 buffer += data
@@ -113,6 +121,9 @@ class SyslogReceiver:
             if isinstance(connection, ssl.SSLSocket):
                 connection = connection.unwrap()
             connection.close()
+
+    def _lives(self, connection: socket.socket) -> bool:
+        return connection in self._connections
 
 
 class OtlpReceiver:
@@ -148,6 +159,8 @@ class OtlpReceiver:
             def setup(self) -> None:
                 super().setup()
                 receiver._connections.append(self.connection)
+                if receiver._server is not self.server:  # killed meanwhile
+                    self.connection.shutdown(socket.SHUT_RDWR)
 
             def do_POST(self) -> None:
                 receiver._take(self)
@@ -172,11 +185,10 @@ class OtlpReceiver:
             server, self._server = self._server, None
             server.shutdown()
             server.server_close()
-        for connection in self._connections:
-            with contextlib.suppress(OSError):
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                connection.close()
-        self._connections.clear()
+        doomed, self._connections = self._connections, []
+        for connection in doomed:
+            with contextlib.suppress(OSError):  # its files would keep it open if it were closed only
+                connection.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> Self:
         return self
