@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -389,10 +390,10 @@ def test_a_new_file_taken_for_one_left_behind(
     """Another writer drains at the moment in which a new file is not locked yet: another file is begun."""
     other = Writer(shared, tmp_path)
     writer = Writer(shared, tmp_path, fate=lambda: "away")
-    real, moments = fcntl.flock, iter(["held", "gone"])
+    real, moments, here = fcntl.flock, iter(["held", "gone"]), threading.get_ident()
 
     def flock(fd: int, operation: int) -> None:
-        match next(moments, None):
+        match next(moments, None) if threading.get_ident() == here else None:
             case "held":
                 raise BlockingIOError(errno.EAGAIN, "held")
             case "gone":

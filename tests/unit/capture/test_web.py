@@ -291,7 +291,8 @@ def test_a_real_server():
     with make_server("127.0.0.1", 0, ActingWSGI(app, user="x-user"), handler_class=Quiet) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
-        reply = httpx2.get(f"http://127.0.0.1:{server.server_port}/", headers={"x-user": "u"}, trust_env=False)
+        url = f"http://127.0.0.1:{server.server_port}/"
+        reply = httpx2.get(url, headers={"x-user": "u"}, trust_env=False, timeout=60)
         thread.join()
     assert reply.content == b"ok"
     assert (found[0]["actor_id"], found[0]["ip_address"]) == ("u", "127.0.0.1")
