@@ -104,11 +104,14 @@ def test_a_service_that_never_answers_clearly(world):
 
 
 def test_a_slow_service(world):
-    """A time-out after sending leaves the create unknown, then found."""
-    world.sim.fail_next("POST", NEW, hang=5)
-    with world.client(timeout=0.3) as kling:
+    """A time-out after sending leaves the create unknown; it is not found, and sent again."""
+    world.sim.fail_next("POST", NEW, hang=30)
+    with world.client(timeout=0.5) as kling:
         kling.text_to_video("a lake")
-    assert [entry for entry in world.story() if entry[0] != "resource_read"] == [SAID, DOUBT, SAID, STARTED]
+    story = [entry for entry in world.story() if entry[0] != "resource_read"]
+    assert story[:3] == [SAID, DOUBT, SAID]
+    assert story[-1] == STARTED
+    assert set(story[3:-1]) <= {SAID, DOUBT}  # a busy machine may be as slow once more
     assert world.entries()[1]["metadata"]["error"] == "ReadTimeout"
 
 
@@ -162,7 +165,7 @@ def test_nobody_listens(world):
 
 def test_a_cancelled_order(world):
     """A cancelled task leaves an unknown outcome that is in the log when it is closed."""
-    world.sim.fail_next("POST", NEW, delay=5)
+    world.sim.fail_next("POST", NEW, delay=30)
 
     async def run():
         async with world.async_client() as kling:
@@ -179,13 +182,19 @@ def test_a_cancelled_order(world):
 
 def test_a_time_limit_around_an_order(world):
     """asyncio.timeout cancels inside: the same."""
-    world.sim.fail_next("POST", NEW, delay=5)
+    world.sim.fail_next("POST", NEW, delay=30)
+
+    async def over(limit):
+        await asyncio.to_thread(wait_until, lambda: world.sim.requests)
+        limit.reschedule(asyncio.get_running_loop().time())
 
     async def run():
         async with world.async_client() as kling:
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.3):
+                async with asyncio.timeout(None) as limit:
+                    ending = asyncio.ensure_future(over(limit))
                     await kling.text_to_video("a lake")
+            await ending
 
     asyncio.run(run())
     assert world.story() == [SAID, DOUBT]
@@ -232,7 +241,8 @@ def test_the_writer_tells_of_an_outcome_that_the_disk_refuses(world, monkeypatch
         with monkeypatch.context() as broken:
             broken.setattr(DirectoryTransaction, "append", full)
             kling.text_to_video("a lake")
-            wait_until(lambda: world.audit.recorder.desk.late == 2)
+            wait_until(lambda: caplog.text.count(" happened and could not be recorded") == 2)
+            assert world.audit.recorder.desk.late == 2
             assert "video_generation_started happened and could not be recorded" in caplog.text
             with pytest.raises(AuditUnavailable, match="not yet written: 2"):
                 kling.text_to_video("another")
