@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
+from klingai_audit.diagnostics import tell
 from klingai_audit.errors import AuditUnavailable, HeadConflict, LogDamaged, SignerUnavailable
 from klingai_audit.event.record import EncodedEvent, format_time
 from klingai_audit.ledger.acknowledged import AcknowledgedRecord
@@ -49,7 +50,6 @@ CONTENTION_S: Final = 60.0
 _MAX_PAUSE_S: Final = 0.5
 _REMEMBER_S: Final = 1.0
 _ENDS: Final = 100_000
-_LOG: Final = logging.getLogger("klingai_audit")
 _Events = Sequence[tuple[EncodedEvent, bool]]
 
 
@@ -114,6 +114,7 @@ class BatchHead:
     def after_fork(self) -> None:
         self._publishing = threading.Lock()
         self.keys.forget()
+        self.sought.after_fork()
 
     def close(self) -> None:
         self._remember()
@@ -163,7 +164,7 @@ class BatchHead:
             if committed is None or committed.size <= self.published:
                 return
             head = self._epochs.complete(committed)
-            self.state.write_head(head.note, alone=False)
+            self._keep(head)
             with self.store.publication() as publication:
                 publication.put_checkpoint(head.note)
             self.published = max(self.published, head.size)
@@ -377,8 +378,12 @@ class BatchHead:
             return
         self._remembered_at = time.monotonic()
         try:
-            known = self._heads.remembered()  # by another process of this host, perhaps
-            if known is None or known.size < head.size:
-                self.state.write_head(head.note, alone=False)
+            self._keep(head)
         except (AuditUnavailable, LogDamaged) as exc:
-            _LOG.warning("the head of the log cannot be remembered on this machine: %s", exc.message)
+            words = "the head of the log cannot be remembered on this machine: %s"
+            tell(logging.WARNING, "not_remembered", words, exc.message, kind=exc.kind)
+
+    def _keep(self, head: CommittedHead) -> None:
+        known = self._heads.remembered()  # by another process of this host, perhaps
+        if known is None or known.size < head.size:
+            self.state.write_head(head.note, alone=False)

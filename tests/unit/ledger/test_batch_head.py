@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -413,3 +414,29 @@ def test_what_is_remembered_does_not_go_back(hosts, store):
     one.head.close()
     assert two.state.read_head() == newest
     assert len(store.entries) == parse_checkpoint(parse_note(newest).text).size
+
+
+def test_a_late_publication_does_not_set_back_what_is_remembered(hosts, store):
+    """A process whose checkpoint comes after that of a faster one leaves its newer head where it is."""
+    one = hosts()
+    two = Ledger(one.base, store=store, clock=one.clock).open()
+    with one.head._publishing:
+        one.appender.append(event()).wait()
+        two.appender.append(event()).wait("published")
+        two.head._remember()
+        newest = two.state.read_head()
+    one.head.publish()
+    assert two.state.read_head() == newest
+    assert parse_checkpoint(parse_note(newest).text).size == len(store.entries)
+    two.close()
+
+
+def test_a_head_that_cannot_be_remembered_is_told(hosts, caplog):
+    """The entries are durable, so nobody is refused; the line has a name for programs."""
+    host = hosts()
+    shutil.rmtree(host.state.path)
+    host.state.path.write_text("no folder")
+    host.head._remember()
+    told = [record for record in caplog.records if getattr(record, "event", "") == "not_remembered"]
+    assert [(record.name, record.levelno) for record in told] == [("klingai_audit", logging.WARNING)]
+    host.state.path.unlink()
