@@ -97,6 +97,7 @@ class Head:
         """In a forked child: drop the keys and locks that another thread of the parent may have held; `load` anew."""
         self._tree_mutex = threading.Lock()
         self.keys.forget()
+        self.sought.after_fork()
         self.ends.after_fork()
 
     # --- opening ----------------------------------------------------------------------------------

@@ -25,6 +25,10 @@ class Sought:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """In a forked child: what is sought is the parent's, whose threads may have held the lock."""
         self._lock = threading.Lock()
         self._since: dict[str, int] = {}
         self._found: dict[str, Appended] = {}

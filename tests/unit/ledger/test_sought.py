@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+import pytest
 
 from klingai_audit.ledger.sought import Sought
 from klingai_audit.tlog.merkle import leaf_hash
+from tests.support.batches import BatchMemory
 from tests.support.faulty import QuickOps
 from tests.support.ledgers import Ledger, event
 
@@ -73,3 +77,18 @@ def test_a_writer_does_not_append_what_is_sought_and_there(tmp_path: Path) -> No
         ledger.head.sought.forget([new.event_id])
         assert new.event_id == ledger.appender.append(new).wait().event_id
         assert 2 == sum(new.event_id.encode() in line for line in ledger.lines())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("store", [None, BatchMemory()], ids=["sealed", "batches"])
+def test_a_child_seeks_while_a_thread_of_its_parent_looks(tmp_path: Path, store: BatchMemory | None) -> None:
+    """The parent's lock and what it sought are not the child's."""
+    with Ledger(tmp_path, ops=QuickOps(), store=store) as ledger:
+        sought = ledger.head.sought
+        sought.seek({event().event_id: 0})
+        with sought._lock:  # as a thread of the parent would have it while it reads
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if not sought.active and sought._lock.acquire(timeout=10) else 1)
+        assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert sought.active
