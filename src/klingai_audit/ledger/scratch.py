@@ -76,7 +76,11 @@ def _make(base: Path, ops: FileOps) -> tuple[Path, int]:
 
 def _lock(folder: Path, ops: FileOps) -> int:
     held = ops.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        ops.close(held)
+        raise
     return held
 
 

@@ -126,9 +126,9 @@ def told_of(store: Store, verdict: Verdict) -> Verdict:
 def _place_of(url: str, finding: Finding) -> str:
     """Return where on a server a finding about an entry or a hash is to be looked for, empty if that is not known."""
     scheme, name, seq = url.partition("://")[0], finding.file or "", finding.seq
-    level = 0 if name.startswith("audit-") else int(name[5:]) if name.startswith("tree/") else None
-    if level is None or seq is None:
+    if seq is None or not name.startswith(("audit-", "tree/")):
         return ""
+    level = 0 if name.startswith("audit-") else int(name.removeprefix("tree/"))
     place = seq >> 8 * level
     if scheme in _BUCKETS:
         path = tile_path("entries" if name.startswith("audit-") else level, place // TILE_WIDTH)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from klingai_audit.durable import FileOps
 from klingai_audit.ledger.scratch import scratch_folder
 from klingai_audit.ledger.store import LogFile
 from klingai_audit.privacy.policy import Policy
@@ -159,7 +160,7 @@ def test_set_back_with_its_entries(log, tmp_path):
 
 def test_what_does_not_belong(log, tmp_path):
     """Something else in the log's place is named, whatever it is called."""
-    log[0].strays = ["notes/../../x", "audit-2026-11-21.jsonl.old"]
+    log[0].strays = ["notes/../../x", "audit-2026-11-21.jsonl.old", "tree/x", "tree/"]
     found = look(log, tmp_path).broken
     assert [("file_unexpected", name) for name in sorted(log[0].strays)] == [(one.kind, one.file) for one in found]
 
@@ -215,3 +216,21 @@ def test_scratch_of_the_dead_goes(tmp_path):
     with scratch_folder(tmp_path / "scratch") as mine, scratch_folder(tmp_path / "scratch") as other:
         assert sorted([mine, other]) == sorted((tmp_path / "scratch").iterdir())
     assert not (tmp_path / "scratch").exists()
+
+
+def test_descriptors_of_scratch_folders(tmp_path):
+    """None stays open, that of a look at a living one's neither."""
+    held: set[int] = set()
+
+    class Counting(FileOps):
+        def open(self, path: Path, flags: int, mode: int = 0o644) -> int:
+            held.add(fd := super().open(path, flags, mode))
+            return fd
+
+        def close(self, fd: int) -> None:
+            super().close(fd)
+            held.remove(fd)
+
+    with scratch_folder(tmp_path / "scratch"), scratch_folder(tmp_path / "scratch", Counting()):
+        assert 1 == len(held)
+    assert set() == held
