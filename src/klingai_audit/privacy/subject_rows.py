@@ -6,6 +6,7 @@ Source: docs/format.md, "Pseudonyms and commitments".
 from __future__ import annotations
 
 import base64
+import contextlib
 import hmac
 import os
 from dataclasses import dataclass, field
@@ -103,9 +104,10 @@ class SubjectRows:
 
 
 def remember(cache: dict[str, Subject], id: str, subject: Subject) -> None:
-    """Add to a cache of bounded size; the oldest goes."""
+    """Add to a cache of bounded size; the oldest goes. Several threads may do so at the same time."""
     if len(cache) >= _CACHE_ENTRIES:
-        del cache[next(iter(cache))]
+        with contextlib.suppress(KeyError, RuntimeError):  # another thread took it away
+            del cache[next(iter(cache))]
     cache[id] = subject
 
 

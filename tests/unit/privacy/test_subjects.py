@@ -393,6 +393,21 @@ def test_cache_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == {name: table.resolve(name) for name in "abcde"}
 
 
+def test_threads_that_make_room_in_a_full_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest id that another thread took away meanwhile is gone as it should be."""
+    monkeypatch.setattr(subject_rows, "_CACHE_ENTRIES", 2)
+    subject = Subject("p_0123456789abcdefghijkl", KEY)
+
+    class Contended(dict[str, Subject]):
+        def __delitem__(self, id: str) -> None:
+            super().__delitem__(id)  # by the other thread
+            super().__delitem__(id)
+
+    cache = Contended(a=subject, b=subject)
+    subject_rows.remember(cache, "c", subject)
+    assert ["b", "c"] == list(cache)
+
+
 def test_threads_racing_on_new_people_get_one_row(table: SqliteSubjects, path: Path) -> None:
     """Many threads that meet the same new people at once agree on them."""
     barrier = threading.Barrier(8)
