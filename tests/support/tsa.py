@@ -145,11 +145,11 @@ def honest(tsa: Tsa) -> Answer:
 
 
 def trickle(handler: BaseHTTPRequestHandler, _request: bytes) -> None:
-    """One byte at a time, for ever."""
+    """One byte at a time, for two minutes."""
     handler.send_response(200)
     handler.send_header("Content-Type", "application/timestamp-reply")
     handler.end_headers()
-    for _ in range(200):
+    for _ in range(2400):
         handler.wfile.write(b"0")
         handler.wfile.flush()
         time.sleep(0.05)

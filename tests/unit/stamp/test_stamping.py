@@ -246,10 +246,11 @@ class TestHostileAuthority:
         """Whatever it answers, the log is as it was, and the reason is said in our words."""
         make, error, words = HOSTILE[how]
         before = audit.reader.size
+        timeout = 0.5 if how == "trickling" else 60  # the others answer, however slow the machine is
         started = time.monotonic()
         with serving(make(tsa)) as url, pytest.raises(error, match=words) as caught:
-            stamp_now(audit, TimeAuthority(url, read_roots(tsa.root), timeout=0.5))
-        assert time.monotonic() - started < 5
+            stamp_now(audit, TimeAuthority(url, read_roots(tsa.root), timeout=timeout))
+        assert time.monotonic() - started < 30
         assert "garbage" not in str(caught.value)
         assert ([], before) == (files(audit), audit.reader.size)
 

@@ -25,7 +25,6 @@ from klingai_audit.watch.memory import Message, load_memory, only_watch
 from klingai_audit.watch.rounds import Round, Settings
 from klingai_audit.watch.run import Watch
 
-START = dt.datetime.now(dt.UTC).timestamp()
 ONLY_VERIFY = Settings(detect=None)
 
 
@@ -56,7 +55,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.session = Session(log=str(folder / "audit"))
         self.folder = folder
-        self.now = START
+        self.now = dt.datetime.now(dt.UTC).timestamp()
         self.book = Book()
         self.verified: list[bool] = []
         with AuditLog.open(folder / "audit") as audit:
