@@ -104,9 +104,21 @@ class ObjectStore:
         """Find out whether the server refuses what it has to refuse. Raises: UnsupportedStorage, AuditUnavailable."""
         if self.bucket.get(HEAD) is not None:
             return
-        path = staging_path(secrets.token_hex(32))  # what a crash leaves of this is swept like any other
+        failed: Exception | None = None
+        for _ in range(_TURNS):
+            try:
+                self._try_out(staging_path(secrets.token_hex(32)))  # what a crash leaves is swept like any other
+            except (Refused, Unsure) as exc:  # of an answer that was lost there is none the next time
+                failed = exc
+            else:
+                return
+        raise self._unsupported("does not take a put on condition of a version") from failed
+
+    def _try_out(self, path: str) -> None:
+        """Put, and put again on conditions that do not hold. Raises: as `create`; Refused, Unsure (of a good one)."""
         try:
-            if not self.bucket.put_new(path, b"1") or self.bucket.put_new(path, b"2"):
+            self.bucket.put_new(path, b"1")  # nobody else knows the name: if it is there, this put it there
+            if self.bucket.put_new(path, b"2"):
                 raise self._unsupported("replaces an object that a put was only to create")
             found = self.bucket.get(path)
             if found is None or found.data != b"1":
@@ -118,8 +130,6 @@ class ObjectStore:
                 pass
             else:
                 raise self._unsupported("replaces an object although it is another version by now")
-        except (Refused, Unsure) as exc:
-            raise self._unsupported("does not take a put on condition of a version") from exc
         finally:
             with contextlib.suppress(AuditUnavailable):
                 self.bucket.delete([path])

@@ -26,6 +26,7 @@ from klingai_audit.ledger.batches import CommitUnknown, SignedBatch
 from klingai_audit.ledger.purged import line_hash
 from klingai_audit.stores import objects, objects_client, objects_commit, objects_driver, objects_publish
 from klingai_audit.stores.objects import ObjectStore
+from klingai_audit.stores.objects_client import Unsure
 from klingai_audit.stores.objects_driver import driver
 from klingai_audit.stores.objects_format import HEAD, parse_head, staging_path
 from klingai_audit.testing.batches import DAY, NEXT_DAY, BatchMaker, commit
@@ -276,6 +277,31 @@ class TestWrongAnswers:
         requests.careless = True
         with pytest.raises(UnsupportedStorage, match="only to create"):
             open_memory(bucket, requests).create()
+        assert {} == contents(bucket)
+
+    @pytest.mark.parametrize("how", HOW)
+    def test_an_answer_that_is_lost_while_conditions_are_tried_out(self, bucket: Any, how: How) -> None:
+        """It says nothing of the server: it is tried out again, whichever request it was."""
+        requests = Requests()
+        open_memory(bucket, requests).create()
+        for at in range(len(requests.made)):
+            requests = Requests()
+            requests.at, requests.how, requests.error = at, how, refused
+            open_memory(bucket, requests).create()
+            assert {} == contents(bucket), at
+
+    def test_a_server_that_takes_no_put_on_a_condition(self, bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However often it is tried."""
+        store, calls = open_memory(bucket, Requests()), []
+
+        def swap(path: str, data: bytes, tag: Any) -> None:
+            calls.append(path)
+            raise Unsure("the server answered 501")
+
+        monkeypatch.setattr(store.bucket, "swap", swap)
+        with pytest.raises(UnsupportedStorage, match="on condition of a version"):
+            store.create()
+        assert 1 < len(set(calls)) == len(calls)
         assert {} == contents(bucket)
 
 
