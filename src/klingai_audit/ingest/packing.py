@@ -15,6 +15,9 @@ ENCODINGS: Final = "gzip, zstd, identity"
 _GZIP: Final = 31
 _MAX_WINDOW: Final = 8 << 20  # RFC 8878 and RFC 9659: what a decoder of HTTP content has to have, and no more
 _PIECE: Final = 1 << 16
+_STEP: Final = 1 << 12
+"""Bytes that are unpacked at a time: what a frame leaves of them is copied, so a body of many tiny frames takes no
+longer than others."""
 
 
 def unpack(body: bytes, encoding: str, limit: int) -> bytes:
@@ -36,19 +39,19 @@ def unpack(body: bytes, encoding: str, limit: int) -> bytes:
 
 
 def _gunzip(body: bytes, limit: int) -> bytes:
-    out, left = bytearray(), body
+    out, at, unpacker = bytearray(), 0, zlib.decompressobj(_GZIP)
     try:
-        while left:
-            unpacker = zlib.decompressobj(_GZIP)
-            out += unpacker.decompress(left, limit - len(out) + 1)
+        while at < len(body):
+            if unpacker.eof:
+                unpacker = zlib.decompressobj(_GZIP)
+            piece = body[at : at + _STEP]
+            out += unpacker.decompress(piece, limit - len(out) + 1)
             if len(out) > limit:
                 raise _too_large(limit)
-            if not unpacker.eof:
-                raise _broken("gzip")
-            left = unpacker.unused_data
+            at += len(piece) - len(unpacker.unused_data)
     except zlib.error:
         raise _broken("gzip") from None
-    if not body:
+    if not unpacker.eof:
         raise _broken("gzip")
     return bytes(out)
 
@@ -73,17 +76,18 @@ def _unzstd(body: bytes, limit: int) -> bytes:
                 if len(out) > limit:
                     raise _too_large(limit)
         # The reader takes a frame that is cut off for a whole one. What it gives is known to be small by now.
-        left = body
-        while True:
-            frame = unpacker.decompressobj()
-            frame.decompress(left)
-            if not frame.eof:
-                raise _broken("zstd")
-            left = frame.unused_data
-            if not left:
-                return bytes(out)
+        at, frame = 0, unpacker.decompressobj()
+        while at < len(body):
+            if frame.eof:
+                frame = unpacker.decompressobj()
+            piece = body[at : at + _STEP]
+            frame.decompress(piece)
+            at += len(piece) - len(frame.unused_data)
     except zstandard.ZstdError:
         raise _broken("zstd") from None
+    if not frame.eof:
+        raise _broken("zstd")
+    return bytes(out)
 
 
 def _broken(name: str) -> Refused:
