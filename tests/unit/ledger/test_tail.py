@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,8 +14,16 @@ from klingai_audit.stores.directory import DirectoryStore
 from klingai_audit.stores.memory import MemoryStore
 from tests.support.ledgers import unsealed_entries
 
-TODAY = dt.datetime.now(dt.UTC).date()
+TODAY = dt.date(2026, 11, 21)
 LATER = TODAY + dt.timedelta(days=1)
+
+
+@pytest.fixture(autouse=True)
+def _noon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is noon of that day, however late it gets between the beginning of all tests and these."""
+    now = dt.datetime.combine(TODAY, dt.time(12), dt.UTC)
+    clock = SimpleNamespace(now=now.astimezone)
+    monkeypatch.setattr(tail, "dt", SimpleNamespace(datetime=clock, UTC=dt.UTC))
 
 
 @pytest.fixture(params=["directory", "memory"])
