@@ -152,7 +152,11 @@ def test_a_forked_child_lets_go_of_the_port() -> None:
     server = MetricsServer(Board(), "127.0.0.1:0")
     listen = server.url.removeprefix("http://")
     hold, let_go = os.pipe()
-    child = Child(lambda tell: (os.close(let_go), os.read(hold, 1), tell("ended"))[2])
+    child = Child(lambda tell: (os.close(let_go), tell("begun"), os.read(hold, 1))[1])
+    until = time.monotonic() + 60
+    while not child.lines:  # else it may have been forked and not have come to letting go
+        assert time.monotonic() < until
+        time.sleep(0.005)
     server.close()
     server.close()
     try:
