@@ -73,10 +73,37 @@ def test_nothing_is_said_before_it_is_durable(ledger: Ledger) -> None:
     assert receipt.wait(timeout=10).done
 
 
-def test_timeouts_count_once(ledger: Ledger) -> None:
+def test_timeouts_count_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time for `published` is what durability left of it."""
-    with ledger.store.publication():
+    left: list[float] = []
+    wait_published = ledger.appender.wait_published
+
+    def noted(size: int, timeout: float) -> None:
+        left.append(timeout)
+        wait_published(size, timeout)
+
+    monkeypatch.setattr(ledger.appender, "wait_published", noted)
+    with Gate(ledger) as gate:
         receipt = ledger.appender.append(event())
+
+        def let_go() -> None:
+            while not receipt._waiters:
+                time.sleep(0.001)
+            time.sleep(0.1)
+            gate.open()
+
+        opening = threading.Thread(target=let_go)
+        opening.start()
+        begun = time.monotonic()
+        receipt.wait("published", timeout=60)
+        assert 60 - (time.monotonic() - begun) <= left[0] < 59.95
+        opening.join()
+
+
+def test_a_time_out_names_the_entry(ledger: Ledger) -> None:
+    """If no checkpoint comes in time it is said of which entry, which is durable; the wait can be repeated."""
+    with ledger.store.publication():
+        receipt = ledger.appender.append(event()).wait()
         begun = time.monotonic()
         with pytest.raises(AuditUnavailable, match="No checkpoint covered entry 2"):
             receipt.wait("published", timeout=0.1)
