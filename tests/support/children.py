@@ -8,6 +8,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 Tell = Callable[[str], None]
 
@@ -47,6 +48,15 @@ class Child:
         for line in self.lines:
             assert not line.startswith("!"), line.replace("\\n", "\n")
         return os.waitstatus_to_exitcode(status)
+
+
+def open_below(folder: Path) -> list[str]:
+    """Return the files below a folder that this process has open, sorted: none of what other tests left open."""
+    places = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # as the one that looks
+            places.append(descriptor.readlink())
+    return sorted(str(place) for place in places if place.is_relative_to(folder))
 
 
 def _run(act: Callable[[Tell], None], receive: int, send: int) -> None:

@@ -18,6 +18,7 @@ from klingai_audit.ledger.appender import Appender
 from klingai_audit.ledger.line import event_type_of
 from klingai_audit.ledger.store import SyncFailed
 from klingai_audit.stores.memory import MemoryStore
+from tests.support.children import open_below
 from tests.support.faulty import FaultyOps, QuickOps
 from tests.support.judge import judge
 from tests.support.ledgers import HandClock, Ledger, end_event, event
@@ -294,10 +295,10 @@ def test_no_thread_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nam
 
     monkeypatch.setattr(threading.Thread, "start", start_or_not)
     ledger = Ledger(tmp_path, ops=QuickOps())
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(AuditUnavailable, match="thread"):
         ledger.open()
-    assert before == threading.active_count()
+    assert set() == set(threading.enumerate()) - before
     refused.clear()
     ledger.open()
     assert ledger.appender.append(event()).wait("published").seq == 3
@@ -404,13 +405,12 @@ def test_a_failed_open_leaves_nothing_open(tmp_path: Path) -> None:
     ops = FaultyOps()
     ledger = Ledger(tmp_path, ops=ops)
     ops.fails = lambda call: call.about == "checkpoint.tmp"
-    threads = threading.active_count()
+    threads, descriptors = set(threading.enumerate()), open_below(tmp_path)
     for _ in range(3):
-        descriptors = len(list(Path("/proc/self/fd").iterdir()))
         with pytest.raises(AuditUnavailable):
             ledger.open()
-        assert descriptors == len(list(Path("/proc/self/fd").iterdir()))
-    assert threads == threading.active_count()
+        assert descriptors == open_below(tmp_path)
+    assert set() == set(threading.enumerate()) - threads
     ops.fails = None
     ledger.open().close()
     assert judge(ledger.log, ledger.vkey).types()[0] == "log_created"

@@ -16,7 +16,7 @@ from klingai_audit.errors import AuditUnavailable, HeadConflict, LogDamaged
 from klingai_audit.ledger.store import Store, SyncFailed
 from klingai_audit.stores import lock as lock_module
 from klingai_audit.stores.directory import DirectoryStore
-from tests.support.children import Child
+from tests.support.children import Child, open_below
 from tests.support.faulty import FaultyOps
 from tests.support.ledgers import unsealed_entries
 
@@ -252,16 +252,17 @@ def test_a_lock_that_is_never_free_is_an_error(store: DirectoryStore, monkeypatc
     fill(store, 1)
 
 
-def test_descriptors_are_released(store: DirectoryStore) -> None:
+def test_descriptors_are_released(store: DirectoryStore, tmp_path: Path) -> None:
     """`close` gives back every descriptor; the store can be used again."""
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_below(tmp_path)
     for begin in range(3):
         fill(store, 1, begin=begin)
         with store.publication() as publication:
             publication.put_hashes(0, begin, bytes(32))
             publication.sync_hashes()
+        assert before != open_below(tmp_path)
         store.close()
-        assert before == len(list(Path("/proc/self/fd").iterdir()))
+        assert before == open_below(tmp_path)
 
 
 def test_left_temporary_files_are_swept(store: DirectoryStore) -> None:
