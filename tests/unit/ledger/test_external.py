@@ -27,7 +27,7 @@ def program(tmp_path: Path) -> Signer:
 def is_alive(pid: int) -> bool:
     try:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter if it went between opening and reading
         return False
 
 
