@@ -32,9 +32,9 @@ LOCAL = "jolene.planted"
 EMAIL = f"{LOCAL}@example.com"
 IP4 = "198.51.77.123"
 IP6 = "2001:db8:77:beef::5"
-PROMPT = "A planted heron above the silver marsh"
+PROMPT = "A planted cormorant above the silver marsh"
 
-NEEDLES = (SECRET, LEARNED, LOCAL, "77.123", "77:beef", "heron", "silver marsh", "c2lsdmVyIG1hcnNo")
+NEEDLES = (SECRET, LEARNED, LOCAL, "77.123", "77:beef", "cormorant", "silver marsh", "c2lsdmVyIG1hcnNo")
 
 SECRET_FORMS: dict[str, Any] = {
     "header": f"Authorization: Bearer {SECRET}",
