@@ -145,5 +145,5 @@ def test_what_is_on_its_way_is_waited_for(ledger: Ledger, monkeypatch: pytest.Mo
     store = ledger.store
     notes = [store.kept[min(store.kept)]] * 2 + [store.checkpoint] * 9
     monkeypatch.setattr(BatchMemory, "read_checkpoint", lambda self: notes.pop(0))
-    extent = look_at(store, 1.0)
+    extent = look_at(store, 60.0)
     assert (stated_size(store.checkpoint), stated_size(store.checkpoint)) == (extent.size, extent.end)
