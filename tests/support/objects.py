@@ -151,7 +151,7 @@ class ObjectServer(Served):
 
     def bucket(self, *, lock: bool = False, versions: bool = False) -> str:
         """Make a bucket and return its name; with `lock` it has Object Lock, which brings versions."""
-        name = f"log-{secrets.token_hex(4)}"
+        name = f"log-{secrets.token_hex(8)}"
         headers = {"x-amz-bucket-object-lock-enabled": "true"} if lock else {}
         made = self.request("PUT", f"/{name}", headers=headers)
         assert http.HTTPStatus.OK == made.status, made.body.decode()
@@ -163,7 +163,7 @@ class ObjectServer(Served):
 
     def prefix(self) -> str:
         """Return the URL of an empty prefix in the bucket that this server made for itself."""
-        return f"s3://{self._shared}/{secrets.token_hex(4)}"
+        return f"s3://{self._shared}/{secrets.token_hex(8)}"
 
     def request(
         self,

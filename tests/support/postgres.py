@@ -122,7 +122,7 @@ class PostgresServer(Served):
 
     def database(self, name: str = "") -> str:
         """Make an empty database and return its URL."""
-        name = name or f"log_{secrets.token_hex(4)}"
+        name = name or f"log_{secrets.token_hex(8)}"
         with self.connect() as connection:
             connection.execute(f'create database "{name}"')
         return self.url(name)
