@@ -216,10 +216,11 @@ class ObjectPublication:
                 self._bucket.swap(CHECKPOINT, note, None if there is None else there.tag)
                 break
             except Refused:
-                continue
+                reason, denied = "it changes again and again", False
             except Unsure as exc:
-                if time.monotonic() > deadline:
-                    raise self._bucket.unavailable("writing checkpoint", exc.reason, denied=exc.denied) from None
+                reason, denied = exc.reason, exc.denied
+            if time.monotonic() > deadline:
+                raise self._bucket.unavailable("writing checkpoint", reason, denied=denied)
             time.sleep(_PAUSE_S)
         self._store.finisher.clean()
 

@@ -26,9 +26,9 @@ from klingai_audit.ledger.batches import CommitUnknown, SignedBatch
 from klingai_audit.ledger.purged import line_hash
 from klingai_audit.stores import objects, objects_client, objects_commit, objects_driver, objects_publish
 from klingai_audit.stores.objects import ObjectStore
-from klingai_audit.stores.objects_client import Unsure
+from klingai_audit.stores.objects_client import Refused, Unsure
 from klingai_audit.stores.objects_driver import driver
-from klingai_audit.stores.objects_format import HEAD, parse_head, staging_path
+from klingai_audit.stores.objects_format import CHECKPOINT, HEAD, parse_head, staging_path
 from klingai_audit.testing.batches import DAY, NEXT_DAY, BatchMaker, commit
 from klingai_audit.testing.store_contract import BatchStoreContract, OpenStore
 from klingai_audit.testing.store_contract.common import purged, purging
@@ -206,6 +206,26 @@ class TestWrongAnswers:
         put(store, batch)
         maker.accept(batch)
         assert maker.lines == list(open_memory(bucket).read_entries(0))
+
+    def test_a_checkpoint_that_is_always_refused(
+        self, bucket: Any, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A server that will not have it is not asked for ever."""
+        maker = BatchMaker()
+        maker.put(store, 3)
+        batch = maker.batch()
+        put(store, batch)
+        monkeypatch.setattr(objects_publish, "PATIENCE_S", 0.2)
+        swap = store.bucket.swap
+
+        def refuse(path: str, data: bytes, tag: Any) -> Any:
+            if path == CHECKPOINT:
+                raise Refused
+            return swap(path, data, tag)
+
+        monkeypatch.setattr(store.bucket, "swap", refuse)
+        with pytest.raises(AuditUnavailable, match="writing checkpoint"):
+            publish(store, batch.note)
 
     def test_who_asks_late_finds_out(self, bucket: Any) -> None:
         """Others committed and moved the batch to tiles meanwhile: its leaf hashes tell."""
