@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from klingai_audit.errors import AuditUnavailable, HeadConflict, MissingExtra, StorageError, UsageError
+from klingai_audit.stores.urls import RemoteUrl
 
 __all__ = ["Kept", "LockedBucket", "Locker", "open_locker"]
 
@@ -74,6 +75,7 @@ class LockedBucket:
         self._faults = faults
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
+        self._keeps = False
 
     def check(self) -> None:
         """Raises: UsageError if the bucket does not lock; whoever may not ask that finds out at the first object."""
@@ -104,6 +106,9 @@ class LockedBucket:
             self._put(path, data, until, IfNoneMatch="*")
         except HeadConflict:
             return False
+        if not self._keeps:
+            self._check_kept(path, until)
+            self._keeps = True
         return True
 
     def replace(self, path: str, data: bytes, tag: str | None, until: dt.datetime) -> None:
@@ -186,9 +191,12 @@ def open_locker(url: str) -> LockedBucket:
 
     Raises: MissingExtra, UsageError, AuditUnavailable.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
-        raise UsageError(f"{url} is no place for an archive.", do="Name a bucket: --to s3://bucket/prefix")
+    place, parts = RemoteUrl(url), urlsplit(url)
+    if parts.scheme != "s3" or not parts.netloc or "@" in parts.netloc or parts.query:
+        raise UsageError(
+            f"{place} is no place for an archive.",
+            do="Name a bucket: --to s3://bucket/prefix; credentials come from the environment.",
+        )
     try:
         import boto3
         import botocore.exceptions
@@ -207,7 +215,9 @@ def open_locker(url: str) -> LockedBucket:
     try:
         client = boto3.client("s3", region_name=region, endpoint_url=endpoint, config=config)
     except (botocore.exceptions.BotoCoreError, ValueError) as exc:
-        raise UsageError(f"{url} cannot be opened with the settings in the environment: {type(exc).__name__}.") from exc
+        raise UsageError(
+            f"{place} cannot be opened with the settings in the environment: {type(exc).__name__}."
+        ) from exc
     made = LockedBucket(client, botocore.exceptions, parts.netloc, parts.path.strip("/"))
     made.check()
     return made
