@@ -159,7 +159,7 @@ def served(audit: Path) -> Iterator[str]:
         yield json.loads(child.stdout.readline())["url"]
     finally:
         child.send_signal(signal.SIGINT)
-        assert child.wait(20) in (0, 130)
+        assert child.wait(60) in (0, 130)
         child.stdout.close()
 
 

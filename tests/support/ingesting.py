@@ -57,7 +57,7 @@ class Client:
     def __init__(self, url: str, token: str | None = FARM) -> None:
         self.url = url
         self.http = httpx2.Client(
-            base_url=url, trust_env=False, timeout=30, verify=False, headers={"connection": "close"}
+            base_url=url, trust_env=False, timeout=120, verify=False, headers={"connection": "close"}
         )
         self._token = token
         self._validators: dict[str, Any] = {}
@@ -106,13 +106,14 @@ def running(app: Any) -> Iterator[str]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
-        deadline = time.monotonic() + 20
-        while not server.started and time.monotonic() < deadline:
+        deadline = time.monotonic() + 60
+        while not server.started:
+            assert time.monotonic() < deadline, "the server did not start"
             time.sleep(0.005)
         yield url_of(listening)
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         listening.close()
 
 

@@ -57,7 +57,7 @@ class Running:
     def ask(self, path: str) -> tuple[int, str]:
         """Return status and body of one path."""
         try:
-            with urllib.request.urlopen(f"{self.url}{path}", timeout=20) as reply:
+            with urllib.request.urlopen(f"{self.url}{path}", timeout=60) as reply:
                 return reply.status, reply.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -73,16 +73,16 @@ class Running:
                     return float(sample.value)
         return None
 
-    def end(self, number: int = signal.SIGTERM, timeout: float = 20) -> int:
+    def end(self, number: int = signal.SIGTERM, timeout: float = 60) -> int:
         """Send a signal and wait; returns the exit code."""
         self.process.send_signal(number)
         return self.wait(timeout)
 
-    def wait(self, timeout: float = 20) -> int:
+    def wait(self, timeout: float = 60) -> int:
         """Wait for its end; returns the exit code."""
         code = self.process.wait(timeout)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
         return code
 
 

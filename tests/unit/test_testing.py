@@ -218,7 +218,7 @@ def test_audited_sessions_pass():
         url = f"{server.base_url}/v1/videos/text2video"
         with requests.Session() as session:
             captured.audit.attach(session)
-            session.post(url, json={"prompt": "a lake"}, timeout=5)
+            session.post(url, json={"prompt": "a lake"}, timeout=60)
         asyncio.run(send_audited(captured.audit, url))
         stopped.check()
         assert (2, 2) == (len(captured.of("prompt_submitted")), len(sim.requests))
