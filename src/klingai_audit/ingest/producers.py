@@ -44,6 +44,9 @@ TOKEN_PREFIX: Final = "kai_ingest_"  # noqa: S105  # what every token begins wit
 LOOK_S: Final = 1.0
 """Seconds for which a look at the file holds."""
 
+RETRY_S: Final = 10.0
+"""Seconds after which a good file that could not be recorded is tried again."""
+
 _TOKEN_BYTES: Final = 32
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII).fullmatch
 _MAX_BYTES: Final = 1 << 20
@@ -127,7 +130,7 @@ class ProducerFile:
     """The file of producers at `path`, looked at again each second; any thread may ask.
 
     A file that cannot be used any more leaves the last one that could in force, and `told` is called with the error;
-    `changed` is called with each new one, and may raise to keep it out of force.
+    `changed` is called with each new one, and may raise to keep it out of force until it is tried again.
     """
 
     def __init__(
@@ -142,6 +145,8 @@ class ProducerFile:
         self._told = told
         self._lock = threading.Lock()
         self._seen = self._stamp()
+        self._refused: tuple[int, ...] | None = None
+        self._again = 0.0
         self._looked = time.monotonic()
         self._current = self._read()
         changed(self._current)
@@ -158,16 +163,25 @@ class ProducerFile:
 
     def _look(self) -> None:
         stamp = self._stamp()
-        if stamp == self._seen:
+        if stamp == self._seen or (stamp == self._refused and time.monotonic() < self._again):
             return
-        self._seen = stamp
         try:
             new = self._read()
-            if new.digest != self._current.digest:
-                self._changed(new)
-                self._current = new
         except KlingAuditError as error:
+            self._seen = stamp
             self._told(error)
+            return
+        if new.digest != self._current.digest:
+            try:
+                self._changed(new)
+            except KlingAuditError as error:  # the file is good: whoever it shuts out must not stay in for ever
+                self._again = time.monotonic() + RETRY_S
+                if stamp != self._refused:
+                    self._refused = stamp
+                    self._told(error)
+                return
+            self._current = new
+        self._seen = stamp
 
     def _stamp(self) -> tuple[int, ...]:
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from klingai_audit.errors import KlingAuditError, UnsafePermissions, UsageError
+from klingai_audit.errors import AuditUnavailable, KlingAuditError, UnsafePermissions, UsageError
 from klingai_audit.event.record import Draft
 from klingai_audit.ingest import producers as room
 from klingai_audit.ingest.producers import Producer, ProducerFile, Producers, new_token, sample
@@ -140,6 +140,29 @@ def test_a_change_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     path.unlink()
     assert file.current().of(FARM) is not None
     assert f"There is no file {path}." == told[-1]
+
+
+def test_what_could_not_be_recorded_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is shut out while the log cannot be reached is out when it can be, without another change of the file."""
+    monkeypatch.setattr(room, "LOOK_S", 0)
+    monkeypatch.setattr(room, "RETRY_S", 0)
+    path = tmp_path / "producers.toml"
+    path.write_text(PRODUCERS)
+    away: list[KlingAuditError] = []
+    told: list[str] = []
+
+    def changed(_new: Producers) -> None:
+        if away:
+            raise away[0]
+
+    file = ProducerFile(path, changed=changed, told=lambda error: told.append(error.message))
+    away.append(AuditUnavailable("The log is away."))
+    path.write_text(PRODUCERS.partition("[producers.other-log]")[0])
+    assert [file.current().of(LOG) is not None for _ in range(3)] == [True] * 3
+    assert ["The log is away."] == told
+    away.clear()
+    assert file.current().of(LOG) is None
+    assert ["The log is away."] == told
 
 
 def test_an_open_file_is_refused(tmp_path: Path) -> None:
