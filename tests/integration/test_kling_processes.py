@@ -167,7 +167,7 @@ def test_a_process_killed_between_intent_and_outcome(world):
     orderer = Process(world, ORDERER, actor="alice@example.com")
     assert orderer.read() == "ready"
     while not world.sim.tasks:
-        pass
+        time.sleep(0.001)
     orderer.kill()
     (made,) = world.sim.tasks
     poller = Process(world, POLLER, made.task_id)
@@ -206,7 +206,7 @@ def test_signed_callbacks_of_the_simulator(world):
         with acting("alice@example.com"), world.client() as kling:
             kling.text_to_video("a serene lake", callback_url=f"http://127.0.0.1:{server.server_port}/kling")
         while len(verdicts) < 3:
-            pass
+            time.sleep(0.001)
     finally:
         server.shutdown()
         thread.join()
@@ -302,6 +302,7 @@ def signed_now(secret: str, body: str, delivery: str) -> dict[str, str]:
 @pytest.mark.slow
 def test_polls_are_not_lost_between_processes(world):
     """A process that polls and leaves hands its count to the one that sees the end."""
+    world.sim.render_seconds = 6000  # it ends when it is to, not while they poll
     with world.client() as mine, AuditLog.open(world.folder / "audit") as other:
         with acting("alice@example.com"):
             task = mine.text_to_video("a serene lake")
@@ -309,6 +310,8 @@ def test_polls_are_not_lost_between_processes(world):
             for _ in range(5):
                 kling.task(task.id)
         with acting("alice@example.com"):
+            task.refresh()
+            world.sim.clock_offset_seconds = 6000
             task.wait(poll_interval=POLL)
     entries = world.entries()
     polls = len(world.sim.calls("GET", "/tasks"))
