@@ -115,7 +115,7 @@ def fault_of(exc: Exception) -> tuple[str, str]:
         return "not JSON in UTF-8", ""
     found = _PATH.fullmatch(str(exc))
     reason, path = (found["reason"], found["path"] or "") if found else ("not of its form", "")
-    pointer = re.sub(r"\[([^\]]*)\]", r"/\1", path.replace(".", "/")).replace("/...", "/…").replace("/…/", "/…")
+    pointer = re.sub(r"\[([^\]]*)\]", r"/\1", path.replace("[...]", "/…").replace(".", "/"))
     if name := _UNKNOWN.fullmatch(reason):
         return f"{pointer}/{name[1][:_CLIPPED]}: there is no such member", "docs/ingest.md lists them."
     if name := _MISSING.fullmatch(reason):

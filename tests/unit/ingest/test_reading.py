@@ -88,6 +88,12 @@ def test_every_fault_is_told_with_its_place() -> None:
     assert found.message.startswith("4 events are at fault, so nothing was recorded. Event 1 (line 2): /outcome: ")
 
 
+def test_names_of_members_are_left_out_of_places() -> None:
+    """Below metadata any text may be a name: an ellipsis stands for it."""
+    found = refusal(b'{"event_type":"x_a","metadata":{"%s":[{"b":1e999}]}}' % PLANTED.encode(), JSON)
+    assert ["/metadata/…/0/…: number out of range"] == [one.message for one in found.faults]
+
+
 @pytest.mark.parametrize(
     ("event", "message"),
     [
