@@ -98,7 +98,7 @@ def test_plan_and_apply(cli, place, purged):
     assert ["today", "due", "digest", "to_seal", "holds", "archives", "days"] == list(plan)
     assert [True] * 5 + [False] * 2 == [day["sealed"] for day in plan["days"]]
     rows = {row["event_type"]: row for row in plan["days"][0]["types"]}
-    assert ["event_type", "entries", "due", "held", "keep_until", "why"] == list(rows["x_other"])
+    assert ["event_type", "entries", "due", "held", "locked", "keep_until", "why"] == list(rows["x_other"])
     assert (3, 3, 0, "2026-02-05") == tuple(rows["x_other"][k] for k in ("entries", "due", "held", "keep_until"))
     assert (0, None) == (rows["log_created"]["due"], rows["log_created"]["keep_until"])
     words = cli("retention", "plan").out
@@ -269,7 +269,7 @@ def test_bundle(cli, tmp_path, purged):
 @pytest.mark.slow
 def test_views(cli, tmp_path):
     """Activity, costs, detections and traces count what is there."""
-    people = cli("activity", "--by", "actor", "--days", "400", "--json")
+    people = cli("activity", "--by", "actor", "--days", "36500", "--json")
     assert (0, True) == (people.code, "p_" in people.out or "@" in people.out)
     assert (0, True) == ((costs := cli("costs", "--since", "2026-01-01", "--json")).code, "studio-a" in costs.out)
     found = cli("detect", "--json")
@@ -284,7 +284,7 @@ def test_report(cli, tmp_path, purged):
     """The report names purges and holds, and does not call what was purged missing."""
     cli("hold", "set", "case-1", "--range", "0:3")
     target = tmp_path / "report.json"
-    assert 0 == cli("report", "--output", target, "--days", "400").code
+    assert 0 == cli("report", "--output", target, "--days", "36500").code
     told = json.loads(target.read_text())
     kept = told["retention"]
     assert ("applied", len(purged)) == (kept["state"], kept["purged"])
@@ -292,7 +292,7 @@ def test_report(cli, tmp_path, purged):
     assert ["case-1"] == [hold["name"] for hold in kept["holds"]]
     assert (0, len(purged)) == (told["sequence"]["missing"], told["sequence"]["purged"])
     page = tmp_path / "report.html"
-    assert 0 == cli("report", "--output", page, "--days", "400").code
+    assert 0 == cli("report", "--output", page, "--days", "36500").code
     text = page.read_text()
     assert "applied: 9 entries purged" in text
     assert "case-1" in text
