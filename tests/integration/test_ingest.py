@@ -378,10 +378,11 @@ def test_when_full_it_says_when_to_come_back(tmp_path: Path, limits: Limits) -> 
 def test_slow_bodies_are_cut_off(tmp_path: Path) -> None:
     """408 and the end of the connection; other requests go on meanwhile."""
     seen: list[Served] = []
-    limits = Limits(body_seconds=0.3)
+    limits = Limits(body_seconds=3)
     with AuditLog.open("memory:") as audit, endpoint_of(audit, tmp_path, limits=limits, told=seen) as (_endpoint, url):
+        client = Client(url)
         with open_request(url, 100) as slow:
-            Client(url).send(EVENT)
+            client.send(EVENT)
             answer = b""
             while piece := slow.recv(4096):
                 answer += piece
@@ -442,6 +443,7 @@ def test_events_that_hang_stay_counted(tmp_path: Path) -> None:
             assert 1 == endpoint.capacity.events
             ops.free.set()
             assert until(lambda: not endpoint.capacity.events)
+            endpoint.capacity.limits = Limits()
             assert client.send(event)["receipts"][0]["repeated"]
 
 

@@ -27,6 +27,7 @@ from klingai_audit.ingest.wire import CLOUDEVENT, CLOUDEVENTS, JSON, JSON_LINES
 from klingai_audit.kling.simulator.tls import ServerCertificate
 from klingai_audit.log import AuditLog
 from tests.support.ingesting import FARM, IDS, LOG, PRODUCERS, Client, digest, lines
+from tests.support.receivers import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -123,7 +124,14 @@ def senders(places: list[str], stop: threading.Event, *, stubborn: bool, count: 
 
 
 def acknowledged(made: list[Sender]) -> dict[str, int]:
-    return {event_id: seq for one in made for event_id, seq in one.receipts.items()}
+    return {event_id: seq for one in made for event_id, seq in dict(one.receipts).items()}
+
+
+def _at_work(clients: list[Sender]) -> None:
+    """Return a while after the present server has acknowledged something."""
+    before = len(acknowledged(clients))
+    wait_until(lambda: len(acknowledged(clients)) > before + 40)
+    time.sleep(1)
 
 
 def test_a_signal_ends_it_in_order(tmp_path: Path) -> None:
@@ -131,7 +139,8 @@ def test_a_signal_ends_it_in_order(tmp_path: Path) -> None:
     with process(tmp_path) as made:
         stop = threading.Event()
         clients = senders([made.url], stop, stubborn=False)
-        time.sleep(2)
+        wait_until(lambda: len(acknowledged(clients)) > 100)
+        time.sleep(1)
         code = made.end(signal.SIGTERM)
         stop.set()
         for one in clients:
@@ -155,12 +164,12 @@ def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     clients = senders(places, stop, stubborn=True)
     current = first
     for _ in range(4):
-        time.sleep(1.5)
+        _at_work(clients)
         current.child.kill()
         current.end()
         current = Process(tmp_path)
         places.append(current.url)
-    time.sleep(1.5)
+    _at_work(clients)
     stop.set()
     for one in clients:
         one.join(60)
@@ -219,9 +228,9 @@ def test_metrics_count_requests(tmp_path: Path) -> None:
         Client(made.url, None).post(b"")
         words = (tmp_path / "stderr").read_text().split()
         (place,) = {json.loads(word)["metrics"] for word in words if word.startswith('{"metrics"')}
-        text = httpx2.get(place, trust_env=False).text
-    assert 'klingai_audit_http_requests_total{route="/v1/events",status="200"} 1.0' in text
-    assert 'klingai_audit_http_requests_total{route="/v1/events",status="401"} 1.0' in text
+        counted = 'klingai_audit_http_requests_total{{route="/v1/events",status="{}"}} 1.0'.format
+        for status in (200, 401):  # counted once it is answered
+            wait_until(lambda status=status: counted(status) in httpx2.get(place, trust_env=False).text, 20)
 
 
 def test_a_token_made_by_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
