@@ -59,7 +59,7 @@ def browser() -> Iterator[Any]:
         pytest.skip("needs chromium")
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     with api.sync_playwright() as play:
-        found = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        found = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=120_000)
         yield found
         found.close()
 
@@ -75,7 +75,7 @@ class Reader:
     asked: list[str] = field(default_factory=list)
 
     def open(self, content: bytes) -> None:
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(120_000)
         file = self.folder / "verify.html"
         file.write_bytes(content)
         self.url = file.as_uri()

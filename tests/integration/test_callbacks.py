@@ -34,6 +34,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         made.sim.clock = ManualClock()
         made.sim.callbacks.use_secret(SECRET)
         made.sim.callbacks.retry_after = ()
+        made.sim.callbacks.timeout = 60.0
         yield made
 
 
@@ -106,7 +107,7 @@ def test_a_callback_that_proves_nothing(world: World, gate: Gate, fault: Any) ->
         task = kling.text_to_video("a serene lake", callback_url=gate.url)
         world.sim.clock.advance(60)
         assert gate.wait(3) == ["verified", "verified", verdict]
-        assert world.sim.callbacks.wait(3)[-1].status == status
+        assert world.sim.callbacks.wait(3, 60)[-1].status == status
         assert [] == [entry for entry in world.entries() if entry["event_type"] in ENDS]
         assert {"status": "succeeded", "claim": True, "via": "callback", "signature": signature} == (
             world.entries()[-1]["metadata"]

@@ -44,7 +44,7 @@ class Gate(ThreadingHTTPServer):
 
     def wait(self, count: int) -> list[str]:
         """Return the verdicts, as soon as there are so many."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while len(self.told) < count and time.monotonic() < deadline:
             time.sleep(0.01)
         assert len(self.told) >= count
