@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 from klingai_audit.errors import AuditUnavailable, VerificationError
@@ -32,6 +33,7 @@ _MAX_PAUSE_S: Final = 1.0
 _THREADS: Final = 8
 _LISTED: Final = 1000
 _SIGNED: Final = timedelta(minutes=5)
+_DENIED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _STATUS: Final = re.compile(r"status code: ([0-9]{3})")
 _MD5: Final = re.compile(r'"([0-9a-f]{32})"', re.ASCII)
 _T = TypeVar("_T")
@@ -154,7 +156,10 @@ class Bucket:
         yield from self._insist(ask, f"listing {prefix or 'the log'}", PATIENCE_S)
 
     def lock_headers(self, path: str) -> Mapping[str, str]:
-        """Return the headers by which the server describes an object, names in lower case; none if it cannot tell."""
+        """Return the headers by which the server describes an object, names in lower case.
+
+        None if there is no such object, or if the store knows no such headers. Raises: AuditUnavailable.
+        """
         import httpx2
 
         api, store = self._client()
@@ -163,11 +168,19 @@ class Bucket:
 
         def ask() -> Mapping[str, str]:
             self._count("head")
+            signed = httpx2.URL(str(api.functions.sign(store, "HEAD", path, _SIGNED)))
             try:
-                answer = httpx2.request("HEAD", str(api.functions.sign(store, "HEAD", path, _SIGNED)), timeout=20)
+                with httpx2.Client(timeout=20) as client:  # which logs the address, but not the target
+                    plain, target = signed.copy_with(query=None), {"target": signed.raw_path}
+                    answer = client.request("HEAD", plain, extensions=target)
             except httpx2.HTTPError as exc:
-                raise OSError(type(exc).__name__) from None  # its text holds the signed address
-            return {name.lower(): value for name, value in answer.headers.items()} if answer.is_success else {}
+                raise OSError(type(exc).__name__) from None  # its text may hold the signed address
+            if answer.status_code == HTTPStatus.NOT_FOUND:
+                return {}
+            if not answer.is_success:  # not told is not free
+                kind = PermissionError if answer.status_code in _DENIED else OSError
+                raise kind(f"status code: {answer.status_code}")
+            return {name.lower(): value for name, value in answer.headers.items()}
 
         return self._insist(ask, f"describing {path}", PATIENCE_S)
 

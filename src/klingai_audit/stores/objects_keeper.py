@@ -130,7 +130,7 @@ def _bundle_locked(store: ObjectStore, n: int) -> dt.datetime | None:
     headers = store.bucket.lock_headers(full)
     if not headers:
         partial = [one.path for one in store.bucket.listed(f"{full}.p")]
-        headers = store.bucket.lock_headers(max(partial, key=len)) if partial else {}
+        headers = store.bucket.lock_headers(max(partial, key=lambda path: (len(path), path))) if partial else {}
     if any(headers.get(name, "").lower() == value for name, value in _HOLD.items()):
         return dt.datetime.max.replace(tzinfo=dt.UTC)
     dates = [until for name in _UNTIL if (until := _date(headers.get(name, ""))) is not None]

@@ -59,7 +59,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     pytest.importorskip("boto3", reason="archives need boto3")
     paths: list[str] = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Forgetful,), {"paths": paths}))
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
