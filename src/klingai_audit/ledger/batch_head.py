@@ -14,7 +14,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
@@ -31,11 +31,12 @@ from klingai_audit.ledger.ends import end_id_of
 from klingai_audit.ledger.handover import handover_note
 from klingai_audit.ledger.heads import HeadReader, SignedHead, check_not_forked
 from klingai_audit.ledger.keys import KeyFolder
-from klingai_audit.ledger.line import is_rotation, names_checkpoint, parse_members, splice
+from klingai_audit.ledger.line import PURGED_PREFIX, is_rotation, names_checkpoint, parse_members, splice
 from klingai_audit.ledger.log_head import HEARTBEAT_NS, OwnEvent
 from klingai_audit.ledger.moved import refuse_moved, takes_up
 from klingai_audit.ledger.pace import ClockWatch, parse_logged_at
 from klingai_audit.ledger.places import Appended, places_of
+from klingai_audit.ledger.purged import line_hash
 from klingai_audit.ledger.rotation import Rotation, RotationClock
 from klingai_audit.ledger.sought import Sought
 from klingai_audit.ledger.state import StateFolder
@@ -349,12 +350,10 @@ class BatchHead:
         seq = self.store.find_end(event_id)
         if seq is None:
             return None
-        for line in self._end_at(seq, event_id):
-            return Appended(seq, leaf_hash(line), b"")
+        for line in self.store.read_entries(seq, seq + 1):
+            if end_id_of(line) == event_id or line.startswith(PURGED_PREFIX):
+                return Appended(seq, line_hash(line), b"")
         raise AuditUnavailable(f"Entry {seq} of {self.store.url} cannot be read.")
-
-    def _end_at(self, seq: int, event_id: str) -> Iterator[bytes]:
-        return (line for line in self.store.read_entries(seq, seq + 1) if end_id_of(line) == event_id)
 
     def _rotate(self, txn: BatchTransaction, now: int) -> None:
         """End the epoch with a batch of one entry, whose checkpoint is the handover. Ends the transaction's use."""

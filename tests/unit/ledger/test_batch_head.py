@@ -17,6 +17,7 @@ from klingai_audit.errors import AuditUnavailable, InconsistentCheckpoints, Klin
 from klingai_audit.ledger.batch_head import BatchHead
 from klingai_audit.ledger.batches import CommitUnknown, SignedBatch
 from klingai_audit.ledger.keys import KeyFolder
+from klingai_audit.ledger.purged import purged_line
 from klingai_audit.tlog.checkpoint import open_checkpoint, parse_checkpoint
 from klingai_audit.tlog.hashing import hash_leaves
 from klingai_audit.tlog.keys import VerifierKey
@@ -218,6 +219,16 @@ def test_one_end_for_all_hosts(hosts, store):
     assert one.appender.append(end_event("831"), once=True).wait().seq == first
     assert two.appender.append(end_event("831"), once=True).wait().seq == first
     assert types(store).count("task_completed") == 1
+
+
+def test_an_end_that_was_purged(hosts, store):
+    """It was there, and is not logged again; the receipt is that of the entry that it was."""
+    one = hosts()
+    first = one.appender.append(end_event("831"), once=True).wait()
+    by = one.appender.append(event()).wait().seq
+    store.entries[first.seq] = purged_line(first.leaf_hash, by)
+    again = hosts().appender.append(end_event("831"), once=True).wait()
+    assert (again.seq, again.leaf_hash) == (first.seq, first.leaf_hash)
 
 
 def test_hosts_with_other_clocks(hosts, store):
