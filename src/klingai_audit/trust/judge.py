@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from klingai_audit.errors import VerificationError
 from klingai_audit.ledger.store import Store
 from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.tlog.policy import WitnessPolicy
@@ -89,9 +90,12 @@ def missing_log(store: Store, terms: Terms) -> Verdict:
 
 
 def gave_up(store: Store, terms: Terms, exc: Exception) -> Verdict:
-    """Return the verdict on a log that made this program fail: nothing is ruled out."""
+    """Return the verdict on a log that its store cannot read, or that made this program fail: nothing is ruled out."""
     message = f"Verification of {store.url} stopped with {type(exc).__name__}. Please report this, without the log."
-    return _verdict(store, terms, terms.trusted, (*terms.findings, Finding("unexplained", message)), Grounds())
+    finding = Finding("unexplained", message)
+    if isinstance(exc, VerificationError):
+        finding = Finding("file_unreadable", exc.message)
+    return _verdict(store, terms, terms.trusted, (*terms.findings, finding), Grounds())
 
 
 class Judge:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from klingai_audit.errors import AuditUnavailable, KlingAuditError, LogNotFound, UsageError
+from klingai_audit.errors import AuditUnavailable, KlingAuditError, LogNotFound, UsageError, VerificationError
 from klingai_audit.ledger.batches import takes_batches
 from klingai_audit.ledger.mirror import Mirrored
 from klingai_audit.ledger.store import Store
@@ -104,11 +104,13 @@ def verify(
         derived=takes_batches(store),
     )
     workers = processes or os.cpu_count() or 1
-    run = _Run(store, terms, quick_from, workers, progress, not proofs_only, patience, scratch, copied)
+    run = _Run(store, terms, workers, progress, not proofs_only, patience, scratch, copied)
     try:
         if quick_from is not None and (verdict := run.quick(quick_from)) is not None:
             return verdict
         return run.whole()
+    except VerificationError as exc:  # of a store that can make no log of what it holds
+        return gave_up(store, terms, exc)
     except KlingAuditError:
         raise
     except OSError as exc:
@@ -125,7 +127,6 @@ class _Run:
 
     store: Store
     terms: Terms
-    quick_from: Memory | None
     workers: int
     progress: Progress | None
     decode: bool

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from klingai_audit.durable import FileOps
+from klingai_audit.errors import LogDamaged
 from klingai_audit.ledger.scratch import scratch_folder
 from klingai_audit.ledger.store import LogFile
 from klingai_audit.privacy.policy import Policy
@@ -199,6 +200,22 @@ def test_quick_falls_back(log, tmp_path):
     log[0].hashes[1][0] ^= 1
     verdict = look(log, tmp_path, quick_from=memory)
     assert (None, {"tree_changed"}) == (verdict.quick_from, kinds(verdict))
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_store_that_cannot_read_what_it_holds(log, tmp_path, monkeypatch, quick):
+    """That is a verdict, not an error: it names what is gone, and rules nothing out."""
+    memory = look(log, tmp_path).memory if quick else None
+
+    def inspect(_: Server) -> tuple[LogFile, ...]:
+        raise LogDamaged("The object tile/entries/000 is gone.", kind_of_damage="entry_missing")
+
+    monkeypatch.setattr(Server, "inspect", inspect)
+    verdict = look(log, tmp_path, quick_from=memory)
+    assert [("file_unreadable", "The object tile/entries/000 is gone.")] == [
+        (one.kind, one.message) for one in verdict.broken
+    ]
+    assert {"not_ruled_out"} == {threat.state for threat in verdict.threats}
 
 
 def test_nothing_there(tmp_path):
