@@ -18,7 +18,7 @@ from klingai_audit.errors import AuditUnavailable, UnsupportedStorage
 from klingai_audit.ledger.store import LogFile, StoredDay
 from klingai_audit.stores.postgres_commit import PostgresTransaction, Statements, make_room
 from klingai_audit.stores.postgres_keeper import PostgresKeeper, PostgresPublication, excluding
-from klingai_audit.stores.postgres_link import Connection, Link
+from klingai_audit.stores.postgres_link import Connection, Link, translated
 from klingai_audit.stores.postgres_reader import PostgresReader
 from klingai_audit.stores.postgres_schema import Part, grants_sql, lock_sql, newest, upgrade_sql
 from klingai_audit.stores.urls import RemoteUrl
@@ -175,6 +175,8 @@ def create_part(link: Link, part: Part) -> None:
             do=f"Have a DBA run what this prints: klingai-audit init --sql --log '{link.shown}'",
         ) from None
     except psycopg.Error as error:
+        if error.sqlstate is None:  # the connection was lost, perhaps when all was done
+            raise translated(error, link.shown) from None
         raise AuditUnavailable(
             f"The schema {link.schema} of {link.shown} cannot be made: SQLSTATE {error.sqlstate}.",
             do="Nothing was changed. Look at the server's log.",

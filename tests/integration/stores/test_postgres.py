@@ -14,6 +14,7 @@ from klingai_audit.errors import AuditUnavailable, HeadConflict, LogDamaged, Uns
 from klingai_audit.ledger.batches import CommitUnknown
 from klingai_audit.stores.postgres_schema import grants_sql, migrations, newest, upgrade_sql
 from klingai_audit.testing.batches import DAY, NEXT_DAY, BatchMaker, commit
+from klingai_audit.testing.proxy import Cut, FaultProxy
 from klingai_audit.testing.store_contract.signed import commit_somehow
 from tests.support.postgres import PostgresServer
 
@@ -329,6 +330,38 @@ def test_each_version_is_brought_up_to_date(postgres_url: str, superuser: Any, v
     steps = superuser.execute(f"SELECT version, name FROM {SCHEMA}.versions WHERE part = 'log' ORDER BY 1").fetchall()
     assert [(step.number, step.name) for step in migrations("log")] == steps
     store.close()
+
+
+def test_a_schema_that_is_made_and_not_answered(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever loses the connection is not told that nothing was changed; `create` again completes it."""
+    from klingai_audit.stores import postgres as module
+
+    with FaultProxy("127.0.0.1", postgres.port) as proxy:
+        faults = list[Cut]()
+
+        def last(schema: str) -> str:
+            proxy.arm(*faults)  # from here on answers have the same length each time
+            return grants_sql(schema)
+
+        monkeypatch.setattr(module, "grants_sql", last)
+        for _ in range(2):
+            url = postgres.database()
+            store = module.PostgresStore(postgres.url(url.rpartition("/")[2], port=proxy.port))
+            if not faults:
+                store.create()
+                faults.append(Cut("down", proxy.traffic.down - 1))
+            else:
+                with pytest.raises(AuditUnavailable) as caught:
+                    store.create()
+            store.close()
+        assert tuple(faults) == proxy.fired
+        proxy.disarm()
+        with postgres.connect(url) as connection:
+            assert [("log",)] == connection.execute(f"SELECT DISTINCT part FROM {SCHEMA}.versions").fetchall()
+        assert "Nothing was changed" not in str(caught.value)
+        assert "try again" in caught.value.do
+        store.create()
+        store.close()
 
 
 def test_a_newer_schema_is_left_alone(store: Any, superuser: Any, postgres_url: str) -> None:
