@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,8 @@ from klingai_audit.capture.desk import UnrecordedWarning
 from klingai_audit.cli.run import run
 from klingai_audit.errors import AuditUnavailable
 from klingai_audit.kling.simulator import RealClock, Simulator, SimulatorServer, serve
+from klingai_audit.kling.simulator.faults import Delivery
+from klingai_audit.kling.simulator.messages import Request
 from klingai_audit.ledger import publisher
 from klingai_audit.upkeep.admin import Administration
 from tests.support.children import Child
@@ -67,7 +68,7 @@ def spooled(folder: Path) -> list[Path]:
 
 def wait_until(happened: Callable[[], bool]) -> None:
     """Wait until something has happened in another thread."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not happened() and time.monotonic() < deadline:
         time.sleep(0.005)
     assert happened()
@@ -160,14 +161,21 @@ def test_a_log_that_does_not_answer(tmp_path: Path, open_world: Callable[..., Wo
 
 
 @pytest.mark.slow
-def test_an_outcome_that_is_not_acknowledged(tmp_path: Path, open_world: Callable[..., World]) -> None:
+def test_an_outcome_that_is_not_acknowledged(
+    tmp_path: Path, open_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The log stops answering behind an intent: the outcome, for which nobody waits, is in the spool in time."""
     make_log(tmp_path, after="1s")
     slow = Slow()
     world = open_world(slow)
     with world.client() as kling:
-        world.sim.fail_next("POST", "/text-to-video/*", delay=0.5)
-        threading.Timer(0.25, slow.away.set).start()
+        handle = world.sim.handle
+
+        def then_silence(request: Request, *, hold: bool = False) -> Delivery:
+            slow.away.set()
+            return handle(request, hold=hold)
+
+        monkeypatch.setattr(world.sim, "handle", then_silence)
         kling.text_to_video("a lake")
         assert slow.away.is_set()
         wait_until(lambda: world.audit.spool.waiting >= 1)

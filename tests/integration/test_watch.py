@@ -184,8 +184,9 @@ def test_a_first_detection_is_told_and_recorded_once(log: Path) -> None:
     ]
     assert len(fresh) > 0
     size = len(types(log))
-    code, told = once(log, "--record", "--detect-every", "1s", "--full-every", "off")
-    assert (0, size) == (code, len(types(log)))
+    time.sleep(1.1)
+    code, told = once(log, "--record", "--detect-every", "1s", "--quick-every", "off", "--full-every", "off")
+    assert (0, ["detect"], size) == (code, [job["job"] for job in told["jobs"]], len(types(log)))
 
 
 def test_witnesses_are_asked_by_the_watch_and_once_a_news(log: Path, tmp_path: Path) -> None:
