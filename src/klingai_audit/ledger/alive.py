@@ -49,9 +49,14 @@ class Alive(Generic[_T]):
 
 
 def close_last(reference: weakref.ref[Any]) -> None:
-    """Close what is still open at the end of a process; nobody is there to catch an error, so it is told."""
+    """Close what is still open at the end of a process; nobody is there to catch an error, so it is told.
+
+    Whatever happens to one, the others are closed.
+    """
     try:
         if (thing := reference()) is not None:
             thing.close()
     except KlingAuditError as exc:
         tell(logging.ERROR, "not_closed", "A log could not be closed at the end of the process: %s", exc, kind=exc.kind)
+    except Exception as exc:  # noqa: BLE001  # told
+        tell(logging.ERROR, "not_closed", "A log could not be closed at the end of the process", error=exc)
