@@ -109,7 +109,7 @@ class PostgresTransaction:
     # --- for the store ----------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Take the lock of the head; a server that just came back is waited for. Raises: StorageError."""
+        """Take the lock of the head; a connection that ends meanwhile is replaced. Raises: StorageError."""
         deadline, pause = time.monotonic() + _BEGIN_S, _FIRST_PAUSE_S
         while True:
             connection = self._link.take("write")
