@@ -156,6 +156,30 @@ def test_a_signal_ends_it_in_order(tmp_path: Path) -> None:
     assert 0 == run(["verify", "--log", str(tmp_path / "audit"), "--json"])
 
 
+def test_a_signal_while_it_opens_ends_it_too(tmp_path: Path) -> None:
+    """The log is open, nobody is served yet: SIGTERM is not forgotten, and the log is closed."""
+    AuditLog.open(tmp_path / "audit").close()
+    (tmp_path / "producers.toml").write_text(PRODUCERS)
+    argv = ["ingest", "--log", str(tmp_path / "audit"), "--producers", str(tmp_path / "producers.toml")]
+    with (
+        (tmp_path / "stdout").open("wb") as out,
+        subprocess.Popen(
+            [sys.executable, "-m", "klingai_audit.cli", *argv, "--listen", "127.0.0.1:0", "--log-level", "info"],
+            stdout=out,
+            stderr=subprocess.PIPE,
+        ) as child,
+    ):
+        try:
+            assert child.stderr is not None
+            while b"log_opened" not in child.stderr.readline():
+                assert child.poll() is None
+            child.send_signal(signal.SIGTERM)
+            assert 0 == child.wait(60)
+        finally:
+            child.kill()
+    assert "log_closed" == stored(tmp_path)[-1]["event_type"]
+
+
 def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     """Killed four times under load and started anew; clients send again what was not answered: each event once."""
     stop = threading.Event()

@@ -74,7 +74,7 @@ def ingest(
         if certificate is None and not ipaddress.ip_address(host).is_loopback:
             session.remark("Without TLS tokens and events can be read on their way.", tls=False)
         session.flush()
-        run_app(app, listening, certificate=certificate, private_key=private_key)
+        run_app(app, listening, certificate=certificate, private_key=private_key, ended=ended)
     return exit_code(ended)
 
 

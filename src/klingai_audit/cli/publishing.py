@@ -56,7 +56,7 @@ def serve_log(
     session.flush()
     with until_signalled() as ended, operated(session, metrics, reader) as board:
         served = counted(app, board, ("/tile/entries", "/tile", "/checkpoint"))
-        run_app(served, listening, certificate=certificate, private_key=private_key)
+        run_app(served, listening, certificate=certificate, private_key=private_key, ended=ended)
     return exit_code(ended)
 
 

@@ -129,7 +129,7 @@ def serve(
         board.check("memory", lambda: _memory_trouble(witness))
         board.look("findings", lambda: {("witness", "broken"): float(len(witness.book.exhibits()))})
         served = counted(app, board, ("/add-checkpoint",))
-        run_app(served, listening, certificate=certificate, private_key=private_key)
+        run_app(served, listening, certificate=certificate, private_key=private_key, ended=ended)
     return exit_code(ended)
 
 

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import re
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -124,9 +124,17 @@ def log_app(
 
 
 def run_app(
-    app: Any, listening: socket.socket, *, certificate: Path | None = None, private_key: Path | None = None
+    app: Any,
+    listening: socket.socket,
+    *,
+    certificate: Path | None = None,
+    private_key: Path | None = None,
+    ended: Sequence[int] = (),
 ) -> None:
-    """Serve until SIGINT or SIGTERM; requests under way are answered first. Raises: MissingExtra, UsageError."""
+    """Serve until SIGINT or SIGTERM; requests under way are answered first. Raises: MissingExtra, UsageError.
+
+    `ended` are the signals that came while everything was being opened: nothing is served after one.
+    """
     try:
         import uvicorn
     except ImportError as exc:
@@ -146,8 +154,16 @@ def run_app(
         config.load()
     except OSError as exc:
         raise UsageError(f"The certificate or its key cannot be used: {exc.strerror or exc}.") from exc
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            if ended:  # only here the signals are uvicorn's, so none is lost in between
+                self.should_exit = True
+            else:
+                await super().startup(sockets)
+
     with listening:
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(config).run(sockets=[listening])
 
 
 def _is_known(header: str, known: Collection[str]) -> bool:
