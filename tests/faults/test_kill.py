@@ -15,6 +15,7 @@ from klingai_audit.errors import AuditUnavailable
 from tests.support.children import Child, Tell
 from tests.support.judge import judge
 from tests.support.ledgers import Ledger, end_event, event
+from tests.support.receivers import wait_until
 from tests.support.settle import reopen
 
 PROCESSES = 3
@@ -63,6 +64,7 @@ def kill_writers(base: Path, seed: int, kills: int) -> int:
         writer = writers.pop(rng.randrange(len(writers)))
         writer.kill()
         collect(writer, acknowledged)
+    wait_until(lambda: bool(acknowledged) or any(" " in line for writer in writers for line in writer.lines))
     for writer in writers:
         writer.kill()
         collect(writer, acknowledged)

@@ -19,6 +19,7 @@ from tests.support.children import Child, Tell
 from tests.support.faulty import QuickOps
 from tests.support.judge import judge
 from tests.support.ledgers import HandClock, Ledger, event
+from tests.support.receivers import wait_until
 from tests.support.settle import check_verdict, settle
 from tests.support.signers import Signer
 
@@ -236,6 +237,8 @@ def test_a_writer_killed_at_any_moment_beside_its_signer(tmp_path: Path, signer:
 
         child = Child(write)
         time.sleep(0.15 + 0.13 * number)
+        if number == 11:
+            wait_until(lambda child=child: len(child.lines) > 4)  # type: ignore[misc]
         child.kill()
         for line in child.lines:
             event_id, _, seq = line.partition(" ")

@@ -24,6 +24,7 @@ from tests.support.faulty import FaultyOps, How
 from tests.support.judge import judge
 from tests.support.ledgers import event
 from tests.support.powerloss import JournalOps, after_power_loss, marks
+from tests.support.receivers import wait_until
 from tests.support.spooled import Outage, SharedLog, Writer, make_log
 
 
@@ -163,6 +164,9 @@ def test_killed_writers(tmp_path: Path, seed: int) -> None:
         child = children.pop(rng.randrange(len(children)))
         child.kill()
         told += child.lines
+    away.touch()
+    before = len(children[0].lines)
+    wait_until(lambda: len(children[0].lines) > before + 20)  # whatever came before, these are in a gap
     for child in children:
         child.kill()
         told += child.lines
