@@ -130,7 +130,7 @@ def _swap(lines: list[bytes], index: int) -> None:
 
 
 def _move(lines: list[bytes], index: int) -> None:
-    lines.insert(1, lines.pop(index + 1))
+    lines.insert(1 if index else 2, lines.pop(index + 1))
 
 
 def _smuggle(lines: list[bytes], index: int) -> None:

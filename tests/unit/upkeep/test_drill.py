@@ -19,6 +19,7 @@ from klingai_audit.upkeep.copy import LogCopy
 from klingai_audit.upkeep.drill import DrillResult, drill
 from klingai_audit.upkeep.quantum_attacks import quantum_attacks
 from tests.support.bundles import STRANGER, WITNESS, witness
+from tests.support.logsmith import Smith
 from tests.support.purged import old_log
 
 
@@ -212,3 +213,16 @@ def test_no_log(tmp_path: Path) -> None:
     """There has to be a log."""
     with pytest.raises(LogNotFound):
         drill(Places.resolve(tmp_path / "nowhere", environ={}))
+
+
+def test_an_entry_at_the_beginning_of_a_day_is_moved_too(tmp_path: Path) -> None:
+    """On a day whose first entry is the only one of somebody: an attack that changes nothing would count as missed."""
+    smith = Smith().create().next_day().work(1)
+    for _ in range(3):
+        smith.closed().opened()
+    copy = LogCopy(smith.write(tmp_path / "audit"), tmp_path / "drill")
+    (move,) = [attack for attack in ATTACKS if attack.name == "move"]
+    move.act(copy)
+    day = copy.longest_day()
+    assert copy.days[-1] == day
+    assert copy.read(day) != copy.attacked(day)
