@@ -78,8 +78,9 @@ class Account:
         self.sim.account.settle(self.clock.now_ms())
 
     def reconcile(self, begin: Any = None, end: Any = None, *, client: KlingAI | None = None, **more: Any) -> Result:
-        """Compare, at the simulator's time."""
-        self.clock.advance(1)
+        """Compare, at the simulator's time, which is a second later than ours if it was not later anyway."""
+        behind = (dt.datetime.now(dt.UTC) - self.now).total_seconds()
+        self.clock.advance(max(0.0, behind) + 1)
         made = client or self.client()
         with made:
             return reconcile(self.audit, made, begin, end, now=more.pop("now", self.now), **more)
