@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import sys
@@ -33,9 +34,13 @@ class Stream:
 
 @pytest.fixture
 def stream(capsys: pytest.CaptureFixture[str]) -> Iterator[Stream]:
-    """Let a test set up diagnostics; what it found is put back."""
+    """Let a test set up diagnostics; what it found is put back. What other tests dropped ends before or after."""
+    collecting = gc.isenabled()
+    gc.disable()
     yield Stream(capsys)
     tear_down()
+    if collecting:
+        gc.enable()
 
 
 def lines(stream: Stream) -> list[dict[str, Any]]:
