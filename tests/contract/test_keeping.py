@@ -201,7 +201,7 @@ class TestDirectory:
             thread.start()
             thread.join(0.2)
             order.append("out")
-        thread.join(10)
+        thread.join(60)
         assert ["out", "in"] == order
         other.close()
 

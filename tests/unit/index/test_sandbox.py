@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from klingai_audit.errors import StorageError, UsageError
-from klingai_audit.index import Index, Table, rules
+from klingai_audit.index import Index, Table, rules, sandbox
 from klingai_audit.index.engine import connect
 from klingai_audit.ledger.reader import LogReader
 from klingai_audit.stores.memory import MemoryStore
@@ -286,11 +286,12 @@ GREEDY = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("text", ENDLESS)
-def test_an_endless_query_ends(log, text):
-    """What never comes to an end is ended, within the time and a little."""
+def test_an_endless_query_ends(log, text, monkeypatch):
+    """What never comes to an end is ended in its own process, within the time and a little."""
+    monkeypatch.setattr(sandbox, "_START_S", 300.0)
     begun = time.monotonic()
     told = refused(log, text, seconds=1)
-    assert ("ended" in told, time.monotonic() - begun < 20) == (True, True)
+    assert ("ended" in told, time.monotonic() - begun < 60) == (True, True)
 
 
 @pytest.mark.slow
@@ -317,8 +318,6 @@ def test_limits_that_leave_nothing_are_refused(log, limits):
 
 def test_a_child_that_never_began_is_not_blamed_on_the_query(log, monkeypatch, tmp_path):
     """Where no process can answer, that is told as a failure of this machine."""
-    from klingai_audit.index import sandbox
-
     (tmp_path / "child.py").write_text("raise SystemExit(1)")
     monkeypatch.setattr(sandbox, "_CHILD", tmp_path / "child.py")
     with pytest.raises(StorageError):
@@ -331,8 +330,6 @@ def test_a_child_that_never_began_is_not_blamed_on_the_query(log, monkeypatch, t
 def test_the_child_sees_neither_secrets_nor_a_writable_disk(log, monkeypatch, tmp_path):
     """The process in which SQL runs gets no variable of ours, and may not make a file grow."""
     seen: dict[str, object] = {}
-    from klingai_audit.index import sandbox
-
     real = sandbox.subprocess.run
 
     def spy(command, **options):
