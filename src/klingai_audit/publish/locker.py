@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import ipaddress
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from klingai_audit.errors import AuditUnavailable, HeadConflict, MissingExtra, StorageError, UsageError
+from klingai_audit.stores.objects_driver import is_local, s3_endpoint
 from klingai_audit.stores.urls import RemoteUrl
 
 __all__ = ["Kept", "LockedBucket", "Locker", "open_locker"]
 
-_ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _MODE: Final = "COMPLIANCE"
 _ABSENT: Final = ("NoSuchKey", "NoSuchVersion", "404", "NotFound")
 _UNLOCKED: Final = ("ObjectLockConfigurationNotFoundError", "InvalidRequest", "NoSuchObjectLockConfiguration")
@@ -203,7 +202,7 @@ def open_locker(url: str) -> LockedBucket:
         from botocore.config import Config
     except ImportError as exc:
         raise MissingExtra("Archives need boto3.", do="pip install 'klingai-audit[archive]'") from exc
-    endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), None)
+    endpoint = s3_endpoint() or None
     if endpoint is not None and not _is_private(endpoint):
         raise UsageError(
             "The endpoint in the environment is plain http to another machine: anybody could read and change it.",
@@ -225,10 +224,5 @@ def open_locker(url: str) -> LockedBucket:
 
 def _is_private(endpoint: str) -> bool:
     """Tell whether an endpoint is https, or this very machine, or http on the user's word."""
-    parts = urlsplit(endpoint)
-    if parts.scheme == "https" or os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"):
-        return True
-    try:
-        return parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return False
+    allowed = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
+    return allowed or urlsplit(endpoint).scheme == "https" or is_local(endpoint)

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from klingai_audit.errors import AuditUnavailable, MissingExtra, UsageError
 
-__all__ = ["Driver", "driver", "keep_for_ever", "open_bucket"]
+__all__ = ["Driver", "driver", "is_local", "keep_for_ever", "open_bucket", "s3_endpoint"]
 
 _COPY: Final = "_klingai_audit_objects._obstore"
 _CLIENT: Final = {"connect_timeout": timedelta(seconds=3), "timeout": timedelta(seconds=20)}
@@ -108,7 +108,7 @@ def open_bucket(api: Driver, url: str) -> Any:
     """
     parts = urlsplit(url)
     options: dict[str, Any] = dict(_CLIENT)
-    if parts.scheme == "s3" and _is_local(next((os.environ[n] for n in _ENDPOINTS if os.environ.get(n)), "")):
+    if parts.scheme == "s3" and is_local(s3_endpoint()):
         options["allow_http"] = True
     kinds = {"s3": "S3Store", "gs": "GCSStore", "az": "AzureStore"}
     make = getattr(api.stores, kinds[parts.scheme])
@@ -125,7 +125,28 @@ def open_bucket(api: Driver, url: str) -> Any:
         ) from exc
 
 
-def _is_local(endpoint: str) -> bool:
+def s3_endpoint() -> str:
+    """Return the S3 server that the environment names; empty for that of AWS. Raises: UsageError if it is no URL."""
+    named = {name: value for name in _ENDPOINTS if (value := os.environ.get(name))}
+    for name, value in named.items():
+        if not _is_address(value):  # the driver would end in a panic
+            raise UsageError(
+                f"{name} in the environment is no URL of a server.",
+                do="Write it whole, with its scheme: https://s3.example.com or http://127.0.0.1:9000",
+            )
+    return next(iter(named.values()), "")
+
+
+def _is_address(endpoint: str) -> bool:
+    try:
+        parts = urlsplit(endpoint)
+        named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return named and not any(map(str.isspace, endpoint))
+
+
+def is_local(endpoint: str) -> bool:
     """Tell whether an endpoint is plain http to this very machine."""
     parts = urlsplit(endpoint)
     if parts.scheme != "http":

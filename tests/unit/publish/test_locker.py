@@ -26,6 +26,17 @@ def test_what_is_no_place(url: str) -> None:
     assert not any(word in str(refused.value) for word in ("hid", "den@", "AKIA"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("endpoint", "words"), [("s3.internal:9000", "no URL"), ("http://s3.internal", "plain http")])
+def test_endpoints_that_are_refused(monkeypatch: pytest.MonkeyPatch, endpoint: str, words: str) -> None:
+    """What is no URL, and what everybody on the way could read."""
+    pytest.importorskip("boto3", reason="archives need boto3")
+    monkeypatch.delenv("AWS_ALLOW_HTTP", raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    with pytest.raises(UsageError, match=words):
+        open_locker("s3://bucket/x")
+
+
 class Forgetful(BaseHTTPRequestHandler):
     """Takes every object, tells nobody whether the bucket locks, and forgets until when an object is to be kept."""
 

@@ -665,7 +665,28 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_plain_http_is_for_this_machine(endpoint: str, local: bool) -> None:
     """Elsewhere the user has to allow it."""
-    assert local == objects_driver._is_local(endpoint)
+    assert local == objects_driver.is_local(endpoint)
+
+
+@pytest.mark.parametrize(
+    ("name", "endpoint"),
+    [
+        ("AWS_ENDPOINT_URL_S3", "localhost:8333"),
+        ("AWS_ENDPOINT_URL", "s3.internal"),
+        ("AWS_ENDPOINT", "https://"),
+        ("AWS_ENDPOINT_URL", "http://h:99999"),
+        ("AWS_ENDPOINT_URL", "http://h:0"),
+        ("AWS_ENDPOINT_URL", "http://[::1"),
+        ("AWS_ENDPOINT_URL", "http://h x"),
+        ("AWS_ENDPOINT_URL", "ftp://h"),
+    ],
+)
+def test_an_endpoint_that_is_no_url(monkeypatch: pytest.MonkeyPatch, name: str, endpoint: str) -> None:
+    """It is said which variable is wrong, and not what is in it; the driver would end in a panic."""
+    monkeypatch.setenv(name, endpoint)
+    with pytest.raises(UsageError, match=f"^{name} in the environment") as caught:
+        ObjectStore("s3://bucket/log").exists()
+    assert endpoint not in caught.value.message
 
 
 def test_requests_are_counted(store: ObjectStore) -> None:
