@@ -143,6 +143,9 @@ def run_app(
     try:
         config = uvicorn.Config(
             app,
+            http="h11",  # the one that bounds headers; others would be taken where they happen to be installed
+            ws="none",
+            loop="asyncio",
             log_config=None,
             log_level="warning",
             access_log=False,
