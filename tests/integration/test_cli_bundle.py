@@ -81,10 +81,10 @@ def test_the_empty_page_is_written_with_its_digest(ask: ASK, tmp_path: Path) -> 
 def test_handing_out_can_be_recorded(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """`--record` leaves an entry in the log, which is not in the bundle."""
     own = make(tmp_path)
-    size = len(b"".join(day.read_bytes() for day in (tmp_path / "audit").glob("*.jsonl")).splitlines())
+    size = len(b"".join(day.read_bytes() for day in sorted((tmp_path / "audit").glob("*.jsonl"))).splitlines())
     log = str(tmp_path / "audit")
     assert 0 == run(["bundle", "--type", "x_note", "-o", str(tmp_path / "e.zip"), "--record", "--log", log])
-    lines = b"".join(day.read_bytes() for day in (tmp_path / "audit").glob("*.jsonl")).splitlines()
+    lines = b"".join(day.read_bytes() for day in sorted((tmp_path / "audit").glob("*.jsonl"))).splitlines()
     added = [json.loads(line) for line in lines[size:] if b'"event_type":"log_exported"' in line]
     assert [("bundle", 5)] == [(one["metadata"]["command"], one["metadata"]["entries"]) for one in added]
     assert own.data == (tmp_path / "e.zip").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import shutil
@@ -106,13 +107,19 @@ def test_query_prints_the_stored_bytes(cli, stored):
         (["--cost", ">=1"], []),
         (["--model", "kling-3.0"], []),
         (["--key", "0123456789abcdef"], []),
-        (["--since", "today", "--until", "today", "--team", "studio-b"], [5]),
     ],
 )
 def test_filters(cli, argv, expected):
     """Each option finds its entries, `-30d` is a value, and an empty answer is exit 0."""
     answer = cli("query", "--json", *argv)
     assert (0, expected) == (answer.code, answer.seqs)
+
+
+def test_today_is_the_day_of_what_was_just_written(cli, stored):
+    """Unless midnight (UTC) passed meanwhile: then there is nothing of today."""
+    day = json.loads(stored[5])["logged_at"][:10]
+    found = cli("query", "--json", "--since", "today", "--until", "today", "--team", "studio-b").seqs
+    assert found == ([5] if f"{dt.datetime.now(dt.UTC):%Y-%m-%d}" == day else [])
 
 
 def test_a_cursor_goes_on_where_the_page_ended(cli):
@@ -282,8 +289,9 @@ def test_tail_follows_another_process_until_interrupted(tmp_path):
     assert (130, b'{"recorded":false}\n') == (process.returncode, err)
 
 
-def test_a_reader_that_goes_away_is_no_error(place):
+def test_a_reader_that_goes_away_is_no_error(place, tmp_path):
     """A closed pipe ends the program without a word."""
+    place = Path(shutil.copytree(place, tmp_path / "copy"))
     process = start("tail", "-f", "-n", "100", "--json", "--log", str(place / "audit"))
     assert process.stdout is not None
     process.stdout.readline()
