@@ -18,6 +18,7 @@ from klingai_audit.errors import AuditUnavailable
 __all__ = ["need_room", "scratch_beside", "scratch_folder"]
 
 _MODE: Final = 0o700
+_TRIES: Final = 100
 
 
 def scratch_beside(state: Path) -> Path:
@@ -50,34 +51,47 @@ def scratch_folder(base: Path | None, ops: FileOps = OPS) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         ops.close(held)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), _gate(folder.parent, ops, fcntl.LOCK_EX | fcntl.LOCK_NB):
             ops.rmdir(folder.parent)  # only if it is empty
 
 
 def _make(base: Path, ops: FileOps) -> tuple[Path, int]:
     """Return a new folder below `base` and the descriptor that holds its lock. Raises: OSError."""
-    for _ in range(3):
-        ops.make_folder(base, _MODE)
-        info = base.lstat()
-        if info.st_uid != os.getuid() or info.st_mode & 0o077:
-            raise PermissionError(1, "it belongs to others or is open to them", str(base))
-        with contextlib.suppress(FileNotFoundError):  # another process removed it as empty
-            gate = ops.open(base, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                fcntl.flock(gate, fcntl.LOCK_EX)
+    tries = 0
+    while True:
+        try:
+            ops.make_folder(base, _MODE)
+            info = base.lstat()
+            if info.st_uid != os.getuid() or info.st_mode & 0o077:
+                raise PermissionError(1, "it belongs to others or is open to them", str(base))
+            with _gate(base, ops, fcntl.LOCK_EX):
                 _sweep(base, ops)
                 folder = base / secrets.token_hex(8)
                 ops.mkdir(folder, _MODE)
-                return folder, _lock(folder, ops)
-            finally:
-                ops.close(gate)
-    raise FileNotFoundError(2, "it is removed again and again", str(base))
+                return folder, _lock(folder, ops, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (FileNotFoundError, NotADirectoryError):  # another process removed it as empty
+            tries += 1
+            if tries == _TRIES:
+                raise
 
 
-def _lock(folder: Path, ops: FileOps) -> int:
+@contextlib.contextmanager
+def _gate(base: Path, ops: FileOps, how: int) -> Iterator[None]:
+    """Let one process at a time make, sweep and remove below `base`. Raises: OSError; FileNotFoundError if it went."""
+    gate = _lock(base, ops, how)
+    try:
+        yield
+    finally:
+        fcntl.flock(gate, fcntl.LOCK_UN)  # a child that was forked meanwhile has the descriptor, too
+        ops.close(gate)
+
+
+def _lock(folder: Path, ops: FileOps, how: int) -> int:
     held = ops.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(held, how)
+        if not os.path.samestat(os.fstat(held), folder.lstat()):
+            raise FileNotFoundError(2, "another folder has its name now", str(folder))
     except OSError:
         ops.close(held)
         raise
@@ -88,7 +102,7 @@ def _sweep(base: Path, ops: FileOps) -> None:
     """Remove folders that no living process has locked."""
     for left in base.iterdir():
         try:
-            held = _lock(left, ops)
+            held = _lock(left, ops, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             continue
         shutil.rmtree(left, ignore_errors=True)

@@ -328,8 +328,7 @@ def _is_named(fd: int, path: Path) -> bool:
         there = path.lstat()
     except FileNotFoundError:
         return False
-    held = os.fstat(fd)
-    return (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)
+    return os.path.samestat(there, os.fstat(fd))
 
 
 def _event_of(line: bytes) -> bytes:

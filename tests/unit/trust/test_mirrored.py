@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from klingai_audit.durable import FileOps
 from klingai_audit.errors import LogDamaged
-from klingai_audit.ledger.scratch import scratch_folder
 from klingai_audit.ledger.store import LogFile
 from klingai_audit.privacy.policy import Policy
 from klingai_audit.trust.verdict import Verdict
@@ -222,32 +220,3 @@ def test_nothing_there(tmp_path):
     """An empty place whose log is remembered is a finding."""
     verdict = verify(Server(), remembered=b"x", scratch=tmp_path / "scratch")
     assert {"log_missing"} == kinds(verdict)
-
-
-def test_scratch_of_the_dead_goes(tmp_path):
-    """What a killed run left goes with the next one; what a living one uses stays."""
-    left = tmp_path / "scratch" / "0123456789abcdef"
-    left.mkdir(parents=True)
-    (tmp_path / "scratch").chmod(0o700)
-    (left / "audit-2026-11-21.jsonl").write_bytes(b"x")
-    with scratch_folder(tmp_path / "scratch") as mine, scratch_folder(tmp_path / "scratch") as other:
-        assert sorted([mine, other]) == sorted((tmp_path / "scratch").iterdir())
-    assert not (tmp_path / "scratch").exists()
-
-
-def test_descriptors_of_scratch_folders(tmp_path):
-    """None stays open, that of a look at a living one's neither."""
-    held: set[int] = set()
-
-    class Counting(FileOps):
-        def open(self, path: Path, flags: int, mode: int = 0o644) -> int:
-            held.add(fd := super().open(path, flags, mode))
-            return fd
-
-        def close(self, fd: int) -> None:
-            super().close(fd)
-            held.remove(fd)
-
-    with scratch_folder(tmp_path / "scratch"), scratch_folder(tmp_path / "scratch", Counting()):
-        assert 1 == len(held)
-    assert set() == held
