@@ -317,7 +317,7 @@ def test_forked_workers(world):
         reading, writing = os.pipe()
         child = multiprocessing.get_context("fork").Process(target=_order_in_child, args=(kling, writing))
         child.start()
-        child.join(30)
+        child.join(120)
         assert child.exitcode == 0
         assert os.read(reading, 10) == b"done"
         os.close(reading)

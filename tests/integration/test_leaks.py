@@ -17,7 +17,7 @@ SCENARIO = Path(__file__).with_name("leak_scenario.py")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[bytes]]:
     """Play every path once in a process of its own; returns its folder and what it printed."""
     folder = tmp_path_factory.mktemp("leaks")
-    done = subprocess.run([sys.executable, str(SCENARIO), str(folder)], capture_output=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, str(SCENARIO), str(folder)], capture_output=True, timeout=400, check=False)
     return folder, done
 
 

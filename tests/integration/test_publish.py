@@ -179,7 +179,7 @@ def server(place: Path) -> Iterator[str]:
     assert child.stdout is not None
     yield json.loads(child.stdout.readline())["url"]
     child.send_signal(signal.SIGINT)
-    assert child.wait(20) in (0, 130)
+    assert child.wait(60) in (0, 130)
     child.stdout.close()
 
 
