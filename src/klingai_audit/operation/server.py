@@ -124,6 +124,17 @@ class _Handler(BaseHTTPRequestHandler):
     error_content_type = _TEXT
     _paths: ClassVar = ("/metrics", "/healthz", "/readyz")
 
+    def setup(self) -> None:
+        super().setup()
+        # `timeout` begins anew with each byte: without this, one a second would hold a place for ever.
+        self._patience = threading.Timer(_PATIENCE_S, _hang_up, (self.connection,))
+        self._patience.daemon = True
+        self._patience.start()
+
+    def finish(self) -> None:
+        self._patience.cancel()
+        super().finish()
+
     def do_GET(self) -> None:
         self._answer()
 
@@ -131,6 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
+        self._patience.cancel()
         board = self.server.board
         match self.path.partition("?")[0]:
             case "/metrics":
@@ -157,6 +169,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing of each scrape."""
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 _SERVERS: weakref.WeakSet[MetricsServer] = weakref.WeakSet()

@@ -19,6 +19,7 @@ import pytest
 from klingai_audit import AuditLog
 from klingai_audit.errors import MissingExtra, StorageError, UsageError
 from klingai_audit.operation import Board, MetricsServer, metrics, serve_metrics
+from klingai_audit.operation import server as room
 from klingai_audit.operation.health import can_record, has_room
 from klingai_audit.operation.listening import bind, bind_in_range, url_of
 from klingai_audit.operation.names import METRICS, PREFIX
@@ -130,6 +131,26 @@ def test_those_who_only_connect_lock_nobody_out_for_long() -> None:
             except OSError:
                 assert time.monotonic() < until
                 time.sleep(0.01)
+
+
+def test_who_sends_byte_by_byte_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client gets so many seconds in all, however diligently it goes on."""
+    monkeypatch.setattr(room, "_PATIENCE_S", 0.5)
+    with MetricsServer(Board(), "127.0.0.1:0") as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), 10) as slow:
+            slow.sendall(b"GET /healthz?")
+            until = time.monotonic() + 60
+            with contextlib.suppress(ConnectionError):
+                while time.monotonic() < until:
+                    slow.sendall(b"a")
+                    slow.settimeout(0.05)
+                    with contextlib.suppress(TimeoutError):
+                        if not slow.recv(100):
+                            break
+            assert time.monotonic() < until
+        monkeypatch.undo()
+        assert 200 == ask(f"{server.url}/healthz")[0]
 
 
 def test_a_range_of_ports_gives_the_first_free_one() -> None:
