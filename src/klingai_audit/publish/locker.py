@@ -190,8 +190,8 @@ def open_locker(url: str) -> LockedBucket:
 
     Raises: MissingExtra, UsageError, AuditUnavailable.
     """
-    place, parts = RemoteUrl(url), urlsplit(url)
-    if parts.scheme != "s3" or not parts.netloc or "@" in parts.netloc or parts.query:
+    place = RemoteUrl(url)
+    if place.scheme != "s3" or place.bucket is None:
         raise UsageError(
             f"{place} is no place for an archive.",
             do="Name a bucket: --to s3://bucket/prefix; credentials come from the environment.",
@@ -217,7 +217,7 @@ def open_locker(url: str) -> LockedBucket:
         raise UsageError(
             f"{place} cannot be opened with the settings in the environment: {type(exc).__name__}."
         ) from exc
-    made = LockedBucket(client, botocore.exceptions, parts.netloc, parts.path.strip("/"))
+    made = LockedBucket(client, botocore.exceptions, *place.bucket)
     made.check()
     return made
 

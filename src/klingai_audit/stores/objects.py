@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from klingai_audit.errors import AuditUnavailable, HeadConflict, LogDamaged, Malformed, UnsupportedStorage, UsageError
 from klingai_audit.ledger.store import LogFile, StoredDay
@@ -41,7 +40,7 @@ from klingai_audit.stores.objects_keeper import ObjectKeeper, locked_until
 from klingai_audit.stores.objects_publish import Finisher, ObjectPublication
 from klingai_audit.stores.objects_tiles import Moved, Tiles
 from klingai_audit.stores.objects_turns import Turns
-from klingai_audit.stores.urls import OBJECT_SCHEMES, RemoteUrl
+from klingai_audit.stores.urls import RemoteUrl
 
 __all__ = ["MAX_TAIL", "ObjectStore"]
 
@@ -60,9 +59,9 @@ class ObjectStore:
     publish_interval: Final = 1.0
 
     def __init__(self, url: str, make: Callable[[Driver], Any] | None = None) -> None:
-        self.url = str(RemoteUrl(url))
-        parts = urlsplit(url)
-        if parts.scheme not in OBJECT_SCHEMES or not parts.netloc or "@" in parts.netloc or parts.query:
+        remote = RemoteUrl(url)
+        self.url = remote.shown
+        if remote.bucket is None:
             raise UsageError(
                 f"{self.url} does not name a bucket.",
                 do="Write s3://bucket/prefix (or gs://, az://); credentials and endpoint come from the environment.",

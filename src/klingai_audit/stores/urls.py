@@ -21,6 +21,7 @@ OBJECT_SCHEMES: Final = frozenset({"s3", "gs", "az"})
 
 _SECRET: Final = re.compile(r"pass|secret|token|credential|signature|sig\b|key", re.IGNORECASE)
 _PLACE: Final = ("dbname", "host", "hostaddr", "port")
+_NO_STEPS: Final = frozenset({"", ".", ".."})
 _ODD: Final = re.compile(r"[^A-Za-z0-9.]+")
 _HOST: Final = re.compile(r"(\[[^]]*\]|[^][:]*)(:[0-9]*)?", re.ASCII)
 
@@ -59,6 +60,16 @@ class RemoteUrl:
         """The schema that a PostgreSQL URL names, None if it names none or the usual one."""
         schema = dict(parse_qsl(urlsplit(self._whole).query)).get("schema")
         return None if schema == DEFAULT_SCHEMA else schema
+
+    @property
+    def bucket(self) -> tuple[str, str] | None:
+        """Bucket and prefix; None unless the URL names just these, in a form that all clients read alike."""
+        parts = urlsplit(self._whole)
+        prefix = parts.path.strip("/")
+        steps = prefix.split("/") if prefix else ()
+        if self.scheme not in OBJECT_SCHEMES or not parts.netloc or "@" in parts.netloc or parts.query:
+            return None
+        return None if any(step in _NO_STEPS or "\\" in step for step in steps) else (parts.netloc, prefix)
 
     @property
     def place(self) -> str:

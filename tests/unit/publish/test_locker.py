@@ -19,11 +19,18 @@ UNTIL = dt.datetime.now(dt.UTC).replace(microsecond=0) + dt.timedelta(days=3)
 @pytest.mark.parametrize(
     "url", ["s3://AKIA:hidden@bucket/x", "s3://AKIA:hid/den@bucket/x", "s3://bucket/x?secret=hidden", "gs://k:hidden@b"]
 )
-def test_what_is_no_place(url: str) -> None:
+def test_credentials_in_the_url(url: str) -> None:
     """Credentials in the URL are refused, and not repeated."""
     with pytest.raises(UsageError) as refused:
         open_locker(url)
     assert not any(word in str(refused.value) for word in ("hid", "den@", "AKIA"))
+
+
+@pytest.mark.parametrize("prefix", ["a//b", "a/../b", "./a", "a\\b"])
+def test_a_prefix_that_is_not_read_alike(prefix: str) -> None:
+    """What is put under lock there could not be read as a log afterwards."""
+    with pytest.raises(UsageError, match="is no place for an archive"):
+        open_locker(f"s3://bucket/{prefix}")
 
 
 @pytest.mark.slow

@@ -635,7 +635,9 @@ class TestTurns:
         assert 0.0 == store.turns._free_at
 
 
-@pytest.mark.parametrize("url", ["s3://", "s3:///x", "s3://key:secret@bucket/x", "file:///x", "s3://bucket/x?a=b"])
+@pytest.mark.parametrize(
+    "url", ["s3://", "s3:///x", "s3://key:secret@bucket/x", "file:///x", "s3://bucket/x?a=b", "s3://bucket/a//b"]
+)
 def test_what_names_no_bucket(url: str) -> None:
     """Credentials in an address are refused and not repeated."""
     with pytest.raises(UsageError) as caught:

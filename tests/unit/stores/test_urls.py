@@ -116,3 +116,23 @@ def test_a_name_is_a_file_name() -> None:
 def test_an_entry_holds_nobodys_name(whole: str, place: str) -> None:
     """Where a log went is told without the login and without options; another schema is another place."""
     assert place == RemoteUrl(whole).place
+
+
+@pytest.mark.parametrize(
+    ("whole", "bucket"),
+    [
+        ("s3://bucket", ("bucket", "")),
+        ("s3://bucket/", ("bucket", "")),
+        ("gs://bucket/a/b/", ("bucket", "a/b")),
+        ("az://container/a b", ("container", "a b")),
+        ("s3:///a", None),
+        ("s3://key:pw@bucket/a", None),
+        ("s3://bucket/a?b=c", None),
+        ("s3://bucket/a//b", None),
+        ("s3://bucket/../b", None),
+        ("postgresql://host/a", None),
+    ],
+)
+def test_bucket_and_prefix(whole: str, bucket: tuple[str, str] | None) -> None:
+    """In a form that is the same for every client, or none."""
+    assert bucket == RemoteUrl(whole).bucket
