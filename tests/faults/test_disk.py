@@ -150,10 +150,10 @@ def as_nobody(base: Path, act: Callable[[Ledger], None]) -> None:
     assert Child(run).wait() == 0
 
 
-def test_a_log_folder_that_becomes_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_folder_that_becomes_read_only(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the right to make files entries of today are durable, not published; tomorrow's are refused."""
     monkeypatch.setattr(publisher, "_RETRY_S", 0.01)
-    place = tmp_path / "place"
+    place = ram / "place"
     place.mkdir()
 
     def act(ledger: Ledger) -> None:
@@ -177,10 +177,10 @@ def test_a_log_folder_that_becomes_read_only(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("part", ["audit.keys", "audit.state"])
-def test_keys_or_state_that_become_read_only(tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_or_state_that_become_read_only(ram: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read-only keys do no harm until they are rotated; a read-only memory keeps entries from being published."""
     monkeypatch.setattr(publisher, "_RETRY_S", 0.01)
-    place = tmp_path / "place"
+    place = ram / "place"
     place.mkdir()
 
     def act(ledger: Ledger) -> None:
@@ -209,9 +209,9 @@ def test_keys_or_state_that_become_read_only(tmp_path: Path, part: str, monkeypa
     judge(ledger.log, ledger.vkey)
 
 
-def test_unreadable_places(tmp_path: Path) -> None:
+def test_unreadable_places(ram: Path) -> None:
     """What cannot be read is an error that says what and where, for log, keys and state."""
-    place = tmp_path / "place"
+    place = ram / "place"
     place.mkdir()
 
     def act(ledger: Ledger) -> None:
