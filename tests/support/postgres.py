@@ -100,6 +100,7 @@ class PostgresServer(Served):
             "max_connections": "300",
             "shared_buffers": "64MB",
             "log_min_messages": "warning",
+            "dynamic_shared_memory_type": "mmap",  # in its folder: killed servers would leave it in /dev/shm
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         place = ["-D", str(self.folder / "data"), "-h", "127.0.0.1", "-p", str(self.port), "-k", ""]
