@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -161,7 +162,7 @@ class TestStamping:
         threat = verdict.threat("back_dating")
         assert "ruled_out" == threat.state
         assert "by CN=Example Time Stamps on 20" in threat.by
-        assert "no entry is dated back by more than 1 min" in threat.by
+        assert re.search(r"no entry is dated back by more than [1-9] min\b", threat.by)
         assert "cannot have been rewritten since they were stamped" in verdict.threat("key_holder").by
         assert "cannot have been rewritten since they were stamped" in verdict.threat("key_theft").by
 
