@@ -21,7 +21,7 @@ from klingai_audit.errors import AuditUnavailable, KlingAuditError, SignerUnavai
 from klingai_audit.event.record import EncodedEvent
 from klingai_audit.ledger.alive import Alive, close_last
 from klingai_audit.ledger.counters import Counters
-from klingai_audit.ledger.log_head import HEARTBEAT_NS, LogHead
+from klingai_audit.ledger.log_head import LogHead
 from klingai_audit.ledger.places import Appended
 from klingai_audit.ledger.publisher import Publisher
 from klingai_audit.ledger.reader import LogReader
@@ -289,7 +289,7 @@ class Appender:
                     return
                 elif self._unseen:
                     self._show()
-                elif self._head.silent_ns >= HEARTBEAT_NS:
+                else:
                     self._beat()
             except KlingAuditError as error:
                 self._stop(error, batch)

@@ -106,6 +106,7 @@ class BatchHead:
 
     @property
     def silent_ns(self) -> int:
+        """How long ago, by this writer's clock, the last entry it knows was logged; 0 for an empty log."""
         return self._clock.now_ns() - self._at.logged_ns if self._at.logged_ns else 0
 
     @property
@@ -143,6 +144,10 @@ class BatchHead:
         return self._insist(lambda txn: self._append(txn, events))
 
     def beat(self) -> list[Appended]:
+        self._remember()  # what was committed less than a second after the last time
+        if self.silent_ns < HEARTBEAT_NS:
+            return []
+
         def act(txn: BatchTransaction) -> list[Appended] | None:
             if self._now(txn) - self._at.logged_ns < HEARTBEAT_NS:
                 return []

@@ -47,11 +47,6 @@ class LogHead(Protocol):
         ...
 
     @property
-    def silent_ns(self) -> int:
-        """How long ago, by this writer's clock, the last entry it knows was logged; 0 for an empty log."""
-        ...
-
-    @property
     def publish_interval(self) -> float:
         """The shortest time between the beginnings of two publications that store and keys ask for, in seconds."""
         ...
@@ -68,7 +63,7 @@ class LogHead(Protocol):
         ...
 
     def beat(self) -> list[Appended]:
-        """Append a heartbeat if no writer has appended anything for an hour."""
+        """Append a heartbeat if no writer has appended anything for an hour; an idle writer asks every half minute."""
         ...
 
     def rotate_now(self) -> None:

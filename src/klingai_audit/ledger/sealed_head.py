@@ -34,6 +34,8 @@ class SealedHead(Head):
             return self.append(txn, events)
 
     def beat(self) -> list[Appended]:
+        if self.silent_ns < HEARTBEAT_NS:
+            return []
         with self.store.transaction() as txn:
             self._catch_up_here(txn)
             if self.silent_ns < HEARTBEAT_NS:

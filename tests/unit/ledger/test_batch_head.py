@@ -8,12 +8,14 @@ import json
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from klingai_audit.errors import AuditUnavailable, InconsistentCheckpoints, KlingAuditError, LogDamaged
+from klingai_audit.ledger import appender, batch_head
 from klingai_audit.ledger.batch_head import BatchHead
 from klingai_audit.ledger.batches import CommitUnknown, SignedBatch
 from klingai_audit.ledger.keys import KeyFolder
@@ -425,6 +427,20 @@ def test_what_is_remembered_does_not_go_back(hosts, store):
     one.head.close()
     assert two.state.read_head() == newest
     assert len(store.entries) == parse_checkpoint(parse_note(newest).text).size
+
+
+def test_an_idle_writer_remembers_its_last_head(hosts, store, monkeypatch):
+    """Under load not every head is remembered; when nothing more comes, the last one is."""
+    monkeypatch.setattr(appender, "_HEARTBEAT_LOOK_S", 0.01)
+    monkeypatch.setattr(batch_head, "_REMEMBER_S", 3_600.0)
+    host = hosts()
+    host.appender.append(event()).wait()
+    size = len(store.entries)
+    deadline, remembered = time.monotonic() + 60, 0
+    while remembered < size and time.monotonic() < deadline:
+        time.sleep(0.01)
+        remembered = parse_checkpoint(parse_note(host.state.read_head()).text).size
+    assert remembered == size
 
 
 def test_a_late_publication_does_not_set_back_what_is_remembered(hosts, store):
