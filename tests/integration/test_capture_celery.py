@@ -67,13 +67,13 @@ def test_a_celery_worker_acts_for_who_ordered(world, worker):
             world.audit.attach(session)
             return session.post(world.server.base_url + PATH, json={"prompt": prompt}, headers=AUTHORIZED).status_code
 
-    with start_worker(worker, pool="solo", perform_ping_check=False, shutdown_timeout=30):
+    with start_worker(worker, pool="solo", perform_ping_check=False, shutdown_timeout=120):
         jobs = []
         for person in ("user@example.com", "editor@example.com"):
             with acting(person, ip="192.168.1.9", team="studio-a"):
                 jobs.append(order.delay("a lake"))
         jobs.append(order.delay("a lake"))
-        assert [job.get(timeout=30) for job in jobs] == [200, 200, 200]
+        assert [job.get(timeout=120) for job in jobs] == [200, 200, 200]
     said = [entry for entry in world.entries() if entry["event_type"] == "prompt_submitted"]
     people = {entry["actor_id"] for entry in said}
     assert len(people) == 3

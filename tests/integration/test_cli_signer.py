@@ -173,7 +173,7 @@ def test_a_key_is_made_once(cli, key):
 def test_a_log_from_its_first_entry_on(cli, tmp_path, elsewhere):
     """Written, rotated, verified, attacked, backed up: the log key is nowhere but with the signer."""
     command, vkey = elsewhere
-    code, (made,), _ = cli("init", "--signer", command, "--signer-key", vkey)
+    code, (made,), _ = cli("init", "--signer", command, "--signer-timeout", "120", "--signer-key", vkey)
     assert (0, ORIGIN, True) == (code, made["origin"], made["created"])
     assert 0 == cli("log", "x_made", "--actor", "user@example.com")[0]
     assert 0 == cli("keys", "rotate")[0]
@@ -198,7 +198,7 @@ def test_a_log_from_its_first_entry_on(cli, tmp_path, elsewhere):
 def test_a_checkpoint_that_was_lost_comes_back(cli, tmp_path, elsewhere):
     """`recover` puts the remembered head back and has what it lacks signed by the signer."""
     command, vkey = elsewhere
-    cli("init", "--signer", command, "--signer-key", vkey)
+    cli("init", "--signer", command, "--signer-timeout", "120", "--signer-key", vkey)
     assert 0 == cli("log", "x_made", "--actor", "user@example.com")[0]
     kept = sorted((tmp_path / "audit" / "checkpoints").iterdir())
     kept[-1].unlink()
@@ -219,8 +219,10 @@ def test_a_signer_that_fails_at_the_beginning_leaves_nothing(cli, tmp_path, else
     assert 2 == cli("init", "--signer", command, "--signer-key", "rubbish")[0]
     assert 2 == cli("init", "--signer", command, "--signer-key", vkey, "--origin", "log.example.com/other")[0]
     (tmp_path / "log.pub").write_text(vkey + "\n")
-    assert 0 == cli("init", "--signer", command, "--signer-key", str(tmp_path / "log.pub"))[0]
-    assert 2 == cli("init", "--signer", command, "--signer-key", vkey)[0]
+    assert (
+        0 == cli("init", "--signer", command, "--signer-timeout", "120", "--signer-key", str(tmp_path / "log.pub"))[0]
+    )
+    assert 2 == cli("init", "--signer", command, "--signer-timeout", "120", "--signer-key", vkey)[0]
 
 
 @pytest.mark.slow
@@ -230,11 +232,11 @@ def test_moving_the_key_of_a_log(cli, tmp_path, ask):
     assert 2 == cli("keys", "try-signer")[0]
     own, there = tmp_path / "audit.keys" / "log.key", tmp_path / "signer" / "log.key"
     cli("keys", "signer-keygen", ORIGIN, "--key", str(there))
-    code, _, err = cli("keys", "use-signer", command_for(there))
+    code, _, err = cli("keys", "use-signer", command_for(there), "--timeout", "120")
     assert (3, True) == (code, own.exists())
     assert b"of another key" in err
     there.write_bytes(own.read_bytes())
-    code, (told,), _ = cli("keys", "use-signer", command_for(there), "--timeout", "60")
+    code, (told,), _ = cli("keys", "use-signer", command_for(there), "--timeout", "120")
     assert (0, "external", False) == (code, told["custody"]["log_key"], own.exists())
     assert 0 == cli("keys", "try-signer")[0]
     assert 0 == cli("log", "x_made", "--actor", "user@example.com")[0]

@@ -68,7 +68,7 @@ else:
 class Signer:
     """A program in `folder` that signs for `ORIGIN`; `mode` says how it behaves from its next start on."""
 
-    def __init__(self, folder: Path, *, timeout_s: float = 20.0) -> None:
+    def __init__(self, folder: Path, *, timeout_s: float = 60.0) -> None:
         self.folder = folder
         folder.mkdir()
         self.key = SignerKey.generate(ORIGIN)
