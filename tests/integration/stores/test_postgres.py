@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from klingai_audit.ledger.batches import CommitUnknown
 from klingai_audit.stores.postgres_schema import grants_sql, migrations, newest, upgrade_sql
 from klingai_audit.testing.batches import DAY, NEXT_DAY, BatchMaker, commit
 from klingai_audit.testing.proxy import Cut, FaultProxy
+from klingai_audit.testing.store_contract.common import keep_days, purging
 from klingai_audit.testing.store_contract.signed import commit_somehow
 from tests.support.postgres import PostgresServer
 
@@ -248,6 +250,26 @@ def test_a_log_goes_over_partitions(store: Any, superuser: Any, maker: BatchMake
     assert [b"last", *first.entries] == list(store.read_entries(999_998))
     room = superuser.execute(f"SELECT room FROM {SCHEMA}.head").fetchone()
     assert (3_000_000,) == room, "the partition that was needed, and another one ahead"
+
+
+def test_what_is_purged_is_in_no_sample(store: Any, superuser: Any, maker: BatchMaker, tmp_path: Path) -> None:
+    """The planner's statistics show nothing of lines, of partitions that are made later neither."""
+    maker.put(store, 50)
+    maker.put(store, 1, NEXT_DAY)
+    superuser.execute(f"SELECT {SCHEMA}.make_room(3000000)")
+    superuser.execute(f"ANALYZE {SCHEMA}.entries")
+    keep_days(store, tmp_path, purging(*range(10, 40)))
+    assert maker.lines[10] not in store.read_entries(0)
+    samples = "SELECT attname, histogram_bounds::text, most_common_vals::text FROM pg_stats WHERE schemaname = %s"
+    sampled = superuser.execute(samples, (SCHEMA,)).fetchall()
+    assert "leaf" in {name for name, *_ in sampled}
+    assert not any(line.hex() in str(values) for line in maker.lines for values in sampled)
+    parts = superuser.execute(
+        "SELECT count(*), count(*) FILTER (WHERE attstattarget = 0) FROM pg_attribute"
+        f" WHERE attname = 'line' AND attrelid IN (SELECT inhrelid FROM pg_inherits"
+        f" WHERE inhparent = '{SCHEMA}.entries'::regclass)"
+    ).fetchone()
+    assert (3, 3) == parts
 
 
 def test_a_day_larger_than_memory_wants_is_viewed(store: Any, maker: BatchMaker) -> None:

@@ -209,8 +209,14 @@ def test_a_row_that_an_old_transaction_sees_is_not_gone(
 def test_bytes_of_an_erased_row_are_in_no_file_of_the_table(
     table: Any, superuser: Any, postgres: PostgresServer
 ) -> None:
-    """Looked for in the server's own files after a checkpoint; what the WAL holds is another matter."""
+    """Looked for in the server's own files after a checkpoint; what the WAL holds is another matter.
+
+    The planner's samples are among them: what ANALYZE took from the table before.
+    """
     subject = table.resolve(WHO)
+    for number in range(50):
+        table.resolve(f"user{number}@example.com")
+    superuser.execute(f"ANALYZE {SCHEMA}.subjects")
     superuser.execute("CHECKPOINT")
 
     def found() -> list[str]:

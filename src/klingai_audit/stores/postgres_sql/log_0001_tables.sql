@@ -18,6 +18,8 @@ CREATE TABLE "@schema@".entries (
     line bytea NOT NULL,
     batch uuid
 ) PARTITION BY RANGE (seq);
+-- What is purged must not live on in the planner's samples.
+ALTER TABLE "@schema@".entries ALTER COLUMN line SET STATISTICS 0;
 
 -- Hashes of complete subtrees at tile levels 1 and up (level 0 is entries.leaf).
 CREATE TABLE "@schema@".hashes (

@@ -97,6 +97,7 @@ BEGIN
     WHILE there < wanted LOOP
         part := 'entries_' || lpad((there / 1000000)::text, 7, '0');
         EXECUTE format('CREATE TABLE "@schema@".%I (LIKE "@schema@".entries INCLUDING ALL)', part);
+        EXECUTE format('ALTER TABLE "@schema@".%I ALTER COLUMN line SET STATISTICS 0', part);
         EXECUTE format('CREATE TRIGGER whole BEFORE TRUNCATE ON "@schema@".%I EXECUTE FUNCTION "@schema@".refuse()', part);
         EXECUTE format(
             'ALTER TABLE "@schema@".entries ATTACH PARTITION "@schema@".%I FOR VALUES FROM (%s) TO (%s)',

@@ -9,6 +9,13 @@ CREATE TABLE "@schema@".subjects (
     reserved boolean NOT NULL
 );
 
+-- Who is erased must not live on in the planner's samples.
+ALTER TABLE "@schema@".subjects
+    ALTER COLUMN lookup SET STATISTICS 0,
+    ALTER COLUMN pseudonym SET STATISTICS 0,
+    ALTER COLUMN key SET STATISTICS 0,
+    ALTER COLUMN sealed SET STATISTICS 0;
+
 -- Who was erased: by which entry, when, on what basis; "clean" once "subjects" was written anew without the row.
 CREATE TABLE "@schema@".erased (
     pseudonym text PRIMARY KEY,
