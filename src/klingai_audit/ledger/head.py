@@ -26,6 +26,7 @@ from klingai_audit.ledger.log_head import OwnEvent
 from klingai_audit.ledger.moved import takes_up
 from klingai_audit.ledger.pace import ClockWatch, parse_logged_at
 from klingai_audit.ledger.places import Appended, places_of
+from klingai_audit.ledger.purged import line_hash
 from klingai_audit.ledger.recovery import Recovered, count_acknowledged, foreign_bytes
 from klingai_audit.ledger.rotation import Rotation, RotationClock
 from klingai_audit.ledger.signing import Unpublished, put_in_place
@@ -313,7 +314,7 @@ class Head:
         if seq is None:
             return None
         for line in self.store.read_entries(seq, seq + 1):
-            return Appended(seq, leaf_hash(line), b"")
+            return Appended(seq, line_hash(line), b"")
         raise AuditUnavailable(f"Entry {seq} of {self.store.url} cannot be read.")
 
     # --- publishing -------------------------------------------------------------------------------

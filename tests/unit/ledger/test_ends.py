@@ -11,6 +11,7 @@ import pytest
 
 from klingai_audit.ledger import ends as ends_module
 from klingai_audit.ledger.ends import end_id_of
+from klingai_audit.ledger.purged import purged_line
 from tests.support.faulty import QuickOps
 from tests.support.judge import judge
 from tests.support.ledgers import HandClock, Ledger, end_event, event
@@ -204,3 +205,14 @@ def test_a_log_with_a_million_ends_would_not_be_read_again(tmp_path: Path, monke
         again.appender.append(end_event("task 3"), once=True).wait()
     assert max((end or 0) - begin for begin, end in scanned) < 10
     assert len(ledger.lines()) > 60
+
+
+def test_an_end_that_is_purged_while_a_writer_knows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receipt has the hash of the entry that it was, not of the line in its place."""
+    with Ledger(tmp_path, ops=QuickOps(), clock=HandClock()) as ledger:
+        first = ledger.appender.append(end_event("task"), once=True).wait()
+        line = purged_line(first.leaf_hash, 3)
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger.store, "read_entries", lambda _begin, _end: iter([line]))
+            again = ledger.appender.append(end_event("task"), once=True).wait()
+    assert (again.seq, again.leaf_hash) == (first.seq, first.leaf_hash)
