@@ -20,7 +20,7 @@ OBJECT_SCHEMES: Final = frozenset({"s3", "gs", "az"})
 """Schemes of buckets: S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage."""
 
 _SECRET: Final = re.compile(r"pass|secret|token|credential|signature|sig\b|key", re.IGNORECASE)
-_PLACE: Final = ("dbname", "host", "hostaddr", "port")
+_PLACE: Final = ("dbname", "host", "hostaddr", "port", "service")
 _NO_STEPS: Final = frozenset({"", ".", ".."})
 _ODD: Final = re.compile(r"[^A-Za-z0-9.]+")
 _HOST: Final = re.compile(r"(\[[^]]*\]|[^][:]*)(:[0-9]*)?", re.ASCII)

@@ -85,6 +85,8 @@ def test_one_place_has_one_name() -> None:
         "postgresql://db.example.com/other",
         "postgresql://db.example.com:5433/audit",
         "postgresql://db.example.com/audit?schema=b",
+        "postgresql:///?service=a",
+        "postgresql:///?service=b",
         "s3://audit/a",
         "s3://audit/b",
         "s3://audit/a-b",
