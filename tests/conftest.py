@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,8 +54,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _neutral_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Take home, user state, own variables and the terminal's size (which `pytest -n` sets) from tests and their
-    children; put clocks in an odd time zone.
+    children; put clocks in an odd time zone. Ctrl-C ends children, also of tests that run in the background.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("KLINGAI_", "XDG_", "COLUMNS", "LINES"))]:
             patch.delenv(name)
