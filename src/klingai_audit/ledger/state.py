@@ -31,6 +31,7 @@ _FOLDER_MODE: Final = 0o750
 _NEW: Final = ".new"
 _ABANDONED_NS: Final = 3_600 * 10**9
 _UNRECORDED: Final = re.compile(r"([0-9a-f]{64})\.new")
+_OWN_HEAD: Final = re.compile(r"head\.[0-9a-f]{16}(\.tmp)?").fullmatch
 
 
 def state_home() -> Path:
@@ -104,10 +105,10 @@ class StateFolder:
             ) from exc
 
     def _remove_old(self) -> None:
-        """Remove heads that processes did not live to put in place."""
+        """Remove heads that processes did not live to put in place, of those that each give them a name of its own."""
         with contextlib.suppress(OSError):
-            for path in self._head.parent.glob("head.*"):
-                if path.stat().st_mtime_ns < time.time_ns() - _ABANDONED_NS:
+            for path in self._head.parent.iterdir():
+                if _OWN_HEAD(path.name) and path.stat().st_mtime_ns < time.time_ns() - _ABANDONED_NS:
                     self._ops.unlink(path)
 
     def read_head(self) -> bytes | None:
