@@ -100,6 +100,26 @@ def test_a_second_host_joins(host: Callable[[str], Host]) -> None:
     store.close()
 
 
+def test_an_import_that_was_stopped_is_recorded_by_the_next(host: Callable[[str], Host]) -> None:
+    """The keys are there, but the log could not be opened: the act becomes an entry as soon as it can be, once."""
+    one, two = host("one"), host("two")
+    one.run("init")
+    file = str(one.home / "writer")
+    one.run("keys", "export-writer", "-o", file, "--passphrase-env", "PASSPHRASE")
+    argv = ("keys", "import-writer", file, "--passphrase-env", "PASSPHRASE")
+    people = two.environ["KLINGAI_AUDIT_SUBJECTS"]
+    two.environ["KLINGAI_AUDIT_SUBJECTS"] = "postgresql://nobody@127.0.0.1:1/nothing?connect_timeout=1"
+    two.run(*argv, code=3)
+    two.environ["KLINGAI_AUDIT_SUBJECTS"] = people
+    for _ in range(2):
+        assert "already" in two.run(*argv)
+    store = open_store(one.places())
+    lines = [json.loads(line) for line in store.read_entries(0)]
+    store.close()
+    changed = [line for line in lines if line["event_type"] == "settings_changed" and line["resource_type"] == "keys"]
+    assert ["export-writer", "import-writer"] == [line["action"] for line in changed]
+
+
 def test_what_is_in_the_way_stays(host: Callable[[str], Host], tmp_path: Path) -> None:
     """Keys of another log are not overwritten, and keys do not fit another log."""
     one, two = host("one"), host("two")

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -16,6 +16,9 @@ from klingai_audit.cli.files import read_file
 from klingai_audit.cli.session import SessionArgument, escaped, open_log
 from klingai_audit.errors import UsageError
 from klingai_audit.views.inert import inert
+
+if TYPE_CHECKING:
+    from klingai_audit.log import AuditLog
 
 __all__ = ["export_writer", "import_writer"]
 
@@ -78,8 +81,8 @@ def import_writer(
     places = session.places
     data = read_file(file, MAX_FILE_BYTES, "writer's file")
     handed = take_over(data, read_passphrase(passphrase_env), places)
-    if handed.joined:
-        with open_log(session) as audit, acting(actor or reader_id(), actor_type="admin"):
+    with open_log(session) as audit, acting(actor or reader_id(), actor_type="admin"):
+        if handed.joined or not _is_recorded(audit, handed.id):  # an earlier run may have been stopped in between
             audit.log(
                 "settings_changed",
                 resource_type="keys",
@@ -107,6 +110,11 @@ def import_writer(
         session.say("This table of people is this host's own: one person has another pseudonym on each host.")
         session.say("To share one: --subjects postgresql://…, or KLINGAI_AUDIT_SUBJECTS, on every host.")
     session.say(("Destroy the file now, here and where it was made.", "dim"))
+
+
+def _is_recorded(audit: AuditLog, name: str) -> bool:
+    found = audit.query(event_type="settings_changed", text=name)
+    return any(one.action == "import-writer" and one.metadata.get("writer_file") == name for one in found)
 
 
 def read_passphrase(variable: str | None, ask: Callable[[str], str] = getpass.getpass, *, twice: bool = False) -> str:
