@@ -16,10 +16,10 @@ def make_key_file(path: Path, name: str, *, taken: str, algorithm: int = ED25519
 
     `taken` says what to do if the file is there. Raises: UsageError, StorageError, Malformed (no name of a signer).
     """
-    if path.exists():
-        raise UsageError(f"{path} is there already.", do=taken)
-    signer = SignerKey.generate(name, algorithm)
     try:
+        if path.exists():
+            raise UsageError(f"{path} is there already.", do=taken)
+        signer = SignerKey.generate(name, algorithm)
         OPS.make_folder(path.parent, 0o700)
         OPS.replace(path, f"{signer.format()}\n".encode(), mode=PRIVATE_MODE)
     except OSError as exc:
