@@ -34,7 +34,7 @@ ELSEWHERE = re.compile(r"only on (macOS|Python)\b")
 """A skip in CI must say on which other system the test runs: `reason="only on macOS: …"`."""
 
 
-TURNS = ((3_600, 3, 40), (86_400, 5, 120))
+TURNS = ((3_600, 10, 40), (86_400, 20, 120))
 """Seconds of an hour and of a day, and how long before their end no fast and no slow test begins."""
 
 
