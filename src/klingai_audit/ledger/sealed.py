@@ -82,7 +82,7 @@ def open_day(path: Path, *, follow: bool = False) -> io.RawIOBase:
         return file
     with file:
         info = os.fstat(file.fileno())
-        key = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
+        key = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
         with _MUTEX:
             copy = _COPIES.pop(key, None)
             if copy is None:
