@@ -92,7 +92,7 @@ _CONNECTING: Final = (
     ("no password supplied", "28P01"),
     ("no pg_hba.conf entry", "28000"),
     ("FATAL:  role ", "28000"),
-    ("does not exist", "3D000"),
+    ("FATAL:  database ", "3D000"),
     ("too many clients", "53300"),
     ("too many connections", "53300"),
     ("remaining connection slots", "53300"),

@@ -112,6 +112,7 @@ def test_what_a_server_says_is_told_in_our_words(error: str, words: str) -> None
         ('FATAL:  password authentication failed for user "u"', "refuses the password"),
         ('FATAL:  role "u" does not exist', "refuses this role"),
         ('FATAL:  database "d" does not exist', "no such database"),
+        ('root certificate file "/secret/root.crt" does not exist', "a certificate"),
         ("FATAL:  sorry, too many clients already", "no more connections"),
         ("FATAL:  the database system is starting up", "starting"),
         ('could not translate host name "secret" to address', "leads nowhere"),
