@@ -108,14 +108,17 @@ def open_bucket(api: Driver, url: str) -> Any:
     """
     parts = urlsplit(url)
     options: dict[str, Any] = dict(_CLIENT)
-    if parts.scheme == "s3" and is_local(s3_endpoint()):
-        options["allow_http"] = True
+    more: dict[str, Any] = {}
+    if parts.scheme == "s3":
+        if endpoint := s3_endpoint():
+            more["endpoint"] = endpoint  # of several in the environment the driver takes any
+        if is_local(endpoint):
+            options["allow_http"] = True
+        if not os.environ.get("AWS_CHECKSUM_ALGORITHM"):
+            more["checksum_algorithm"] = "SHA256"  # or some servers keep what arrives, bytes lost on the way or not
     kinds = {"s3": "S3Store", "gs": "GCSStore", "az": "AzureStore"}
     make = getattr(api.stores, kinds[parts.scheme])
     prefix = parts.path.strip("/") or None
-    more: dict[str, Any] = {}
-    if parts.scheme == "s3" and not os.environ.get("AWS_CHECKSUM_ALGORITHM"):
-        more["checksum_algorithm"] = "SHA256"  # or some servers keep what arrives, bytes lost on the way or not
     try:
         return make(parts.netloc, prefix=prefix, client_options=options, retry_config=_ONCE, **more)
     except (api.exceptions.BaseError, ValueError, OSError) as exc:

@@ -691,6 +691,16 @@ def test_an_endpoint_that_is_no_url(monkeypatch: pytest.MonkeyPatch, name: str, 
     assert endpoint not in caught.value.message
 
 
+def test_of_several_endpoints_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that was looked at: the driver takes any, and plain http is allowed for that of this machine."""
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, endpoint in (("AWS_ENDPOINT_URL", "http://127.0.0.1:8333"), ("AWS_ENDPOINT", "http://s3.internal")):
+        monkeypatch.setenv(name, endpoint)
+    store = objects_driver.open_bucket(driver(), "s3://bucket/log")
+    assert "http://127.0.0.1:8333" == store.config["endpoint"]
+
+
 def test_requests_are_counted(store: ObjectStore) -> None:
     """How many puts a thousand entries took."""
     maker = BatchMaker()
