@@ -122,6 +122,7 @@ class StateFolder:
         """Remember a signed checkpoint; durable on return. Raises: AuditUnavailable, SyncFailed.
 
         Unless the caller is `alone`, under a lock of the log, others may do the same at the same time: the last wins.
+        Their log lies on a server; what this disk does is no reason to stop it.
         """
         if not self._head.parent.is_dir():
             self.create()
@@ -134,9 +135,9 @@ class StateFolder:
                 self._ops.replace(own, note, mode=PRIVATE_MODE)
                 self._ops.rename(own, self._head)
                 self._ops.sync_folder(self._head.parent)
-        except SyncError as exc:
-            raise self._failed_sync("heads", exc) from exc
         except OSError as exc:
+            if alone and isinstance(exc, SyncError):
+                raise self._failed_sync("heads", exc) from exc
             raise self._unavailable("cannot remember the signed head", exc) from exc
 
     # --- what was put aside -----------------------------------------------------------------------

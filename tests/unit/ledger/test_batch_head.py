@@ -26,6 +26,7 @@ from klingai_audit.tlog.keys import VerifierKey
 from klingai_audit.tlog.merkle import CompactRange
 from klingai_audit.tlog.note import parse_note
 from tests.support.batches import BatchMemory, BatchMemoryTransaction
+from tests.support.faulty import FaultyOps
 from tests.support.ledgers import NOON, HandClock, Ledger, end_event, event
 
 DAY_S = 86_400
@@ -456,6 +457,19 @@ def test_a_late_publication_does_not_set_back_what_is_remembered(hosts, store):
     assert two.state.read_head() == newest
     assert parse_checkpoint(parse_note(newest).text).size == len(store.entries)
     two.close()
+
+
+def test_a_disk_that_does_not_sync_stops_no_log_on_a_server(tmp_path, clock):
+    """The entries do not lie on it: publishing is tried again, and nobody is told to recover what needs no recovery."""
+    ops = FaultyOps()
+    with Ledger(tmp_path, ops=ops, store=BatchMemory(publishes=False), clock=clock) as host:
+        ops.fails = lambda call: call.name == "sync"
+        receipt = host.appender.append(event())
+        with pytest.raises(AuditUnavailable, match="cannot remember the signed head"):
+            receipt.wait("published")
+        ops.fails = None
+        host.appender.append(event()).wait("published", timeout=60)
+        assert not host.state.failed_sync
 
 
 def test_a_head_that_cannot_be_remembered_is_told(hosts, caplog):
