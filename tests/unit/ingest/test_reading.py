@@ -88,6 +88,12 @@ def test_every_fault_is_told_with_its_place() -> None:
     assert found.message.startswith("4 events are at fault, so nothing was recorded. Event 1 (line 2): /outcome: ")
 
 
+def test_of_names_that_stand_twice_the_last_counts() -> None:
+    """As docs/ingest.md says: what is checked and what is recorded is one and the same."""
+    (found,) = read(b'{"event_type":"x_a","event_type":"x_b","metadata":{"a":1,"a":2}}')
+    assert ("x_b", {"a": 2}) == (found.draft.event_type, found.draft.metadata)
+
+
 def test_names_of_members_are_left_out_of_places() -> None:
     """Below metadata any text may be a name: an ellipsis stands for it."""
     found = refusal(b'{"event_type":"x_a","metadata":{"%s":[{"b":1e999}]}}' % PLANTED.encode(), JSON)
