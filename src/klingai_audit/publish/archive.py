@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from klingai_audit.errors import HeadConflict, InconsistentCheckpoints, InvalidProof, LogDamaged, Malformed, UsageError
@@ -93,10 +94,13 @@ def archive(
         raise UsageError(f"A log lies at {locker.url}, with writers of its own.", do="Name another prefix with --to.")
     before = locker.get(CHECKPOINT)
     old = 0 if before is None else _check_extends(reader, before.data, note, head, key)
-    run, things = _Run(reader, locker, until, progress), list(_things(reader, locker, old, head))
-    if begin is not None and (things or before is None or old < head.size):
+    if root_at(head.size, node_reader(reader.store.read_hashes)) != head.root:
+        raise LogDamaged("The stored hashes do not lead to the signed root.", kind_of_damage="tree_changed")
+    run, small = _Run(locker, until, progress), list(_small(reader, locker, old, head.size))
+    total = len(small) + sum(1 for _ in new_tiles(old, head.size))
+    if begin is not None and (total or before is None or old < head.size):
         begin(head.size)
-    run.put_all(things)
+    run.put_all(chain(_tiles(reader, old, head.size), small), total)
     if before is None or old < head.size:
         _publish(locker, note, before, until)
     elif before.until is None or before.until < until:
@@ -136,22 +140,24 @@ def _publish(locker: Locker, note: bytes, before: Kept | None, until: dt.datetim
 # --- what there is to put --------------------------------------------------------------------------------------------
 
 
-def _things(reader: LogReader, locker: Locker, old: int, head: Checkpoint) -> Iterator[_Thing]:
-    """Yield what the archive lacks: tiles by level, bundles, days, kept checkpoints and time stamps."""
-    if root_at(head.size, node_reader(reader.store.read_hashes)) != head.root:
-        raise LogDamaged("The stored hashes do not lead to the signed root.", kind_of_damage="tree_changed")
-    for level, n, width in new_tiles(old, head.size):
+def _tiles(reader: LogReader, old: int, size: int) -> Iterator[_Thing]:
+    """Yield the tiles by level, then bundles, that an archive of `old` entries lacks; there may be millions."""
+    for level, n, width in new_tiles(old, size):
         yield _Thing(tile_path(level, n, width), _maker(reader, level, n, width))
+
+
+def _small(reader: LogReader, locker: Locker, old: int, end: int) -> Iterator[_Thing]:
+    """Yield what else it lacks: days, kept checkpoints and time stamps."""
     known = {*locker.names(_DAYS), *locker.names(_KEPT)}  # beyond the archived size they are of a run that was stopped
     for day, begin in _days(reader):
         path = f"{_DAYS}{day}/{begin:020}"
-        if begin < head.size and (path not in known or begin >= old):
+        if begin < end and (path not in known or begin >= old):
             yield _Thing(path, lambda: b"")
     for file in reader.store.inspect():
         if file.kind not in ("kept", "token"):
             continue
         size = int(file.name.removeprefix(_KEPT).removesuffix(".tsr"))
-        if size <= head.size and (file.name not in known or size > old):
+        if size <= end and (file.name not in known or size > old):
             read = reader.store.read_kept if file.kind == "kept" else reader.store.read_token
             yield _Thing(file.name, lambda read=read, size=size: read(size))  # type: ignore[misc]
 
@@ -194,16 +200,15 @@ def _maker(reader: LogReader, level: TileLevel, n: int, width: int) -> Callable[
 class _Run:
     """Puts objects, several at a time."""
 
-    def __init__(self, reader: LogReader, locker: Locker, until: dt.datetime, progress: Progress | None) -> None:
+    def __init__(self, locker: Locker, until: dt.datetime, progress: Progress | None) -> None:
         self.objects = self.bytes = 0
-        self._reader = reader
         self._locker = locker
         self._until = until
         self._progress = progress
         self._mutex = threading.Lock()
 
-    def put_all(self, things: Sequence[_Thing]) -> None:
-        """Put what is not there; the first error ends it."""
+    def put_all(self, things: Iterable[_Thing], total: int) -> None:
+        """Put what is not there; the first error ends it. `total` is how many there are, for those who watch."""
         done = 0
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="klingai-audit-archive") as pool:
             under_way: set[Future[None]] = set()
@@ -213,9 +218,9 @@ class _Run:
                     if len(under_way) >= _AHEAD:
                         finished, under_way = wait(under_way, return_when=FIRST_COMPLETED)
                         done += self._settle(finished)
-                        self._tell(done, len(things))
+                        self._tell(done, total)
                 self._settle(under_way)
-                self._tell(len(things), len(things))
+                self._tell(total, total)
             finally:
                 for future in under_way:
                     future.cancel()

@@ -12,6 +12,7 @@ import pytest
 from klingai_audit.errors import AuditUnavailable, HeadConflict, InconsistentCheckpoints, LogDamaged, UsageError
 from klingai_audit.ledger.purged import line_hash, purged_line
 from klingai_audit.ledger.reader import LogReader
+from klingai_audit.publish import archive as module
 from klingai_audit.publish.archive import Archived, archive
 from klingai_audit.tlog.checkpoint import parse_checkpoint
 from klingai_audit.tlog.keys import VerifierKey
@@ -71,6 +72,29 @@ def test_everything_is_there(log: Log):
     assert rest == set(objects) - tiles
     assert log.store.entries[256:] == decode_bundle(objects[tile_path("entries", 1, size - 256)])
     assert {SOON} == {versions[-1].until for versions in log.locker.versions.values()}
+
+
+def test_a_few_at_a_time(log: Log, monkeypatch: pytest.MonkeyPatch):
+    """Of a log with millions of tiles only those that are on their way are in memory."""
+    made, put, waiting = list[str](), list[str](), list[int]()
+    maker = module._maker
+
+    def make(*about: Any) -> Any:
+        made.append("tile")
+        return maker(*about)
+
+    def fails(path: str) -> bool:
+        put.append(path)
+        waiting.append(len(made) - len(put))
+        return False
+
+    monkeypatch.setattr(module, "_AHEAD", 2)
+    monkeypatch.setattr(module, "_maker", make)
+    log.locker.fails = fails
+    log.grow(1300)
+    log.archive()
+    assert len(made) > 10
+    assert max(waiting) <= 2
 
 
 def test_a_day_that_begins_meanwhile(log: Log, monkeypatch: pytest.MonkeyPatch):
