@@ -374,6 +374,22 @@ def test_when_full_it_says_when_to_come_back(tmp_path: Path, limits: Limits) -> 
         assert (0, 0, 0) == (endpoint.capacity.requests, endpoint.capacity.bytes, endpoint.capacity.events)
 
 
+def test_what_is_packed_counts_with_what_it_holds(tmp_path: Path) -> None:
+    """Not with what it might hold: small packed bodies do not fill the place of large ones, and large ones do."""
+    limits = Limits(body_bytes=5_000, waiting_bytes=6_000)
+    small = lines({**EVENT, "event_id": IDS[0]})
+    large = lines({**EVENT, "event_id": IDS[1]}) + b" " * 4_700
+    with AuditLog.open("memory:") as audit, endpoint_of(audit, tmp_path, limits=limits) as (endpoint, url):
+        client = Client(url)
+        with open_request(url, 3_000):
+            assert until(lambda: endpoint.capacity.bytes >= 1_500)
+            assert 200 == client.post(gzip.compress(small), content_encoding="gzip").status_code
+            assert 429 == client.post(gzip.compress(large), content_encoding="gzip").status_code
+        assert until(lambda: not endpoint.capacity.requests)
+        assert 200 == client.post(gzip.compress(large), content_encoding="gzip").status_code
+        assert until(lambda: not endpoint.capacity.bytes)
+
+
 @pytest.mark.slow
 def test_slow_bodies_are_cut_off(tmp_path: Path) -> None:
     """408 and the end of the connection; other requests go on meanwhile."""

@@ -111,9 +111,10 @@ class Endpoint:
             body = await self._body(request, lease)
             encoding = request.headers.get("content-encoding", "")
             if len(body) <= _SMALL and not encoding:
-                events = self._read(body, encoding, media_type)
+                events, unpacked = self._read(body, encoding, media_type)
             else:
-                events = await self._in_thread(self._read, body, encoding, media_type)
+                events, unpacked = await self._in_thread(self._read, body, encoding, media_type)
+            lease.add_bytes(unpacked)
             lease.add_events(len(events))
             taken = await self._in_thread(self.intake.take, events, producer)
             course.events, course.repeated = len(taken), sum(one.repeated for one in taken)
@@ -150,13 +151,13 @@ class Endpoint:
             raise Refused(
                 408, "too_slow", "The body did not arrive in time.", headers=(("Connection", "close"),)
             ) from None
-        if request.headers.get("content-encoding"):
-            lease.add_bytes(limit)
         return bytes(body)
 
-    def _read(self, body: bytes, encoding: str, media_type: str) -> list[Given]:
+    def _read(self, body: bytes, encoding: str, media_type: str) -> tuple[list[Given], int]:
+        """Return the events and how many bytes unpacking made: more than are counted in `_THREADS` bodies at most."""
         limits = self.capacity.limits
-        return read_events(unpack(body, encoding, limits.body_bytes), media_type, limits.events)
+        data = unpack(body, encoding, limits.body_bytes)
+        return read_events(data, media_type, limits.events), 0 if data is body else len(data)
 
     async def _durable(self, taken: Sequence[Taken], lease: Lease) -> None:
         """Wait until all events are durable. Raises: AuditUnavailable."""
