@@ -46,7 +46,7 @@ def asking(audit: AuditLog) -> Iterator[Witnessing]:
     """Have the witnesses asked, by demand only."""
     policy = read_policy(audit.places.keys)
     assert policy is not None
-    runner = Witnessing(audit, WitnessClient(policy, timeout=5), every=3600)
+    runner = Witnessing(audit, WitnessClient(policy, timeout=60), every=3600)
     try:
         yield runner
     finally:
