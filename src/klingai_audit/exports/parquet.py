@@ -52,6 +52,7 @@ class ParquetSink:
             "autoinstall_known_extensions": "false",
         }
         self._database = duckdb.connect(":memory:", config=config)
+        self._database.execute("SET enable_progress_bar = false")  # what is on standard output is the caller's
         self._database.execute(_CREATE)
         self.settled = position
         return True

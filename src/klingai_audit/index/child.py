@@ -111,6 +111,7 @@ def _prepare(engine: duckdb.DuckDBPyConnection, request: dict[str, Any]) -> None
     paths = ", ".join(_quote(path) for path in request["paths"])
     for setting in (
         f"allowed_paths = [{paths}]",
+        "enable_progress_bar = false",
         "python_enable_replacements = false",
         "autoinstall_known_extensions = false",
         "autoload_known_extensions = false",

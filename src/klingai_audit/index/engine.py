@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["connect", "fetch", "quote"]
+__all__ = ["connect", "cursor_of", "fetch", "quote"]
 
 _QUIET: Final[dict[str, str | bool | int | float | list[str]]] = {
     "autoinstall_known_extensions": False,
@@ -17,6 +17,8 @@ _QUIET: Final[dict[str, str | bool | int | float | list[str]]] = {
     "allow_community_extensions": False,
     "temp_directory": "",
 }
+# Under `python -c` and a prompt the engine draws a bar on standard output where a query takes over two seconds.
+_NO_BAR: Final = "SET enable_progress_bar = false"
 
 
 def connect(*, threads: int | None = None) -> duckdb.DuckDBPyConnection:
@@ -24,10 +26,18 @@ def connect(*, threads: int | None = None) -> duckdb.DuckDBPyConnection:
     import duckdb
 
     engine = duckdb.connect(":memory:", config=_QUIET)
+    engine.execute(_NO_BAR)
     if threads is not None:
         engine.execute(f"SET threads = {threads}")
     engine.execute("SET parquet_metadata_cache = true")
     return engine
+
+
+def cursor_of(engine: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """Return a cursor that is as silent as its engine; settings of a connection are not those of its cursors."""
+    cursor = engine.cursor()
+    cursor.execute(_NO_BAR)
+    return cursor
 
 
 def quote(text: str) -> str:

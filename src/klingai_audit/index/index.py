@@ -17,7 +17,7 @@ from klingai_audit.durable import OPS, FileOps
 from klingai_audit.errors import LogNotFound, Malformed, StorageError
 from klingai_audit.index.build import NOT_PURGED, SEGMENT_ENTRIES, Builder, Progress
 from klingai_audit.index.columns import SCHEMA, empty_sql, events_sql
-from klingai_audit.index.engine import connect, fetch, quote
+from klingai_audit.index.engine import connect, cursor_of, fetch, quote
 from klingai_audit.index.folder import IndexFolder
 from klingai_audit.index.lines import Lines
 from klingai_audit.index.manifest import Manifest, Part, Segment
@@ -307,7 +307,7 @@ class Index:
         with self._mutex:
             if self._engine is None:
                 self.refresh()
-            cursor = self._opened().cursor()
+            cursor = cursor_of(self._opened())
         with contextlib.closing(cursor):
             yield cursor
 

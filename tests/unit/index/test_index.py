@@ -574,6 +574,18 @@ with Index.open(LogReader(DirectoryStore(folder / "audit", folder / "mark")), fo
 """
 
 
+def test_the_engine_draws_nothing(tmp_path):
+    """Nor where the engine takes this process for a prompt: what is on standard output is the caller's."""
+    Smith().create().work(3).write(tmp_path / "audit")
+    asked = "SELECT current_setting('enable_progress_bar'), count(*) FROM events"
+    script = _CHILD.replace("SELECT count(DISTINCT event_id) FROM events", asked)
+    assert asked in script
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (0, "5 False\n") == (done.returncode, done.stdout)
+
+
 @pytest.mark.slow
 def test_several_processes_build_one_index(tmp_path):
     """Processes that start together agree, and one of them does the work."""
