@@ -71,29 +71,34 @@ def test_every_container_is_shut_in(repository: Path) -> None:
 
 
 def test_commands_and_their_ports_are_ours(repository: Path) -> None:
-    """Arguments are parsed by this version's command line; probes ask where --metrics serves."""
+    """Arguments are parsed by this version's command line; probes ask where --metrics or --listen serves."""
     for _, template in pods(repository):
         for one in template["spec"]["containers"]:
             args = [word for word in one["args"] if not word.startswith("--state=")]
             command, bound, _ = build_app().parse_args(args, exit_on_error=False, print_error=False)
             assert one["args"][0] == command.__name__
-            _, _, port = bound.arguments["metrics"].rpartition(":")
+            bindings = [bound.arguments[name] for name in ("metrics", "listen") if name in bound.arguments]
+            served = {int(binding.rpartition(":")[2]) for binding in bindings}
             ports = {named["name"]: named["containerPort"] for named in one["ports"]}
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                 if probe in one:
                     asked = one[probe]["httpGet"]
-                    assert int(port) == ports[asked["port"]]
+                    assert ports[asked["port"]] in served
+                    assert ("HTTPS" if asked["port"] == "ingest" else None) == asked.get("scheme")
                     assert asked["path"] == ("/readyz" if probe == "readinessProbe" else "/healthz")
             assert "livenessProbe" in one
             assert template["spec"]["terminationGracePeriodSeconds"] >= 30
 
 
 def test_what_is_read_only_is_mounted_so(repository: Path) -> None:
-    """The container that watches can change neither log nor keys."""
+    """The container that watches cannot change the log, and sees no key but the public one."""
     [template] = [template for name, template in pods(repository) if name.endswith("ingest")]
     [watch] = [one for one in template["spec"]["containers"] if one["name"] == "watch"]
     writable = [mount["mountPath"] for mount in watch["volumeMounts"] if not mount.get("readOnly")]
     assert ["/var/lib/klingai-audit/watch"] == writable
+    [key] = [mount for mount in watch["volumeMounts"] if "keys" in mount["subPath"]]
+    assert ("keys/audit.keys/log.pub", True) == (key["subPath"], key["readOnly"])
+    assert f"--key={key['mountPath']}" in watch["args"]
 
 
 def test_selectors_choose_the_pods(repository: Path) -> None:
