@@ -36,23 +36,23 @@ def test_a_watch_tells_when_it_verified_and_what_it_found(log: Path) -> None:
     """Before and after somebody changes an entry, and after a restart although nothing is due."""
     day = next(path for path in log.glob("audit-*.jsonl") if b'"number":3' in path.read_bytes())
     with running("watch", "--quick-every", "1s", "--full-every", "2s", "--record", cwd=log.parent) as watch:
-        wait_until(lambda: watch.number("verification_result", mode="full") == 0, 60)
+        wait_until(lambda: watch.number("verification_result", mode="full") == 0)
         assert abs((watch.number("verification_time_seconds", mode="full") or 0) - time.time()) < 60
         assert 0 == watch.number("findings", source="verify", level="broken")
-        wait_until(lambda: 1 < (watch.number("entries_appended_total") or 0), 60)
+        wait_until(lambda: 1 < (watch.number("entries_appended_total") or 0))
         assert 200 == watch.ask("/readyz")[0]
         with day.open("r+b") as file:  # one byte in its place: the watch may be writing, too
             file.seek(file.read().index(b'"number":3') + len(b'"number":'))
             file.write(b"7")
-        wait_until(lambda: watch.number("verification_result", mode="full") == 4, 60)
+        wait_until(lambda: watch.number("verification_result", mode="full") == 4)
         assert 1 <= (watch.number("findings", source="verify", level="broken") or 0)
-        wait_until(lambda: (watch.number("alerts_total", change="new") or 0) >= 1, 60)
+        wait_until(lambda: (watch.number("alerts_total", change="new") or 0) >= 1)
         assert 0 == watch.end()
         alerts = [line for line in watch.told if line.get("event") == "alert"]
     assert {"entry_changed"} <= {line["kind"] for line in alerts}
     assert not any("example.com" in json.dumps(line) for line in watch.told)
     with running("watch", "--quick-every", "1h", "--full-every", "2h", cwd=log.parent) as watch:
-        wait_until(lambda: watch.number("verification_result", mode="full") == 4, 60)
+        wait_until(lambda: watch.number("verification_result", mode="full") == 4)
         assert 0 == watch.end()
 
 
@@ -61,13 +61,13 @@ def test_a_watch_without_its_log_is_alive_and_not_ready(log: Path) -> None:
     with running(
         "watch", "--quick-every", "1s", "--full-every", "1s", "--detect-every", "off", cwd=log.parent
     ) as watch:
-        wait_until(lambda: watch.number("verification_result", mode="full") == 0, 60)
+        wait_until(lambda: watch.number("verification_result", mode="full") == 0)
         shutil.move(log, log.with_name("away"))
-        wait_until(lambda: watch.ask("/readyz")[0] == 503, 60)
+        wait_until(lambda: watch.ask("/readyz")[0] == 503)
         assert "log" in json.loads(watch.ask("/readyz")[1])["checks"]
         assert 200 == watch.ask("/healthz")[0]
         shutil.move(log.with_name("away"), log)
-        wait_until(lambda: json.loads(watch.ask("/readyz")[1])["checks"]["log"] == "ok", 60)
+        wait_until(lambda: json.loads(watch.ask("/readyz")[1])["checks"]["log"] == "ok")
         assert 0 == watch.end()
 
 
@@ -79,22 +79,22 @@ def test_an_export_tells_how_far_it_is(log: Path) -> None:
             "export", "--follow", "--format", "syslog", "--to", f"tcp://localhost:{receiver.port}", cwd=log.parent
         ) as export,
     ):
-        wait_until(lambda: export.number("export_lag_entries") == 0, 60)
+        wait_until(lambda: export.number("export_lag_entries") == 0)
         assert 8 <= (export.number("exported_entries_total") or 0)
         assert 200 == export.ask("/readyz")[0]
         receiver.__exit__(None, None, None)
         with AuditLog.open(log) as audit:
             audit.log("x_note", "user@example.com").wait("published")
-        wait_until(lambda: export.ask("/readyz")[0] == 503, 60)
+        wait_until(lambda: export.ask("/readyz")[0] == 503)
         assert "receiver" in export.ask("/readyz")[1]
-        wait_until(lambda: (export.number("errors_total", stage="export") or 0) >= 4, 60)  # pauses are seconds by now
+        wait_until(lambda: (export.number("errors_total", stage="export") or 0) >= 4)  # pauses are seconds by now
         assert export.end() == 3  # what was to go out has not
 
 
 def test_a_served_log_counts_its_requests(log: Path) -> None:
     """By what was asked for and status; a path that a stranger made up is no label."""
     with running("serve-log", "--listen", "127.0.0.1:0", cwd=log.parent) as served:
-        wait_until(lambda: bool(served.said), 60)
+        wait_until(lambda: bool(served.said))
         url = json.loads(served.said[0])["url"]
         for path in ("/checkpoint", "/tile/0/000.p/3", "/tile/entries/000.p/3", "/user@example.com"):
             httpx2.get(url + path, trust_env=False)
@@ -115,14 +115,14 @@ def test_a_witness_and_who_submits_to_it(log: Path) -> None:
     (log.parent / "logs.txt").write_bytes((log.with_name("audit.keys") / "log.pub").read_bytes())
     options = ["--key", "key", "--logs", "logs.txt", "--database", "memory.sqlite", "--listen", "127.0.0.1:0"]
     with running("witness", "serve", *options, cwd=log.parent) as witness:
-        wait_until(lambda: bool(witness.said), 60)
+        wait_until(lambda: bool(witness.said))
         url = json.loads(witness.said[0])["url"]
         policy = f"witness one {SIGNER.verifier.format()} {url}\ngroup all all one\nquorum all\n"
         (log.with_name("audit.keys") / "witness.policy").write_text(policy)
         with running("witness", "submit", "--every", "0.2", cwd=log.parent) as submit:
-            wait_until(lambda: bool(witness.number("http_requests_total", route="/add-checkpoint", status="200")), 60)
+            wait_until(lambda: bool(witness.number("http_requests_total", route="/add-checkpoint", status="200")))
             assert 200 == submit.ask("/readyz")[0]
-            wait_until(lambda: 0 < (submit.number("entries_appended_total") or 0), 60)
+            wait_until(lambda: 0 < (submit.number("entries_appended_total") or 0))
             assert 130 == submit.end(signal.SIGINT)
         assert 0 == witness.number("findings", source="witness")
         assert 200 == witness.ask("/readyz")[0]

@@ -97,20 +97,20 @@ def test_a_tampered_log_is_told_once_over_kills_and_restarts(log: Path, tmp_path
         channels = ["--webhook", hook.url, "--webhook-secret", str(secret_file(tmp_path))]
         channels += ["--syslog", f"tcp://127.0.0.1:{receiver.port}"]
         with watching(log, *QUICKLY, *channels) as process:
-            wait_until(lambda: log.with_name("audit.state").joinpath("watch.json").exists(), 60)
+            wait_until(lambda: log.with_name("audit.state").joinpath("watch.json").exists())
             before = tamper(log)
-            wait_until(lambda: hook.alerts == [("new", "entry_changed")], 60)
-            wait_until(lambda: len(receiver.messages) == 1, 60)
-            wait_until(lambda: memory(log)["waiting"] == {"http://" + hook.url.split("/")[2]: [], channels[-1]: []}, 60)
+            wait_until(lambda: hook.alerts == [("new", "entry_changed")])
+            wait_until(lambda: len(receiver.messages) == 1)
+            wait_until(lambda: memory(log)["waiting"] == {"http://" + hook.url.split("/")[2]: [], channels[-1]: []})
             process.kill()
         with watching(log, *QUICKLY, *channels) as process:
             done = memory(log)["done"]["full"]
-            wait_until(lambda: memory(log)["done"]["full"] > done + 2, 60)
+            wait_until(lambda: memory(log)["done"]["full"] > done + 2)
             assert [("new", "entry_changed")] == hook.alerts
             (day,) = log.glob("audit-*.jsonl")
             put(day, before)
-            wait_until(lambda: hook.alerts == [("new", "entry_changed"), ("gone", "entry_changed")], 60)
-            wait_until(lambda: len(receiver.messages) == 2, 60)
+            wait_until(lambda: hook.alerts == [("new", "entry_changed"), ("gone", "entry_changed")])
+            wait_until(lambda: len(receiver.messages) == 2)
             begun = time.monotonic()
             process.send_signal(signal.SIGTERM)
             assert 0 == process.wait(20)
@@ -156,7 +156,7 @@ def test_a_copy_is_watched_with_a_public_key_alone(log: Path, tmp_path: Path) ->
 def test_exit_on_finding_ends_with_the_first(log: Path) -> None:
     """It goes on while all is well."""
     with watching(log, *QUICKLY, "--exit-on-finding") as process:
-        wait_until(lambda: log.with_name("audit.state").joinpath("watch.json").exists(), 60)
+        wait_until(lambda: log.with_name("audit.state").joinpath("watch.json").exists())
         tamper(log)
         assert 4 == process.wait(60)
 
@@ -164,7 +164,7 @@ def test_exit_on_finding_ends_with_the_first(log: Path) -> None:
 def test_two_watches_of_one_log(log: Path) -> None:
     """The second is told so at once."""
     with watching(log, *QUICKLY):
-        wait_until(lambda: log.with_name("audit.state").joinpath("watch.json").exists(), 60)
+        wait_until(lambda: log.with_name("audit.state").joinpath("watch.json").exists())
         assert 2 == once(log)[0]
 
 
