@@ -26,6 +26,7 @@ from klingai_audit.ingest.openapi import EVENTS_PATH
 from klingai_audit.ingest.wire import CLOUDEVENT, CLOUDEVENTS, JSON, JSON_LINES
 from klingai_audit.kling.simulator.tls import ServerCertificate
 from klingai_audit.log import AuditLog
+from klingai_audit.operation.listening import bind
 from tests.support.ingesting import FARM, IDS, LOG, PRODUCERS, Client, digest, lines
 from tests.support.receivers import wait_until
 
@@ -240,9 +241,19 @@ def test_only_one_at_a_time(tmp_path: Path) -> None:
     assert 2 == run(argv[:3])
     assert 2 == run([*argv, "--max-events", "0"])
     assert 2 == run([*argv, "--max-waiting", "10000"])
-    assert 2 == run([*argv[:3], "--producers", str(tmp_path / "none.toml")])
+    assert 2 == run([*argv[:3], "--producers", str(tmp_path / "none.toml"), "--listen", "127.0.0.1:0"])
     assert 2 == run([*argv, "--listen", "here"])
-    assert 3 == run(["ingest", "--log", str(tmp_path / "none"), *argv[3:]])
+    assert 3 == run(["ingest", "--log", str(tmp_path / "none"), *argv[3:], "--listen", "127.0.0.1:0"])
+
+
+def test_a_port_that_is_taken_leaves_no_entry(tmp_path: Path) -> None:
+    """A service manager tries again every few seconds; the log is not opened for that."""
+    AuditLog.open(tmp_path / "audit").close()
+    before = stored(tmp_path)
+    argv = ["ingest", "--log", str(tmp_path / "audit"), "--producers", str(tmp_path / "producers.toml")]
+    with bind("127.0.0.1:0") as taken:
+        assert 3 == run([*argv, "--listen", "{}:{}".format(*taken.getsockname())])
+    assert before == stored(tmp_path)
 
 
 def test_metrics_count_requests(tmp_path: Path) -> None:

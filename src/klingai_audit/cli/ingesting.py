@@ -57,12 +57,12 @@ def ingest(
 
     with (
         until_signalled() as ended,
+        bind(listen) as listening,  # first: a start that finds its port taken leaves no entry
         open_log(session) as audit,
         operated(session, metrics) as board,
         opened(audit, producers, limits=limits, told=_tell, trouble=lambda error: _trouble(session, error)) as endpoint,
     ):
         app = ingest_app(endpoint, board)
-        listening = bind(listen)
         host = listening.getsockname()[0]
         url = url_of(listening, "http" if certificate is None else "https")
         names = endpoint.producers.current().names
