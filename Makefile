@@ -11,12 +11,13 @@
 #   make lock        choose dependency versions anew (UPGRADE=1: the newest allowed)
 #   make clean       remove what the above made
 # Another interpreter: make test PYTHON=python3.12. Another folder for it: VENV=.venv-312.
-# The fast tests run in as many processes as there are cores, the slow ones in two; in one, to debug them: WORKERS=0.
+# The fast tests, which often wait for the disk, run in one process more than there are cores, the slow ones in two;
+# in one, to debug them: WORKERS=0.
 
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
-WORKERS ?= auto
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
