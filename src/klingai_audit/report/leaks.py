@@ -18,6 +18,7 @@ from klingai_audit.privacy.masks import mask_text
 from klingai_audit.privacy.shapes import has_shape
 from klingai_audit.privacy.subjects import is_pseudonym
 from klingai_audit.report.ask import Asker
+from klingai_audit.views.haystack import words_of
 
 __all__ = ["MAX_SUSPECTS", "SUSPICIOUS", "leakage"]
 
@@ -73,8 +74,9 @@ def leakage(reader: LogReader, ask: Asker, size: int, *, begin: int = 0) -> dict
 
 def _inspect(reader: LogReader, seq: int) -> Iterator[str]:
     try:
-        entry: dict[str, Any] = msgspec.json.decode(reader.entry(seq))
-        texts = [text for name, item in entry.items() if name != "seal" for text in (name, *_texts(item))]
+        entry = msgspec.json.decode(reader.entry(seq), type=dict[str, Any])
+        entry.pop("seal", None)
+        texts = [word for word in words_of(entry, _is_random) if isinstance(word, str)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, UsageError):
         return
     if any(map(has_shape, texts)):
@@ -83,15 +85,6 @@ def _inspect(reader: LogReader, seq: int) -> Iterator[str]:
         yield "address"
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Yield the names and texts of a JSON value, but for commitments and pseudonyms: random letters may spell a key."""
-    if isinstance(value, dict):
-        if not is_commitment(value):
-            for name, item in value.items():
-                yield name
-                yield from _texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-    elif isinstance(value, str) and not is_pseudonym(value):
-        yield value
+def _is_random(value: Any) -> bool:
+    """Tell whether a value is a commitment or a pseudonym, whose letters may spell a key by chance."""
+    return is_pseudonym(value) if isinstance(value, str) else is_commitment(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -39,14 +39,16 @@ def text_needle(lowered: str) -> bytes | None:
     return None
 
 
-def words_of(value: Any) -> Iterator[Any]:
-    """Yield the names and plain values of a JSON value, at every depth, in order."""
+def words_of(value: Any, but: Callable[[Any], bool] = lambda _: False) -> Iterator[Any]:
+    """Yield the names and plain values of a JSON value, at every depth, in order; nothing of a value that is `but`."""
+    if but(value):
+        return
     if isinstance(value, dict):
         for key, item in value.items():
             yield key
-            yield from words_of(item)
+            yield from words_of(item, but)
     elif isinstance(value, list):
         for item in value:
-            yield from words_of(item)
+            yield from words_of(item, but)
     else:
         yield value
