@@ -154,7 +154,7 @@ class Endpoint:
         return bytes(body)
 
     def _read(self, body: bytes, encoding: str, media_type: str) -> tuple[list[Given], int]:
-        """Return the events and how many bytes unpacking made: more than are counted in `_THREADS` bodies at most."""
+        """Return the events and how many bytes unpacking made, counted only now: `_THREADS` unpack at a time."""
         limits = self.capacity.limits
         data = unpack(body, encoding, limits.body_bytes)
         return read_events(data, media_type, limits.events), 0 if data is body else len(data)

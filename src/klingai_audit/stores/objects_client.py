@@ -158,7 +158,7 @@ class Bucket:
     def lock_headers(self, path: str) -> Mapping[str, str]:
         """Return the headers by which the server describes an object, names in lower case.
 
-        None if there is no such object, or if the store knows no such headers. Raises: AuditUnavailable.
+        Empty if there is no such object, or if the store knows no such headers. Raises: AuditUnavailable.
         """
         import httpx2
 
