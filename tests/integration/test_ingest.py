@@ -257,6 +257,7 @@ def test_one_bad_event_refuses_all(
     answer = client.send(EVENT, *events, EVENT, status=status)
     assert (kind, 1, 1, 2) == (answer["kind"], answer["faults"], answer["events"][0]["at"], answer["events"][0]["line"])
     assert words in answer["events"][0]["message"]
+    assert (kind == "claim_not_allowed") == ("the file of producers" in answer["do"])
     assert before == len(entries(audit))
 
 

@@ -143,7 +143,8 @@ class Intake:
 
     def _check_claims(self, events: Sequence[Given], producer: Producer) -> None:
         """Refuse claims that the producer may not make, on the record. Raises: Refused (403)."""
-        faults = [one.fault(reason) for one in events if (reason := producer.fault(one.draft)) is not None]
+        do = "Whoever runs the endpoint sets in the file of producers what each may claim."
+        faults = [one.fault(reason, do) for one in events if (reason := producer.fault(one.draft)) is not None]
         if faults:
             self._denials.note(producer, {fault.message[1:].partition(":")[0] for fault in faults})
             raise refused_events(faults, status=403, kind="claim_not_allowed")
